@@ -1,0 +1,82 @@
+"""The view of a model that passes, the planner and lowering work on.
+
+A `Graph` is one ONNX graph with every value resolved: type, shape, constant data, producer, uses.
+Passes change it in place or build a new one; they never touch the `Model` it was read from, so what
+is written can keep the original protos of everything that was not fused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from onnx_fusion.dtypes import DType
+
+if TYPE_CHECKING:
+    import onnx
+
+    from onnx_fusion.graph.load import Model
+    from onnx_fusion.graph.weights import Weight
+
+Dim = int | str
+"""A known extent, or a symbol (a dim_param, or a name made up for an unknown extent)."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Value:
+    """One tensor of a graph.
+
+    `dtype` is None for what is not a tensor of a type in `dtypes`; `shape` is None if the rank is
+    unknown. `weight` is set if the value is constant (an initializer that cannot be overridden, a
+    Constant node's value, or a folded one). `captured` says that a subgraph's body reads it.
+    """
+
+    name: str
+    dtype: DType | None = None
+    shape: tuple[Dim, ...] | None = None
+    weight: Weight | None = None
+    producer: Node | None = None
+    consumers: list[Node] = dataclasses.field(default_factory=list)
+    is_output: bool = False
+    captured: bool = False
+
+    def __repr__(self) -> str:
+        return f"Value({self.name!r}, {self.dtype}, {self.shape})"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Node:
+    """One operator application.
+
+    `inputs` and `outputs` hold None where an optional one is omitted. `attrs` holds Python values:
+    int, float, str, lists of them, NumPy arrays for tensors, GraphProto for subgraphs. `origin` is the set of
+    indices, in the input model's graph, of the nodes this one came from, and `parts` those nodes
+    themselves if a pass replaced several by this one: they are what is written if it stays unfused.
+    `body` says what stands for this node in a portable function: the node itself, or its parts.
+    """
+
+    op_type: str
+    domain: str
+    name: str
+    inputs: list[Value | None]
+    outputs: list[Value | None]
+    attrs: dict[str, Any]
+    origin: frozenset[int]
+    proto: onnx.NodeProto | None = None
+    parts: tuple[Node, ...] = ()
+    body_is_parts: bool = False
+
+    def __repr__(self) -> str:
+        return f"Node({self.op_type}, {self.name!r})"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Graph:
+    """A graph in topological order. `opsets` maps each imported domain ("" for ONNX) to its version."""
+
+    model: Model
+    nodes: list[Node]
+    values: dict[str, Value]
+    inputs: list[Value]
+    outputs: list[Value]
+    opsets: dict[str, int]
