@@ -1,0 +1,119 @@
+"""`optimize IN OUT`: write the fused model, and say in a few lines what was done."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from onnx_fusion.cli import show
+from onnx_fusion.errors import OnnxFusionError, VerifyError
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser("optimize", help="write a fused copy of a model")
+    parser.add_argument("source", metavar="IN", help="the model to read; it is never changed")
+    parser.add_argument("target", metavar="OUT", help="the fused model to write")
+    add_planning(parser)
+    parser.add_argument(
+        "--no-fallback",
+        action="store_true",
+        help="leave the portable functions out: the model then runs with the library only",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the two models' results, with the library and without, before OUT is written",
+    )
+    parser.set_defaults(run=run)
+
+
+def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> None:
+    """Add the options that decide what is fused; `short` leaves out all but the policy."""
+    parser.add_argument(
+        "--policy",
+        choices=("default", "all"),
+        default="default",
+        help="default: what is expected to make the model faster; all: whatever is legal",
+    )
+    if short:
+        return
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="no change of arithmetic: no Winograd, no folded BatchNormalization, no reassociation",
+    )
+    parser.add_argument(
+        "--skip",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NODE_OR_OP",
+        help="names of nodes, or operator types, to leave as they are",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Optimize, verify if asked to, and print the summary to stdout."""
+    show.refuse_same(args.source, args.target)
+    if args.verify:
+        summary = optimize_verified(args)
+    else:
+        summary = optimize_to(args, args.target)
+    for note in summary.notes:
+        show.say(note)
+    print(
+        f"{args.target}: {show.plural(summary.nodes_before, 'node')} before, "
+        f"{summary.nodes_after} after, {show.plural(summary.regions, 'region')}"
+    )
+    print(
+        f"intermediate results: {show.amount(summary.irs_bytes_before)} before, "
+        f"{show.amount(summary.irs_bytes_after)} after"
+    )
+    if args.verify:
+        print("verified: with the library" + ("" if args.no_fallback else " and without"))
+    print(f"took {summary.seconds:.1f} s")
+    return 0
+
+
+def optimize_to(args: argparse.Namespace, target: str):
+    """Write the fused model to `target` and return the summary."""
+    from onnx_fusion.api import optimize_file
+
+    with show.progress() as progress:
+        return optimize_file(
+            args.source,
+            target,
+            policy=args.policy,
+            fallback=not args.no_fallback,
+            strict=args.strict,
+            skip=tuple(args.skip),
+            progress=progress,
+        )
+
+
+def optimize_verified(args: argparse.Namespace):
+    """Write the fused model next to the target, compare, and move it there only if it is equal."""
+    from onnx_fusion.runtime.verify import verify
+
+    target = Path(args.target)
+    try:
+        folder = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise OnnxFusionError(f"{target}: cannot be written: {error.strerror}") from None
+    try:
+        made = Path(folder) / target.name
+        summary = optimize_to(args, str(made))
+        for library in (True,) if args.no_fallback else (True, False):
+            report = verify(args.source, str(made), library=library)
+            if not report.passed:
+                raise VerifyError(f"{target}: not written: {report.failure()}")
+        # The model goes last, so that it never stands beside data that is not its own.
+        for file in sorted(Path(folder).iterdir(), key=lambda path: path == made):
+            os.replace(file, target.parent / file.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return summary
