@@ -1,0 +1,206 @@
+"""Writes a model anew with one node for each fused region; the rest is the input's own protos."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import helper
+
+from onnx_fusion.emit import naming
+from onnx_fusion.emit.demand import Demand, find_demand, initializer_names
+from onnx_fusion.emit.function import FUNCTION_IR, build_function, node_proto, plain_domain
+from onnx_fusion.emit.order import Item, order
+from onnx_fusion.errors import ModelError, OnnxFusionError
+from onnx_fusion.graph import scope
+
+if TYPE_CHECKING:
+    from onnx_fusion.graph.load import Model
+    from onnx_fusion.graph.model import Graph, Value
+    from onnx_fusion.graph.weights import Weight
+    from onnx_fusion.lower import Lowered
+
+CONSTANT_INITIALIZERS_IR = 4
+"""The first IR version whose initializers need not be graph inputs; one that is, is a default."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Emitted:
+    """A model ready to save: `proto`, whose initializers named in `weights` have no data here."""
+
+    proto: onnx.ModelProto
+    weights: dict[str, Weight]
+
+
+def emit(
+    model: Model, graph: Graph, fused: Sequence[Lowered], *, fallback: bool = True
+) -> Emitted:
+    """Return `model` with each region in `fused`, all disjoint and convex, as one node.
+
+    Nodes that only fed fused ones go, the others keep their protos and their order. With `fallback`
+    each fused node has a model-local function, so that the model also runs without the native
+    library; the IR version is then at least 8. Opsets never change. With nothing fused the result
+    equals the input. Raises OnnxFusionError, naming the region, for what cannot be written.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    if not fused:
+        return Emitted(proto, dict(model.weights))
+    if any(function.domain == naming.DOMAIN for function in proto.functions):
+        raise ModelError(f"{model.where}: has {naming.DOMAIN} functions; start from the original")
+    demand = find_demand(model.proto, graph, fused)
+    kinds = _add_functions(proto, fused) if fallback else [naming.op_type(None)] * len(fused)
+    if all(entry.domain != naming.DOMAIN for entry in proto.opset_import):
+        proto.opset_import.append(helper.make_opsetid(naming.DOMAIN, naming.VERSION))
+    _write_nodes(proto, model.proto, demand, fused, kinds)
+    _write_initializers(proto, model.proto, demand)
+    _check_reads(proto, fused)
+    _write_value_info(proto, model.proto, fused)
+    names = {tensor.name for tensor in proto.graph.initializer}
+    weights = {name: weight for name, weight in model.weights.items() if name in names}
+    return Emitted(proto, weights | demand.folded)
+
+
+def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[str]:
+    """Add the regions' functions, raise the IR version to theirs; return the nodes' op types."""
+    opsets = {plain_domain(entry.domain): entry.version for entry in proto.opset_import}
+    functions = [build_function(one, opsets) for one in fused]
+    bodies = [function.SerializeToString(deterministic=True) for function in functions]
+    numbers = naming.number(bodies, [one.region.irs_bytes_saved for one in fused])
+    for k, function in sorted(dict(zip(numbers, functions, strict=True)).items()):
+        function.domain, function.name = naming.DOMAIN, naming.op_type(k)
+        proto.functions.append(function)
+    proto.ir_version = max(proto.ir_version, FUNCTION_IR)
+    return [naming.op_type(k) for k in numbers]
+
+
+def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand,
+                 fused: Sequence[Lowered], kinds: Sequence[str]) -> None:
+    original = source.graph.node
+    provided = {value.name for one in fused for value in one.outputs} | set(demand.folded)
+    provided |= {value.name for node in demand.extra for value in node.outputs if value is not None}
+    taken = {name for node in original for name in node.output} | provided
+    nodes = [(k, _without(original[k], provided, taken)) for k in sorted(demand.kept)]
+    nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
+    for one, kind in zip(fused, kinds, strict=True):
+        node = helper.make_node(kind, [value.name for value in one.inputs],
+                                [value.name for value in one.outputs], one.region.name,
+                                domain=naming.DOMAIN, program=one.program)
+        nodes.append((max(k for part in one.region.nodes for k in part.origin), node))
+    items = [Item(position, scope.reads(node), node.output, node) for position, node in nodes]
+    ordered, left = order(items)
+    stuck = [item.content.name for item in left if item.content.domain == naming.DOMAIN]
+    if stuck:
+        raise OnnxFusionError(f"region '{stuck[0]}': not convex: its inputs depend on its outputs")
+    del proto.graph.node[:]
+    proto.graph.node.extend(item.content for item in ordered)
+
+
+def _check_reads(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> None:
+    known = _defined(proto.graph) | {value.name for value in proto.graph.input}
+    for one in fused:
+        for value in one.inputs:
+            if value.name not in known:
+                raise OnnxFusionError(
+                    f"region '{one.region.name}': reads '{value.name}', which nothing defines")
+
+
+def _without(node: onnx.NodeProto, provided: set[str], taken: set[str]) -> onnx.NodeProto:
+    """Return the node, with other names for outputs that something else now provides."""
+    if not any(name in provided for name in node.output):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for k, name in enumerate(node.output):
+        if name in provided:
+            copy.output[k] = _fresh(f"{name}_unfused", taken)
+    return copy
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    free, count = name, 0
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
+
+
+def _write_initializers(
+    proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand
+) -> None:
+    """Drop the initializers that only removed nodes read, and add the folded constants.
+
+    An initializer that is also a graph input is that input's default, and stays. Below IR 4, where
+    every initializer is listed as an input, the lists change together.
+    """
+    graph = proto.graph
+    inputs = {value.name for value in graph.input}
+    before = source.ir_version >= CONSTANT_INITIALIZERS_IR
+    now = proto.ir_version >= CONSTANT_INITIALIZERS_IR
+    names = initializer_names(graph)
+    gone = {name for name in names - demand.needed
+            if name in demand.needed_before and not (before and name in inputs)}
+    _keep(graph.initializer, source.graph.initializer, lambda tensor: tensor.name not in gone)
+    _keep(graph.sparse_initializer, source.graph.sparse_initializer,
+          lambda sparse: sparse.values.name not in gone)
+    if not before:
+        unlisted = names if now else gone
+        _keep(graph.input, source.graph.input, lambda value: value.name not in unlisted)
+    for name, weight in demand.folded.items():
+        graph.initializer.append(weight.tensor(name, data=False))
+        if not now:
+            graph.input.append(helper.make_tensor_value_info(name, weight.code, weight.shape))
+
+
+def _write_value_info(
+    proto: onnx.ModelProto, source: onnx.ModelProto, fused: Sequence[Lowered]
+) -> None:
+    """Drop what describes values that are gone, and describe the fused nodes' outputs."""
+    graph = proto.graph
+    gone = _defined(source.graph) - _defined(graph)
+    described = {value.name: value for value in
+                 (*source.graph.value_info, *source.graph.output, *source.graph.input)}
+    symbols = {dim.dim_param for value in described.values()
+               for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+    outputs = {value.name for value in graph.output}
+    new = {value.name: info for one in fused for value in one.outputs
+           if not _is_complete(described.get(value.name)) and value.name not in outputs
+           and (info := _describe(value, symbols)) is not None}
+    _keep(graph.value_info, source.graph.value_info,
+          lambda value: value.name not in gone and value.name not in new)
+    graph.value_info.extend(new.values())
+    _keep(graph.quantization_annotation, source.graph.quantization_annotation,
+          lambda annotation: annotation.tensor_name not in gone)
+
+
+def _describe(value: Value, symbols: set[str]) -> onnx.ValueInfoProto | None:
+    """Return type and shape, without the symbols that the input model does not use."""
+    if value.dtype is None:
+        return None
+    shape = None
+    if value.shape is not None:
+        shape = [dim if isinstance(dim, int) or dim in symbols else None
+                 for dim in value.shape]
+    return helper.make_tensor_value_info(value.name, value.dtype.onnx, shape)
+
+
+def _is_complete(info: onnx.ValueInfoProto | None) -> bool:
+    if info is None:
+        return False
+    tensor = info.type.tensor_type
+    return tensor.elem_type != onnx.TensorProto.UNDEFINED and tensor.HasField("shape")
+
+
+def _defined(graph: onnx.GraphProto) -> set[str]:
+    return initializer_names(graph) | {name for node in graph.node for name in node.output if name}
+
+
+def _keep(field, source, keep) -> None:
+    """Make a repeated field those entries of `source`, which it equals, that `keep` holds for."""
+    entries = [entry for entry in source if keep(entry)]
+    if len(entries) < len(field):
+        del field[:]
+        field.extend(entries)
