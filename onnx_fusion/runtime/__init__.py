@@ -1,0 +1,1 @@
+"""Runs models: the native library, sessions, verification, measurement."""

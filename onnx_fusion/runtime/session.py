@@ -1,0 +1,158 @@
+"""ONNX Runtime sessions with the native library registered."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx
+import onnxruntime
+
+from onnx_fusion.errors import LibraryError, ModelError
+from onnx_fusion.runtime.library import get_library_path
+
+DOMAIN = "onnx_fusion"
+NAMES = "onnx_fusion.names"
+_PROTOBUF_LIMIT = 2**31 - 1
+
+
+def session(
+    path_or_model: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    library: bool = True,
+    threads: int | None = None,
+    options: onnxruntime.SessionOptions | None = None,
+    providers: Sequence[str] | None = None,
+) -> onnxruntime.InferenceSession:
+    """Return a session for a model, optimized or not.
+
+    With `library` the native library's kernels run the fused nodes; without it their portable
+    functions do. `threads` is the number of threads inside an operator. `options` are changed: the
+    library is registered on them. `providers` is the CPU unless given. Raises ModelError if ONNX
+    Runtime refuses the model, LibraryError if it refuses the library.
+    """
+    if options is None:
+        options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if library:
+        _register(options, path_or_model)
+    chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
+    if not isinstance(path_or_model, onnx.ModelProto):
+        path = os.fspath(path_or_model)
+        return _create(path, Path(path).name, options, chosen)
+    label = path_or_model.graph.name or "model"
+    if path_or_model.ByteSize() <= _PROTOBUF_LIMIT:
+        return _create(path_or_model.SerializeToString(), label, options, chosen)
+    # ONNX Runtime maps the weights' file, so it may go once the session is there.
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model.onnx")
+        copy = onnx.ModelProto()
+        copy.CopyFrom(path_or_model)
+        onnx.save(copy, path, save_as_external_data=True, location="weights.bin")
+        return _create(path, label, options, chosen)
+
+
+def _create(
+    source: str | bytes,
+    label: str,
+    options: onnxruntime.SessionOptions,
+    providers: list[str],
+) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        raise ModelError(f"{label}: {_first_line(error)}") from error
+
+
+def _register(
+    options: onnxruntime.SessionOptions,
+    model: str | os.PathLike[str] | onnx.ModelProto,
+) -> None:
+    names = count_names(model)
+    if names is not None:
+        options.add_session_config_entry(NAMES, str(names))
+    path = get_library_path()
+    try:
+        options.register_custom_ops_library(path)
+    except Exception as error:
+        raise LibraryError(f"{path}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def count_names(model: str | os.PathLike[str] | onnx.ModelProto) -> int | None:
+    """Return how many numbered op types the library must register for a model's fused nodes.
+
+    None if the model does not tell: fused nodes without functions, or a file that is not ONNX.
+    """
+    if isinstance(model, onnx.ModelProto):
+        domains = [entry.domain for entry in model.opset_import]
+        functions = [(f.domain, f.name) for f in model.functions]
+    else:
+        try:
+            domains, functions = _read_names(os.fspath(model))
+        except (OSError, ValueError):
+            return None
+    if DOMAIN not in domains:
+        return 0
+    numbers = [name.rpartition("_")[2] for domain, name in functions if domain == DOMAIN]
+    return max((int(n) + 1 for n in numbers if n.isdigit()), default=None)
+
+
+def _read_names(path: str) -> tuple[list[str], list[tuple[str, str]]]:
+    # The graph may be gigabytes: it is stepped over, not parsed.
+    domains: list[str] = []
+    functions: list[tuple[str, str]] = []
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        for field, length in _fields(file, size):
+            if field == onnx.ModelProto.OPSET_IMPORT_FIELD_NUMBER:
+                domains.append(_parse(onnx.OperatorSetIdProto(), file.read(length)).domain)
+            elif field == onnx.ModelProto.FUNCTIONS_FIELD_NUMBER:
+                function = _parse(onnx.FunctionProto(), file.read(length))
+                functions.append((function.domain, function.name))
+            else:
+                file.seek(length, os.SEEK_CUR)
+    return domains, functions
+
+
+def _parse(message: onnx.FunctionProto, data: bytes) -> onnx.FunctionProto:
+    try:
+        message.ParseFromString(data)
+    except Exception as error:
+        raise ValueError(str(error)) from error
+    return message
+
+
+def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+    # Each field of a protobuf message: its number and its length; the caller reads or skips that.
+    while file.tell() < size:
+        key = _varint(file)
+        kind = key & 7
+        if kind == 0:
+            _varint(file)
+            continue
+        length = {1: 8, 5: 4}.get(kind)
+        if kind == 2:
+            length = _varint(file)
+        if length is None or file.tell() + length > size:
+            raise ValueError("not a protobuf message")
+        yield key >> 3, length
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+    raise ValueError("not a protobuf message")
