@@ -28,7 +28,8 @@ class Value:
 
     `dtype` is None for what is not a tensor of a type in `dtypes`; `shape` is None if the rank is
     unknown. `weight` is set if the value is constant (an initializer that cannot be overridden, a
-    Constant node's value, or a folded one). `captured` says that a subgraph's body reads it.
+    Constant node's value, or a folded one). `captured` says that a subgraph's body reads it; the nodes
+    that hold such bodies are in `consumers` too. A node is in `consumers` once, however often it reads.
     """
 
     name: str
@@ -52,7 +53,8 @@ class Node:
     int, float, str, lists of them, NumPy arrays for tensors, GraphProto for subgraphs. `origin` is the set of
     indices, in the input model's graph, of the nodes this one came from, and `parts` those nodes
     themselves if a pass replaced several by this one: they are what is written if it stays unfused.
-    `body` says what stands for this node in a portable function: the node itself, or its parts.
+    `body_is_parts` says what stands for this node in a portable function: its parts, or the node itself.
+    `captures` are the values of this graph that its subgraphs read: it depends on them as on inputs.
     """
 
     op_type: str
@@ -65,6 +67,7 @@ class Node:
     proto: onnx.NodeProto | None = None
     parts: tuple[Node, ...] = ()
     body_is_parts: bool = False
+    captures: tuple[Value, ...] = ()
 
     def __repr__(self) -> str:
         return f"Node({self.op_type}, {self.name!r})"

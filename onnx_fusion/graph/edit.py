@@ -1,0 +1,77 @@
+"""Small changes to a Graph that keep producers and consumers right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx_fusion.graph.model import Graph, Node, Value
+
+
+def remove(graph: Graph, nodes: Iterable[Node]) -> None:
+    """Take nodes out of the graph; what they wrote loses its producer, and stays a value if read."""
+    gone = set(nodes)
+    graph.nodes[:] = [node for node in graph.nodes if node not in gone]
+    for node in gone:
+        for value in (*node.inputs, *node.captures):
+            if value is not None and node in value.consumers:
+                value.consumers.remove(node)
+        for value in node.outputs:
+            if value is not None and value.producer is node:
+                value.producer = None
+
+
+def replace(graph: Graph, old: Iterable[Node], new: Node) -> None:
+    """Put `new` where the last of the `old` nodes stands; it takes over the outputs it names."""
+    gone = set(old)
+    last = max(i for i, node in enumerate(graph.nodes) if node in gone)
+    graph.nodes.insert(last + 1, new)
+    remove(graph, gone)
+    connect(new)
+
+
+def connect(node: Node) -> None:
+    """Enter a new node into its values' `producer` and `consumers`."""
+    for value in dict.fromkeys(filter(None, (*node.inputs, *node.captures))):
+        value.consumers.append(node)
+    for value in filter(None, node.outputs):
+        value.producer = node
+
+
+def prune(graph: Graph) -> None:
+    """Drop values that no node writes or reads, but for the graph's inputs and outputs."""
+    kept = {*graph.inputs, *graph.outputs}
+    graph.values = {name: value for name, value in graph.values.items()
+                    if value.producer is not None or value.consumers or value in kept}
+
+
+def fresh_name(graph: Graph, hint: str) -> str:
+    """Return a value name that begins with `hint` and is not in use anywhere in the model."""
+    taken = graph.values.keys() | _model_names(graph)
+    name, count = hint, 1
+    while name in taken:
+        name, count = f"{hint}_{count}", count + 1
+    return name
+
+
+def add_constant(graph: Graph, hint: str, weight) -> Value:
+    """Return a new constant value with a made-up name."""
+    value = Value(fresh_name(graph, hint), weight.dtype, weight.shape, weight)
+    graph.values[value.name] = value
+    return value
+
+
+def _model_names(graph: Graph) -> set[str]:
+    """Return every name in the model, those inside subgraphs too."""
+    names: set[str] = set()
+    graphs = [graph.model.proto.graph]
+    while graphs:
+        inner = graphs.pop()
+        names.update(info.name for info in (*inner.input, *inner.output, *inner.initializer))
+        for node in inner.node:
+            names.update(node.input)
+            names.update(node.output)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    graphs.append(attribute.g)
+                graphs.extend(attribute.graphs)
+    return names

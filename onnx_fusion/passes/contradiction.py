@@ -1,0 +1,88 @@
+"""Finds the node whose input shapes contradict each other, after shape inference has complained."""
+
+from __future__ import annotations
+
+import onnx
+import onnxruntime
+from onnx.shape_inference import InferenceError, infer_shapes
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.errors import ModelError
+from onnx_fusion.graph.model import Dim, Graph, Node
+
+_MAX_BYTES = 1 << 26
+Info = tuple[DType | None, tuple[Dim | None, ...] | None]
+
+
+def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info], complaint: str) -> None:
+    """Raise ModelError at the first node that neither onnx nor ONNX Runtime accepts on its own.
+
+    onnx alone is no judge: it complains about models that run. Returns if ONNX Runtime accepts them all.
+    """
+    for node in graph.nodes:
+        if node.proto is None or node.parts or node.captures:
+            continue
+        alone = _alone(graph, node, proto, found)
+        if alone is None or _infers(alone):
+            continue
+        reason = _refusal(alone)
+        if reason:
+            shapes = ", ".join(_show(value.name, found, graph) if value else "-" for value in node.inputs)
+            raise ModelError(f"{graph.model.where}: node {node.name!r} ({node.op_type}, opset "
+                             f"{graph.opsets.get(node.domain, '?')}): {reason} for input shapes {shapes}")
+
+
+def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
+           found: dict[str, Info]) -> onnx.ModelProto | None:
+    """Return a model of this node only, None if a type it reads is not known."""
+    alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import,
+                            functions=proto.functions)
+    alone.graph.name = "one node"
+    alone.graph.node.append(node.proto)
+    declared = {info.name: info for info in proto.graph.input}
+    for value in dict.fromkeys(filter(None, node.inputs)):
+        if value.weight is not None:
+            if value.weight.nbytes > _MAX_BYTES:
+                return None
+            alone.graph.initializer.append(value.weight.tensor(value.name, data=True))
+        elif value.name in declared:
+            alone.graph.input.append(declared[value.name])
+        else:
+            dtype, shape = found.get(value.name, (None, None))
+            if dtype is None:
+                return None
+            dims = None if shape is None else [dim if isinstance(dim, int) else None for dim in shape]
+            alone.graph.input.append(
+                onnx.helper.make_tensor_value_info(value.name, dtype.onnx, dims))
+    for value in filter(None, node.outputs):
+        alone.graph.output.add(name=value.name)
+    return alone
+
+
+def _infers(alone: onnx.ModelProto) -> bool:
+    try:
+        infer_shapes(alone, check_type=False, strict_mode=True, data_prop=True)
+    except (InferenceError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _refusal(alone: onnx.ModelProto) -> str:
+    """Return why ONNX Runtime finds the shapes wrong, "" if it does not."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnxruntime.InferenceSession(alone.SerializeToString(), options,
+                                     providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no common class of what it raises here
+        text = str(error)
+        if "ShapeInferenceError]" in text or "TypeInferenceError]" in text:
+            return text.rsplit("InferenceError]", 1)[1].strip().splitlines()[0].rstrip(".").lower()
+    return ""
+
+
+def _show(name: str, found: dict[str, Info], graph: Graph) -> str:
+    value = graph.values[name]
+    shape = value.shape if value.producer is None else found.get(name, (None, None))[1]
+    return "unknown" if shape is None else str([dim if dim is not None else "?" for dim in shape])

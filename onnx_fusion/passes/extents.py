@@ -1,0 +1,275 @@
+"""Says which unknown extents are equal, where onnx.shape_inference gives each its own symbol.
+
+    x[N, 64, H, W] -- Conv 3x3, pad 1 --> [N, 64, a, b] --+
+                   \\- Conv 1x1 --------> [N, 64, c, d] --+-- Add --> [N, 64, e, f]
+
+Both convolutions keep H and W, so a = c = e = H. Rules compute an output's extents from the inputs', as
+an int, a symbol, or a key: equal keys are equal extents. A wrong equality would make a kernel refuse a
+valid run, so a rule that is not sure has no opinion (None).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from onnx_fusion.graph.model import Dim, Node
+
+MADE_UP = "?"
+"""Made-up symbols start so."""
+
+Extent = int | str | tuple[Any, ...] | None
+Shape = tuple[Dim, ...]
+
+
+class Extents:
+    """Sets of extents known to be equal; each set has one name, an int or a declared symbol if it has one."""
+
+    def __init__(self) -> None:
+        self._same: dict[str, Dim] = {}
+        self._keys: dict[tuple[Any, ...], str] = {}
+
+    def count(self) -> int:
+        """Return how many equalities are known; it only grows."""
+        return len(self._same)
+
+    def find(self, dim: Dim) -> Dim:
+        """Return the name of the set that `dim` is in."""
+        while isinstance(dim, str) and dim in self._same:
+            dim = self._same[dim]
+        return dim
+
+    def shape(self, shape: Shape) -> Shape:
+        """Return `shape` with every extent by its set's name."""
+        return tuple(self.find(dim) for dim in shape)
+
+    def learn(self, dim: Dim, extent: Extent) -> None:
+        """Take up that a made-up symbol `dim` equals `extent`; what the model declares is never renamed."""
+        dim = self.find(dim)
+        if not isinstance(dim, str) or not dim.startswith(MADE_UP) or extent is None:
+            return
+        if isinstance(extent, tuple):
+            extent = self._keys.setdefault(extent, dim)
+        extent = self.find(extent)
+        if extent != dim:
+            self._same[dim] = extent
+
+
+def rule(node: Node) -> Callable[[Node, Sequence[Shape | None]], list[Extent] | None] | None:
+    """Return the function that gives the extents of a node's first output, None if there is none."""
+    return _RULES.get(node.op_type) if node.domain == "" else None
+
+
+def _first(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    return list(shapes[0]) if shapes[0] is not None else None
+
+
+def broadcast(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of multidirectional broadcasting (ONNX spec, Broadcasting.md)."""
+    if any(shape is None for shape in shapes) or not shapes:
+        return None
+    rank = max(map(len, shapes))
+    out: list[Extent] = []
+    for axis in range(-rank, 0):
+        dims = {shape[axis] for shape in shapes if len(shape) >= -axis} - {1}
+        known = [dim for dim in dims if isinstance(dim, int)]
+        if len(dims) <= 1:
+            out.append(next(iter(dims), 1))
+        else:
+            out.append(known[0] if len(known) == 1 else None)
+    return out
+
+
+def _windows(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of Conv and the pools (ONNX spec, Conv): floor((x + pads - reach) / stride) + 1."""
+    x = shapes[0]
+    weight = shapes[1] if len(shapes) > 1 else None
+    kernel = node.attrs.get("kernel_shape") or (weight[2:] if weight is not None else None)
+    if x is None or len(x) < 3 or kernel is None or node.attrs.get("ceil_mode", 0):
+        return None
+    if any(not isinstance(size, int) for size in kernel) or len(kernel) != len(x) - 2:
+        return None
+    rank = len(kernel)
+    pads = node.attrs.get("pads") or [0] * (2 * rank)
+    strides = node.attrs.get("strides") or [1] * rank
+    dilations = node.attrs.get("dilations") or [1] * rank
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    out: list[Extent] = [x[0], None]
+    for i in range(rank):
+        shift = pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1
+        if auto.startswith("SAME"):
+            shift = -1
+        elif auto == "VALID":
+            shift = -dilations[i] * (kernel[i] - 1) - 1
+        out.append(_steps(x[2 + i], shift, strides[i]))
+    return out
+
+
+def _steps(dim: Dim, shift: int, stride: int) -> Extent:
+    """Return (dim + shift) // stride + 1."""
+    if isinstance(dim, int):
+        return (dim + shift) // stride + 1
+    return dim if (shift, stride) == (-1, 1) else ("steps", dim, shift, stride)
+
+
+def _upsampled(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of ConvTranspose: stride * (x - 1) + output_padding + reach - pads."""
+    x, weight = shapes[0], shapes[1]
+    if x is None or weight is None or "output_shape" in node.attrs:
+        return None
+    kernel = node.attrs.get("kernel_shape") or weight[2:]
+    if len(x) < 3 or any(not isinstance(size, int) for size in kernel):
+        return None
+    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    rank = len(x) - 2
+    pads = node.attrs.get("pads") or [0] * (2 * rank)
+    strides = node.attrs.get("strides") or [1] * rank
+    dilations = node.attrs.get("dilations") or [1] * rank
+    extra = node.attrs.get("output_padding") or [0] * rank
+    out: list[Extent] = [x[0], None]
+    for i in range(rank):
+        shift = extra[i] + dilations[i] * (kernel[i] - 1) + 1 - pads[i] - pads[rank + i] - strides[i]
+        out.append(_line(x[2 + i], strides[i], shift))
+    return out
+
+
+def _line(dim: Dim, factor: int, shift: int) -> Extent:
+    if isinstance(dim, int):
+        return factor * dim + shift
+    return dim if (factor, shift) == (1, 0) else ("line", dim, factor, shift)
+
+
+def _concat(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    if any(shape is None for shape in shapes):
+        return None
+    rank = len(shapes[0])
+    axis = node.attrs.get("axis", 1) % max(rank, 1)
+    out: list[Extent] = []
+    for i in range(rank):
+        dims = [shape[i] for shape in shapes if len(shape) == rank]
+        if i == axis:
+            known = sum(dim for dim in dims if isinstance(dim, int))
+            symbols = sorted(dim for dim in dims if isinstance(dim, str))
+            out.append(("sum", known, *symbols) if symbols else known)
+        else:
+            sure = [dim for dim in dims if isinstance(dim, int)]
+            out.append(sure[0] if sure else min(dims, key=lambda dim: (dim.startswith(MADE_UP), dim)))
+    return out
+
+
+def _pad(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    pads = node.attrs.get("pads") if len(node.inputs) < 2 else _constant(node, 1)
+    if shapes[0] is None or pads is None or len(pads) != 2 * len(shapes[0]):
+        return None
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        return None
+    rank = len(shapes[0])
+    return [_steps(dim, pads[i] + pads[rank + i] - 1, 1) for i, dim in enumerate(shapes[0])]
+
+
+def _reshape(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of Reshape to a constant shape; -1 is what remains of the product."""
+    target = _constant(node, 1)
+    if shapes[0] is None or target is None or node.attrs.get("allowzero", 0):
+        return None
+    source = shapes[0]
+    if any(size == 0 and i >= len(source) for i, size in enumerate(target)):
+        return None
+    out: list[Extent] = [source[i] if size == 0 else size for i, size in enumerate(target)]
+    if -1 not in target:
+        return out
+    rest = list(source)
+    kept = [dim for dim in out if dim != -1]
+    for dim in [dim for dim in kept if isinstance(dim, str) and dim in rest]:
+        rest.remove(dim)
+        kept.remove(dim)
+    if any(isinstance(dim, str) or dim == 0 for dim in kept) or 0 in rest:
+        out[target.index(-1)] = None
+    else:
+        out[target.index(-1)] = _product(rest, math.prod(kept))
+    return out
+
+
+def _flatten(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    if shapes[0] is None:
+        return None
+    axis = node.attrs.get("axis", 1)
+    axis += len(shapes[0]) if axis < 0 else 0
+    return [_product(list(shapes[0][:axis]), 1), _product(list(shapes[0][axis:]), 1)]
+
+
+def _product(dims: list[Dim], divisor: int) -> Extent:
+    known = math.prod(dim for dim in dims if isinstance(dim, int))
+    symbols = sorted(dim for dim in dims if isinstance(dim, str))
+    if not symbols:
+        return known // divisor if known % divisor == 0 else None
+    shared = math.gcd(known, divisor)
+    known, divisor = known // shared, divisor // shared
+    if len(symbols) == 1 and known == divisor == 1:
+        return symbols[0]
+    return ("product", known, divisor, *symbols)
+
+
+def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of Slice with constant bounds; equal cuts of equal extents are equal."""
+    if shapes[0] is None:
+        return None
+    if len(node.inputs) > 1:
+        bounds = [_constant(node, i) for i in range(1, len(node.inputs))]
+        if any(bound is None and node.inputs[i + 1] is not None for i, bound in enumerate(bounds)):
+            return None
+        starts, ends, axes, steps = (bounds + [None, None])[:4]
+    else:
+        starts, ends, axes = (node.attrs.get(name) for name in ("starts", "ends", "axes"))
+        steps = None
+    if starts is None or ends is None:
+        return None
+    axes = axes or list(range(len(starts)))
+    steps = steps or [1] * len(starts)
+    out: list[Extent] = list(shapes[0])
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
+        dim = shapes[0][axis]
+        if not (start == 0 and step == 1 and end >= 2**31 - 1):
+            out[axis] = ("slice", dim, start, end, step) if isinstance(dim, str) else None
+    return out
+
+
+def _resize(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of Resize and Upsample with constant scales: floor(x * scale)."""
+    index = 1 if node.op_type == "Upsample" or len(node.inputs) == 2 else 2
+    if shapes[0] is None or len(node.inputs) > 3 and node.inputs[3] is not None:
+        return None
+    scales = node.attrs.get("scales") or _constant(node, index)
+    if not scales or len(scales) != len(shapes[0]) or "axes" in node.attrs:
+        return None
+    return [dim if scale == 1 else ("scale", dim, scale) if isinstance(dim, str) else None
+            for dim, scale in zip(shapes[0], scales, strict=True)]
+
+
+def _constant(node: Node, index: int) -> list[Any] | None:
+    """Return a small constant input as a list, None if it is none."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or value.weight is None or value.weight.size > 64 or value.dtype is None:
+        return None
+    return value.weight.array().reshape(-1).tolist()
+
+
+_RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]] = {
+    **dict.fromkeys(
+        ("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "And", "Or", "Xor",
+         "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where", "BitShift",
+         "BitwiseAnd", "BitwiseOr", "BitwiseXor"), broadcast),
+    **dict.fromkeys(("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
+                     "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LRN"), _first),
+    **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), _windows),
+    "ConvTranspose": _upsampled,
+    "Concat": _concat,
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "Flatten": _flatten,
+    "Slice": _slice,
+    "Resize": _resize,
+    "Upsample": _resize,
+}

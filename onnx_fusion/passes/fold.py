@@ -1,0 +1,246 @@
+"""Computes what depends on constants only.
+
+ONNX Runtime does the computing, so the numbers are those that an unfolded model gives; big constants are
+fed to it where they lie. onnx-graphsurgeon's fold_constants runs it too, but on a copy of the graph with
+every weight serialized (three times the model in memory), computes results before it looks at their size,
+elides casts of shape arithmetic in ways that need not hold at run time, and writes to stderr.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from onnx_fusion.graph import edit
+from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.view import irs_bytes
+from onnx_fusion.graph.weights import Weight, is_fixed_size
+
+MAX_BYTES = 64 << 20
+"""No folded value is larger."""
+SMALL_BYTES = 1 << 20
+"""Up to this size a value is folded whatever it was made from."""
+GROWTH = 2
+"""Above it, a value may be at most so many times as large as the constants it was made from."""
+_BATCH_BYTES = 32 << 20
+_FEED_BYTES = 1 << 10
+
+_KEPT = frozenset((
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+    "Dropout", "If", "Loop", "Scan", "SequenceMap",
+    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
+"""Random, control flow, and the marks of a quantised model, which ONNX Runtime reads as patterns."""
+
+
+def fold(graph: Graph) -> Graph:
+    """Give every value that depends on constants only its weight, drop the nodes behind; return `graph`.
+
+    Shapes must be inferred: Shape and Size of a static value, and Gather and Slice of single static
+    extents, are constants too. Values keep their names. Not folded: outputs of the graph, results that
+    are large (MAX_BYTES, GROWTH), whatever is in _KEPT, and types that NumPy does not have.
+    """
+    _fold_sources(graph)
+    for batch in _batches(_choose(graph)):
+        _evaluate(graph, batch)
+    _remove_done(graph)
+    edit.prune(graph)
+    return graph
+
+
+def _fold_sources(graph: Graph) -> None:
+    """Fold nodes that need no computing: Constant, Identity of a constant, Shape and Size."""
+    for node in graph.nodes:
+        if node.domain or not node.outputs or node.outputs[0] is None or node.outputs[0].is_output:
+            continue
+        output = node.outputs[0]
+        if node.op_type == "Constant":
+            weight = _constant(node)
+        elif node.op_type == "Identity" and node.inputs[0] is not None:
+            weight = node.inputs[0].weight
+        elif node.op_type in ("Shape", "Size"):
+            weight = _extents(node, output)
+        elif node.op_type in ("Gather", "Slice"):
+            weight = _picked(node)
+        else:
+            weight = None
+        if weight is not None:
+            _set_weight(output, weight)
+    _remove_done(graph)
+
+
+def _constant(node: Node) -> Weight | None:
+    attribute = node.proto.attribute[0] if len(node.proto.attribute) == 1 else None
+    if attribute is None:
+        return None
+    if attribute.name == "value" and is_fixed_size(attribute.t.data_type):
+        return Weight.of_tensor(attribute.t)
+    kinds = {"value_float": np.float32, "value_floats": np.float32,
+             "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name in kinds:
+        return Weight.of(np.array(node.attrs[attribute.name], kinds[attribute.name]))
+    return None
+
+
+def _extents(node: Node, output: Value) -> Weight | None:
+    """Return what Shape or Size gives, None if an extent it asks for is not static."""
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if shape is None:
+        return None
+    if node.op_type == "Shape":
+        shape = shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
+    if any(not isinstance(dim, int) for dim in shape):
+        return None
+    return Weight.of(np.array(shape if node.op_type == "Shape" else math.prod(shape), np.int64))
+
+
+def _picked(node: Node) -> Weight | None:
+    """Return static extents that Gather or Slice picks from the shape of a value that has others."""
+    source = node.inputs[0]
+    shape_node = source.producer if source is not None else None
+    if shape_node is None or shape_node.op_type != "Shape" or shape_node.domain:
+        return None
+    shape = shape_node.inputs[0].shape
+    if shape is None or shape_node.attrs.get("start", 0) or "end" in shape_node.attrs:
+        return None
+    if node.op_type == "Gather":
+        index = _small(node, 1)
+        if index is None or index.size and not -len(shape) <= index.min() <= index.max() < len(shape):
+            return None
+        picked = [shape[i] for i in index.reshape(-1)]
+        if any(not isinstance(dim, int) for dim in picked):
+            return None
+        return Weight.of(np.array(picked, np.int64).reshape(index.shape))
+    bounds = [node.attrs.get(name) for name in ("starts", "ends")] if len(node.inputs) == 1 else [
+        _small(node, 1), _small(node, 2)]
+    step = _small(node, 4) if len(node.inputs) > 4 else [1]
+    if any(bound is None or len(bound) != 1 for bound in (*bounds, step)):
+        return None
+    picked = shape[int(bounds[0][0]) : int(bounds[1][0]) : int(step[0])]
+    return Weight.of(np.array(picked, np.int64)) if all(isinstance(d, int) for d in picked) else None
+
+
+def _small(node: Node, index: int) -> np.ndarray | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None or value.weight is None or value.weight.nbytes > 1024:
+        return None
+    return value.weight.array()
+
+
+def _choose(graph: Graph) -> list[Node]:
+    """Return the nodes to compute, in the graph's order."""
+    constant = {value: value.weight.nbytes for value in graph.values.values() if value.weight is not None}
+    chosen = []
+    for node in graph.nodes:
+        inputs = [value for value in node.inputs if value is not None]
+        outputs = [value for value in node.outputs if value is not None]
+        if node.domain or node.captures or node.op_type in _KEPT or not outputs or node.parts:
+            continue
+        if any(value not in constant for value in inputs) or any(value.is_output for value in outputs):
+            continue
+        if any(value.dtype is None or value.dtype.text == "bf16" for value in (*inputs, *outputs)):
+            continue
+        if any(value.shape is None or not all(isinstance(dim, int) for dim in value.shape)
+               for value in outputs):
+            continue
+        given = sum(constant[value] for value in inputs)
+        size = max(irs_bytes(value) for value in outputs)
+        if size > MAX_BYTES or size > SMALL_BYTES and size > GROWTH * given:
+            continue
+        chosen.append(node)
+        constant.update((value, irs_bytes(value)) for value in outputs)
+    return chosen
+
+
+def _batches(nodes: list[Node]) -> Iterator[list[Node]]:
+    """Yield the nodes in runs whose constants take a few megabytes each."""
+    batch: list[Node] = []
+    size = 0
+    for node in nodes:
+        need = sum(irs_bytes(value) for value in (*node.inputs, *node.outputs) if value is not None)
+        if batch and size + need > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(node)
+        size += need
+    if batch:
+        yield batch
+
+
+def _evaluate(graph: Graph, nodes: list[Node]) -> None:
+    """Set the weights of what `nodes` compute; one by one if ONNX Runtime refuses them together."""
+    inside = set(nodes)
+    if any(value.weight is None and value.producer not in inside
+           for node in nodes for value in node.inputs if value is not None):
+        return
+    results = _run(graph, nodes)
+    if results is None and len(nodes) > 1:
+        for node in nodes:
+            _evaluate(graph, [node])
+        return
+    for name, array in (results or {}).items():
+        value = graph.values[name]
+        if array.nbytes <= MAX_BYTES and array.dtype == value.dtype.numpy:
+            _set_weight(value, Weight.of(array, value.dtype))
+
+
+def _run(graph: Graph, nodes: list[Node]) -> dict[str, np.ndarray] | None:
+    """Return what the nodes compute that is read elsewhere, None if it cannot be computed."""
+    inside = set(nodes)
+    proto = onnx.ModelProto(ir_version=max(graph.model.proto.ir_version, 4),
+                            opset_import=graph.model.proto.opset_import)
+    proto.graph.name = "constants"
+    proto.graph.node.extend(node.proto for node in nodes)
+    feeds = {}
+    for value in dict.fromkeys(value for node in nodes for value in node.inputs if value is not None):
+        if value.weight is None:
+            continue
+        if value.weight.nbytes <= _FEED_BYTES:
+            proto.graph.initializer.append(value.weight.tensor(value.name, data=True))
+        else:
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(value.name, value.dtype.onnx, value.shape))
+            feeds[value.name] = value.weight.array()
+    for node in nodes:
+        for value in filter(None, node.outputs):
+            if any(user not in inside for user in value.consumers):
+                proto.graph.output.add(name=value.name)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    names = [info.name for info in proto.graph.output]
+    try:
+        session = onnxruntime.InferenceSession(proto.SerializeToString(), options,
+                                               providers=["CPUExecutionProvider"])
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    except Exception:  # ONNX Runtime has no common class of what it raises here
+        return None
+
+
+def _set_weight(value: Value, weight: Weight) -> None:
+    value.weight = weight
+    value.dtype, value.shape = weight.dtype, weight.shape
+
+
+def _remove_done(graph: Graph) -> None:
+    """Take out the nodes all of whose read outputs are constant, and those that only such nodes read.
+
+    A node that nobody read in the first place stays.
+    """
+    gone: set[Node] = set()
+    for node in reversed(graph.nodes):
+        outputs = [value for value in node.outputs if value is not None]
+        if outputs and all(_is_done(value, gone) for value in outputs) and any(
+                value.weight is not None or value.consumers for value in outputs):
+            gone.add(node)
+    edit.remove(graph, gone)
+
+
+def _is_done(value: Value, gone: set[Node]) -> bool:
+    if value.is_output:
+        return False
+    return value.weight is not None or all(user in gone for user in value.consumers)

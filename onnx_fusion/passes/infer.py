@@ -1,0 +1,178 @@
+"""Finds the type and shape of every value."""
+
+from __future__ import annotations
+
+import onnx
+from onnx.shape_inference import InferenceError, infer_shapes
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.graph.model import Dim, Graph, Value
+from onnx_fusion.graph.view import read_type
+from onnx_fusion.passes import contradiction
+from onnx_fusion.passes.extents import MADE_UP, Extents, rule
+
+_ONNX_SYMBOL = "unk__"
+_WITH_DATA = 1024
+"""Constants up to this many bytes are shown to onnx, which computes with shape tensors."""
+
+Info = tuple[DType | None, tuple[Dim | None, ...] | None]
+
+
+def infer(graph: Graph) -> Graph:
+    """Set `dtype` and `shape` of every value as far as they can be known; return `graph`.
+
+    onnx.shape_inference does the work, on protos without big data. Unknown extents get symbols that start
+    with MADE_UP, and equal ones the same symbol where a rule in `extents` shows it. What the model says
+    of its own inner values and outputs is used for types, for operators that onnx cannot infer, and, if
+    every input is static, for extents: exporters and people who make inputs dynamic by hand leave
+    declarations behind that are not true, and ONNX Runtime only warns.
+
+    Raises ModelError if a node's input shapes contradict each other and ONNX Runtime thinks so too.
+    """
+    declared = _declared(graph)
+    proto = _skeleton(graph)
+    try:
+        found = _read(infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True))
+    except (InferenceError, RuntimeError, ValueError) as error:
+        found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
+        contradiction.check(graph, proto, found, str(error))
+    hints = _hints(graph, declared, found)
+    if hints:
+        proto.graph.value_info.extend(hints)
+        found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
+    static = all(value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
+                 for value in graph.inputs)
+    symbols = _declared_symbols(graph)
+    renamed: dict[str, str] = {}
+    for value in graph.values.values():
+        if value.producer is None:
+            _set_given(value, symbols)
+            continue
+        dtype, shape = found.get(value.name, (None, None))
+        told_dtype, told = declared.get(value.name, (None, None))
+        value.dtype = dtype or told_dtype
+        if shape is None or not static or told is None or len(told) != len(shape):
+            told = (None,) * len(shape or ())
+        value.shape = None if shape is None else tuple(
+            _name(dim, told[axis], value, axis, symbols, renamed) for axis, dim in enumerate(shape))
+    _unify(graph)
+    return graph
+
+
+def _unify(graph: Graph) -> None:
+    extents = Extents()
+    before = -1
+    while before != extents.count():
+        before = extents.count()
+        for node in graph.nodes:
+            compute = rule(node)
+            output = node.outputs[0] if node.outputs else None
+            if compute is None or output is None or output.shape is None:
+                continue
+            if all(isinstance(dim, int) for dim in output.shape):
+                continue
+            shapes = [None if value is None or value.shape is None else extents.shape(value.shape)
+                      for value in node.inputs]
+            out = compute(node, shapes) or ()
+            if len(out) == len(output.shape):
+                for dim, extent in zip(output.shape, out, strict=True):
+                    extents.learn(dim, extent)
+    for value in graph.values.values():
+        if value.shape is not None:
+            value.shape = extents.shape(value.shape)
+
+
+def _name(dim: Dim | None, told: Dim | None, value: Value, axis: int, symbols: set[str],
+          renamed: dict[str, str]) -> Dim:
+    """Return an inferred extent, with onnx's symbols replaced by made-up ones that name a value."""
+    if isinstance(dim, int) or dim in symbols:
+        return dim
+    if isinstance(told, int):
+        return told
+    fresh = f"{MADE_UP}{value.name}.{axis}"
+    return fresh if dim is None else renamed.setdefault(dim, fresh)
+
+
+def _set_given(value: Value, symbols: set[str]) -> None:
+    """Give the unknown extents of an input a made-up symbol."""
+    if value.shape is not None:
+        value.shape = tuple(
+            dim if isinstance(dim, int) or dim in symbols else f"{MADE_UP}{value.name}.{axis}"
+            for axis, dim in enumerate(value.shape))
+
+
+def _declared_symbols(graph: Graph) -> set[str]:
+    dims = {dim for value in graph.inputs for dim in value.shape or ()}
+    return {dim for dim in dims if isinstance(dim, str) and not dim.startswith((MADE_UP, _ONNX_SYMBOL))}
+
+
+def _declared(graph: Graph) -> dict[str, Info]:
+    source = graph.model.proto.graph
+    return {info.name: read_type(info.type) for info in [*source.value_info, *source.output]}
+
+
+def _hints(graph: Graph, declared: dict[str, Info],
+           found: dict[str, Info]) -> list[onnx.ValueInfoProto]:
+    """Return what the model declares of values about which onnx found no type or no rank."""
+    source = graph.model.proto.graph
+    hints = []
+    for info in {info.name: info for info in [*source.value_info, *source.output]}.values():
+        dtype, shape = found.get(info.name, (None, None))
+        value = graph.values.get(info.name)
+        if value is None or value.producer is None or dtype is not None and shape is not None:
+            continue
+        told_dtype, told_shape = declared[info.name]
+        if told_dtype is not None and (told_shape is not None or dtype is None):
+            hints.append(_value_info(info.name, told_dtype, told_shape, keep_symbols=False))
+    return hints
+
+
+def _skeleton(graph: Graph) -> onnx.ModelProto:
+    """Return the graph as a proto for inference: constants without big data, nothing else declared."""
+    model = graph.model.proto
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import,
+                            functions=model.functions)
+    proto.graph.name = model.graph.name
+    for value in graph.values.values():
+        if value.weight is not None:
+            small = value.weight.nbytes <= _WITH_DATA
+            proto.graph.initializer.append(value.weight.tensor(value.name, data=small))
+    for value in graph.values.values():
+        if value.weight is None and value.producer is None:
+            proto.graph.input.append(_given_info(graph, value))
+    for node in graph.nodes:
+        protos = [part.proto for part in node.parts] or [node.proto]
+        proto.graph.node.extend(protos)
+    for value in graph.outputs:
+        proto.graph.output.add(name=value.name)
+    return proto
+
+
+def _given_info(graph: Graph, value: Value) -> onnx.ValueInfoProto:
+    """Return an input's own declaration, which may be of a type that Value cannot say."""
+    if value.dtype is not None:
+        return _value_info(value.name, value.dtype, value.shape, keep_symbols=True)
+    for info in graph.model.proto.graph.input:
+        if info.name == value.name:
+            return info
+    return onnx.ValueInfoProto(name=value.name)
+
+
+def _value_info(name: str, dtype: DType, shape: tuple[Dim | None, ...] | None, *,
+                keep_symbols: bool) -> onnx.ValueInfoProto:
+    info = onnx.ValueInfoProto(name=name)
+    info.type.tensor_type.elem_type = dtype.onnx
+    if shape is not None:
+        info.type.tensor_type.shape.SetInParent()
+        for dim in shape:
+            entry = info.type.tensor_type.shape.dim.add()
+            if isinstance(dim, int):
+                entry.dim_value = dim
+            elif dim is not None and keep_symbols:
+                entry.dim_param = dim
+    return info
+
+
+def _read(proto: onnx.ModelProto) -> dict[str, Info]:
+    return {info.name: read_type(info.type)
+            for info in [*proto.graph.value_info, *proto.graph.output]}
