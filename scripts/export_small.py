@@ -41,7 +41,8 @@ class Layer(nn.Module):
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Return the layer's output [B, S, W]; `bias` [B, 1, 1, S] is added to the scores."""
-        query, key, value = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+        query, key = self.split(self.query(x)), self.split(self.key(x))
+        value = self.split(self.value(x))
         scores = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1]) + bias
         mixed = torch.softmax(scores, -1) @ value
         x = self.norm1(x + self.project(mixed.transpose(1, 2).reshape(x.shape)))

@@ -1,1 +1,1 @@
-"""The command line: one file per command, each with `add` (its options) and `run` (what it does)."""
+"""The command line: one file per command, with `add` (its options) and `run` (the work)."""

@@ -51,7 +51,7 @@ def describe(plan: Plan, model: onnx.ModelProto) -> dict[str, Any]:
 def describe_region(region: Region, model: onnx.ModelProto) -> dict[str, Any]:
     """Return one region; `anchor` is the contraction's name in the input model, or None.
 
-    A node folded into the anchor, as BatchNormalization into Conv, is among `nodes` but not the anchor.
+    A node folded into the anchor (BatchNormalization into Conv) is in `nodes`, but not the anchor.
     """
     anchor = input_names(region.anchor, model) if region.anchor else []
     own = region.anchor.name if region.anchor else None

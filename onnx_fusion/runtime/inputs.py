@@ -1,4 +1,4 @@
-"""Inputs to run a model with: seeded random ones in ranges that the model can digest, or the user's."""
+"""Inputs to run a model with: seeded random ones in ranges it can digest, or the user's."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from onnx_fusion.errors import ModelError, OnnxFusionError
 
 Inputs = dict[str, np.ndarray]
 
-ELEMENTWISE_INDEX = frozenset(
-    ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Slice", "Where")
-    + ("Clip", "Expand", "Concat", "Split")
+KEEPS_ELEMENTS = frozenset(
+    ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Slice")
+    + ("Where", "Clip", "Expand", "Concat", "Split")
 )
 """Operators behind which an integer is still the same index."""
 
@@ -67,13 +67,13 @@ def read_inputs(path: str | os.PathLike, model: str | os.PathLike | onnx.ModelPr
             has = ", ".join(arrays) or "nothing"
             raise OnnxFusionError(f"{path}: holds no array '{name}' or 'in_{name}'; it has {has}")
         dtype = element_type(value)
-        if array.dtype != dtype and not (dtype == object and array.dtype.kind in "US"):
+        if array.dtype != dtype and not (dtype.kind == "O" and array.dtype.kind in "US"):
             raise OnnxFusionError(
                 f"{path}: array for input '{name}' is {array.dtype}; the model wants {dtype}"
             )
         shape = declared_shape(value)
         fits = len(shape) == array.ndim and all(
-            not isinstance(want, int) or want == have
+            not isinstance(want, int) or want < 0 or want == have
             for want, have in zip(shape, array.shape, strict=False)
         )
         if shape_known(value) and not fits:
@@ -96,9 +96,10 @@ def make_inputs(
     """Return random inputs of the model's types and shapes; the same seed gives the same arrays.
 
     Floats are normal. An integer that becomes an index of Gather stays below the extent it
-    indexes, one compared with constants is one of them, others are 0 or 1 (a mask, say) with a 1
-    at the start. A symbolic dim takes `dims[its name]`; else a leading one is 1, the channels are
-    what the consuming convolution wants, `spatial` follows them, and others are `sequence`.
+    indexes, a single one compared with constants is one of them, others are 0 or 1 (a mask, say)
+    with a 1 at the start. A symbolic dim takes `dims[its name]`; else a leading one is 1, the
+    channels are what the consuming convolution wants, `spatial` follows them, and others are
+    `sequence`.
     """
     proto = read_proto(model)
     uses = Uses(proto)
@@ -112,7 +113,7 @@ def make_inputs(
             made[value.name] = draw_integers(value.name, dtype, shape, uses, rng)
         elif dtype.kind == "b":
             made[value.name] = first_true(rng.integers(0, 2, shape).astype(bool))
-        elif dtype == object:
+        elif dtype.kind == "O":
             made[value.name] = rng.choice(np.array(["a", "b", "ab"], object), shape)
         else:
             made[value.name] = rng.standard_normal(shape, np.float32).astype(dtype)
@@ -128,10 +129,10 @@ class Uses:
         for node in every_node(model.graph):
             for index, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, index))
-            if node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        self.weights[node.output[0]] = attribute.t
+            if node.op_type in CONSTANTS:
+                for item in node.attribute:
+                    if item.name == "value":
+                        self.weights[node.output[0]] = item.t
 
     def behind(self, name: str) -> Iterator[tuple[onnx.NodeProto, int]]:
         """Yield every reader of the value, also behind operators that only move its elements."""
@@ -139,30 +140,54 @@ class Uses:
         while todo:
             for node, index in self.readers.get(todo.pop(), ()):
                 yield node, index
-                if node.op_type in ELEMENTWISE_INDEX:
+                if node.op_type in KEEPS_ELEMENTS:
                     new = [output for output in node.output if output not in seen]
                     seen.update(new)
                     todo.extend(new)
 
+    def constant(self, name: str) -> list[int | float]:
+        """Return the first few elements of a constant kept in the model's file, or nothing."""
+        tensor = self.weights.get(name)
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return []
+        return numpy_helper.to_array(tensor).ravel()[:4].tolist()
+
     def channels(self, name: str) -> int | None:
         """Return the channels that a convolution reading the value wants."""
         for node, index in self.readers.get(name, ()):
+            count = CHANNELS.get(node.op_type)
             weight = self.weights.get(node.input[1]) if len(node.input) > 1 else None
-            if node.op_type in ("Conv", "ConvTranspose") and index == 0 and weight is not None:
-                groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-                transposed = node.op_type == "ConvTranspose"
-                return weight.dims[0] if transposed else weight.dims[1] * groups
+            if count and index == 0 and weight is not None:
+                return count(weight.dims, attribute(node, "group", 1))
         return None
+
+
+def indexed_extent(node: onnx.NodeProto, uses: Uses) -> list[int]:
+    """Return the extent of Gather's data along its axis, if the data is constant."""
+    data = uses.weights.get(node.input[0])
+    return [] if data is None else [data.dims[attribute(node, "axis", 0)]]
+
+
+CHANNELS = {
+    "Conv": lambda dims, groups: dims[1] * groups,
+    "ConvTranspose": lambda dims, groups: dims[0],
+}
+BOUNDS = {
+    ("Gather", 1): indexed_extent,
+    ("OneHot", 0): lambda node, uses: uses.constant(node.input[1])[:1],
+}
+COMPARES = frozenset(("Equal",))
+CONSTANTS = frozenset(("Constant",))
 
 
 def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes of a graph and of all graphs inside it."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from every_node(attribute.g)
-            for body in attribute.graphs:
+        for item in node.attribute:
+            if item.type == onnx.AttributeProto.GRAPH:
+                yield from every_node(item.g)
+            for body in item.graphs:
                 yield from every_node(body)
 
 
@@ -207,35 +232,44 @@ def concrete_shape(
     return tuple(extents)
 
 
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """Return an integer attribute."""
+    return next((a.i for a in node.attribute if a.name == name), default)
+
+
 def draw_integers(
     name: str, dtype: np.dtype, shape: tuple[int, ...], uses: Uses, rng: np.random.Generator
 ) -> np.ndarray:
     """Return integers that suit how the model uses the value."""
-    bounds, constants = [], []
-    for node, index in uses.behind(name):
-        data = uses.weights.get(node.input[0]) if node.input else None
-        if node.op_type == "Gather" and index == 1 and data is not None:
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            bounds.append(data.dims[axis])
-        elif node.op_type == "Equal":
-            other = uses.weights.get(node.input[1 - index])
-            if other is not None and other.data_location != onnx.TensorProto.EXTERNAL:
-                constants.extend(numpy_helper.to_array(other).ravel()[:4].tolist())
+    readers = list(uses.behind(name))
+    bounds = [
+        bound
+        for node, index in readers
+        if (node.op_type, index) in BOUNDS
+        for bound in BOUNDS[node.op_type, index](node, uses)
+    ]
+    constants = [
+        constant
+        for node, index in readers
+        if node.op_type in COMPARES
+        for constant in uses.constant(node.input[1 - index])
+    ]
     if bounds:
-        return rng.integers(0, max(1, min(bounds)), shape).astype(dtype)
-    if constants:
+        return rng.integers(0, max(1, int(min(bounds))), shape).astype(dtype)
+    if constants and int(np.prod(shape)) == 1:
         return np.full(shape, constants[0]).astype(dtype)
     return first_true(rng.integers(0, 2, shape)).astype(dtype)
 
 
 def first_true(array: np.ndarray) -> np.ndarray:
     """Return the array with ones at the start of its last axis: a mask that masks all gives NaN."""
-    array[..., :1] = 1
+    if array.ndim:
+        array[..., :1] = 1
     return array
 
 
 def npz_beside(path: str | os.PathLike) -> Path | None:
-    """Return the .npz of the same stem beside a model (`net.ts17.onnx`: net.ts17.npz or net.npz)."""
+    """Return the .npz of the same stem beside a model (`net.a.onnx`: net.a.npz or net.npz)."""
     model = Path(path)
     for stem in (model.stem, model.name.split(".")[0]):
         candidate = model.with_name(f"{stem}.npz")
