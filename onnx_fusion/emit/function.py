@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FUNCTION_IR = 8
 """The first IR version with model-local functions."""
 
+ANY_CONSTANT_OPSET = 9
+"""The first opset whose Constant may have any element type."""
+
 LARGEST_CONSTANT = 4096
 """Bytes; anything larger belongs to the inputs, where functions and sessions can share it."""
 
@@ -37,16 +40,15 @@ def build_function(lowered: Lowered, opsets: Mapping[str, int]) -> onnx.Function
     outputs = [value.name for value in lowered.outputs]
     nodes, constants = _select(lowered, inputs, outputs)
     names = {name: f"i{k}" for k, name in enumerate(inputs)}
-    names.update((name, f"o{k}") for k, name in enumerate(outputs) if name not in names)
+    names.update((name, f"o{k}") for k, name in enumerate(outputs))
     for k, name in enumerate(constants):
         names.setdefault(name, f"c{k}")
     inner = (value.name for node in nodes for value in node.outputs if value is not None)
     for k, name in enumerate(name for name in dict.fromkeys(inner) if name not in names):
         names[name] = f"v{k}"
-    body = [_constant(names[name], weight) for name, weight in constants.items()]
+    body = [node for name, weight in constants.items()
+            for node in _constant(names[name], weight, opsets.get("", ANY_CONSTANT_OPSET))]
     body += [_renamed(node, names) for node in nodes]
-    body += [helper.make_node("Identity", [names[name]], [f"o{k}"])
-             for k, name in enumerate(outputs) if names[name] != f"o{k}"]
     function = onnx.FunctionProto(input=[f"i{k}" for k in range(len(inputs))],
                                   output=[f"o{k}" for k in range(len(outputs))], node=body)
     for domain in sorted({plain_domain(node.domain) for node in body}):
@@ -142,8 +144,17 @@ def _renamed(node: Node, names: Mapping[str, str]) -> onnx.NodeProto:
     return proto
 
 
-def _constant(name: str, weight: Weight) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=weight.tensor("", data=True))
+def _constant(name: str, weight: Weight, opset: int) -> list[onnx.NodeProto]:
+    """Return the nodes that give a constant; opsets 7 and 8 allow floating-point ones only."""
+    dtype = weight.dtype
+    if opset < ANY_CONSTANT_OPSET and dtype is not None and dtype.numpy.kind != "f":
+        array = weight.array()
+        wide = array.astype(np.float64)
+        if np.array_equal(wide.astype(object), array.astype(object)):
+            tensor = onnx.numpy_helper.from_array(wide)
+            return [helper.make_node("Constant", [], [f"{name}_f64"], value=tensor),
+                    helper.make_node("Cast", [f"{name}_f64"], [name], to=dtype.onnx)]
+    return [helper.make_node("Constant", [], [name], value=weight.tensor("", data=True))]
 
 
 def _attribute(key: str, value: object) -> onnx.AttributeProto:
