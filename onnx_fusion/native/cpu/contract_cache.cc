@@ -1,0 +1,106 @@
+// Constant operands of a contraction, packed for good.
+#include <algorithm>
+#include <map>
+
+#include "cpu/contract_plan.h"
+
+namespace onnx_fusion::cpu {
+namespace {
+
+bool is_inside(const OperandTables& tables, int64_t outer, int64_t inner) {
+  return std::all_of(tables.guards.begin(), tables.guards.end(), [&](const TableGuard& guard) {
+    return static_cast<uint32_t>(guard.outer[outer] + guard.inner[inner]) < guard.extent;
+  });
+}
+
+// Batches that begin at the same element share a packing: the offsets in `slot` are filled, and the
+// distinct beginnings returned in order.
+std::vector<int64_t> number_slots(Side* side, int64_t slot_floats) {
+  std::map<int64_t, int64_t> seen;
+  std::vector<int64_t> begins;
+  for (int64_t begin : side->tables.batch) {
+    const auto [it, fresh] = seen.emplace(begin, static_cast<int64_t>(begins.size()) * slot_floats);
+    if (fresh) begins.push_back(begin);
+    side->slot.push_back(it->second);
+  }
+  return begins;
+}
+
+void name_layout(ContentHash* hash, const OperandTables& tables,
+                 const std::vector<int64_t>& begins, int64_t panel, char kind) {
+  hash->add(&kind, sizeof kind);
+  hash->add(&panel, sizeof panel);
+  hash->add(&tables.fill, sizeof tables.fill);
+  hash->add_values(begins);
+  hash->add_values(tables.outer);
+  hash->add_values(tables.inner);
+  for (const TableGuard& guard : tables.guards) {
+    hash->add(&guard.extent, sizeof guard.extent);
+    hash->add_values(guard.outer);
+    hash->add_values(guard.inner);
+  }
+}
+
+size_t bytes_of(const TensorView& view) {
+  size_t bytes = sizeof(float);
+  for (size_t i = 0; i < view.rank; ++i) bytes *= static_cast<size_t>(view.dims[i]);
+  return bytes;
+}
+
+// out[(outer / panel) * depth * panel + k * panel + outer % panel]; absent ones are 0.
+void pack_panels(const float* data, const OperandTables& tables, int64_t panel, float* out) {
+  const int64_t outers = static_cast<int64_t>(tables.outer.size());
+  const int64_t depth = static_cast<int64_t>(tables.inner.size());
+  for (int64_t first = 0; first < outers; first += panel) {
+    const int64_t count = std::min(panel, outers - first);
+    for (int64_t k = 0; k < depth; ++k, out += panel) {
+      const float* base = data + tables.inner[k];
+      for (int64_t i = 0; i < count; ++i) {
+        out[i] = tables.guards.empty() || is_inside(tables, first + i, k)
+                     ? base[tables.outer[first + i]]
+                     : tables.fill;
+      }
+      std::fill(out + count, out + panel, 0.0f);
+    }
+  }
+}
+
+void cache_side(Side* side, const TensorView& constant, int64_t panel, char kind) {
+  const int64_t outers = static_cast<int64_t>(side->tables.outer.size());
+  const int64_t depth = static_cast<int64_t>(side->tables.inner.size());
+  const int64_t slot_floats = (outers + panel - 1) / panel * panel * depth;
+  const std::vector<int64_t> begins = number_slots(side, slot_floats);
+  ContentHash key;
+  key.add(constant.data, bytes_of(constant));
+  name_layout(&key, side->tables, begins, panel, kind);
+  const float* data = static_cast<const float*>(constant.data);
+  const size_t floats = begins.size() * static_cast<size_t>(slot_floats);
+  side->weights = share_weights(key, floats, [&](float* out) {
+    for (int64_t begin : begins) {
+      pack_panels(data + begin, side->tables, panel, out);
+      out += slot_floats;
+    }
+  });
+  if (side->weights == nullptr) {
+    side->slot.clear();
+    side->source = Source::tables;
+    return;
+  }
+  side->source = Source::cached;
+  side->tables = OperandTables{};
+}
+
+}  // namespace
+
+void ContractPlan::cache_rows(const TensorView& constant) {
+  cache_side(&rows_side_, constant, tile_rows_, 'r');
+}
+
+void ContractPlan::cache_columns(const TensorView& constant) {
+  cache_side(&columns_side_, constant, width_, 'c');
+  if (columns_side_.source != Source::cached) return;
+  column_tables_ = ColumnTables{};
+  column_guards_.clear();
+}
+
+}  // namespace onnx_fusion::cpu

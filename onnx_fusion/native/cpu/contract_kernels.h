@@ -1,0 +1,74 @@
+// What a contraction needs of an ISA: register tiles, packing and vector loops, on plain numbers.
+#pragma once
+
+#include <cstdint>
+
+namespace onnx_fusion::cpu {
+
+// How the lanes of one vector of columns lie in memory.
+enum ColumnKind : int32_t {
+  kOneRun,    // one segment of consecutive elements holds every lane
+  kRuns,      // a few such segments
+  kEvenRuns,  // segments with a step of two elements
+  kScattered  // lane by lane
+};
+
+struct ColumnVector {
+  int32_t kind;
+  int32_t segment;  // index of its first segment
+  int32_t segments;
+  int32_t lanes;  // columns that exist
+};
+
+// Lanes `mask` of a vector are at offset + step * lane.
+struct ColumnSegment {
+  int64_t offset;
+  uint32_t mask;
+};
+
+inline constexpr int kMaxGuards = 8;
+
+// Elements whose coordinate outer + inner is outside [0, extent) have the value `fill`.
+struct PackGuard {
+  const int32_t* outer;  // per column
+  const int32_t* inner;  // per k
+  uint32_t extent;
+};
+
+// Columns of an operand, to be written as out[k][column of the panel].
+struct ColumnPack {
+  const float* base;
+  const int64_t* outer;  // per column
+  const int64_t* inner;  // per k
+  const ColumnVector* vectors;
+  const ColumnSegment* segments;
+  const PackGuard* guards;
+  int guard_count;
+  float fill;
+  bool along_k;  // inner is 0, 1, 2, ...: columns are read along k and transposed
+};
+
+struct GemmKernels {
+  int lanes;         // floats in a vector
+  int max_vectors;   // widest panel, in vectors
+  int rows[4];       // rows of a tile, by the panel's vectors
+  int stream_width;  // panels that one call of `stream` takes
+
+  // c[i * ldc + j] = (add ? c : 0) + sum over p < k of a[i][p * a_step] * b[p * b_step + j],
+  // for `vectors` whole vectors of j.
+  void (*tile)(int rows, int vectors, int64_t k, const float* const* a, int64_t a_step,
+               const float* b, int64_t b_step, float* c, int64_t ldc, bool add);
+  // The same for one row and `panels` packed panels that lie b_panel apart; c is contiguous.
+  void (*stream)(int panels, int vectors, int64_t k, const float* a, int64_t a_step,
+                 const float* b, int64_t b_panel, float* c, bool add);
+  // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.
+  void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
+  // One panel of `vectors` vectors from column `column` on, k in [k0, k1); absent columns are 0.
+  void (*pack_columns)(const ColumnPack& pack, int64_t column, int vectors, int64_t k0, int64_t k1,
+                       float* out);
+};
+
+// The ISA's in use.
+const GemmKernels& gemm_kernels();
+
+}  // namespace onnx_fusion::cpu

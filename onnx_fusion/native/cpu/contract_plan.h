@@ -1,0 +1,101 @@
+// A contraction as the generic engine runs it:
+//
+//   c[row][column] = sum over k of rows[row][k] * columns[k][column]        for every batch
+//
+// Columns are the vector side. An operand arrives packed (constant: in the plan; else: per block of a
+// task), or is read where it lies. The letters of the `dot` are the axes: batch in both operands,
+// row in one, column in the other, k reduced.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cpu/contract_tables.h"
+#include "cpu/weights.h"
+
+namespace onnx_fusion::cpu {
+
+enum class Source {
+  cached,    // packed panels in the plan
+  direct,    // read in place, through tables
+  tables,    // packed per block, through tables
+  computed,  // packed per block, by the prologue
+  dots       // one row, columns along k: read in place
+};
+
+struct Side {
+  Source source = Source::computed;
+  int tensor = -1;  // unless computed
+  OperandTables tables;
+  std::unique_ptr<Prologue> prologue;
+  std::shared_ptr<const PackedWeights> weights;
+  std::vector<int64_t> slot;  // cached: per batch, where its packing begins
+};
+
+// Consecutive k that one call of the register tile takes.
+struct Piece {
+  int64_t k0, k1;
+};
+
+// A block of k after which the accumulators go back to memory.
+struct Block {
+  int first, last;  // pieces
+};
+
+class ContractPlan final : public StagePlan {
+ public:
+  ContractPlan(const BoundProgram& bound, size_t stage, const TensorView* constants, size_t count);
+  void run(const RunContext& context) const override;
+
+ private:
+  struct Item;  // part of one batch's rows and panels
+  struct Buffers;
+
+  void choose_axes(const BoundProgram& bound);
+  void choose_sources(const BoundProgram& bound, const TensorView* constants, size_t count);
+  void choose_blocks();
+  void cache_rows(const TensorView& constant);
+  void cache_columns(const TensorView& constant);
+
+  void pack_rows(const RunContext& context, const Item& item, int64_t row0, int64_t row1,
+                 const Buffers& buffers) const;
+  void pack_columns(const RunContext& context, const Item& item, int64_t panel0, int64_t panel1,
+                    const Buffers& buffers) const;
+  void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
+  void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
+                 int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row,
+                 int64_t packed_panel) const;
+  void run_strip(const RunContext& context, const Item& item, const Buffers& buffers,
+                 const Block& block, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
+                 int64_t packed_row, int64_t packed_panel, float* c, int64_t ldc, bool add) const;
+
+  const GemmKernels& kernels_;
+  const BoundStage& stage_;
+  size_t stage_index_;
+  int row_value_ = -1, column_value_ = -1;  // the operands of the `dot`
+  Axis batch_, row_, column_, k_;
+  int64_t batches_ = 1, rows_ = 1, columns_ = 1, depth_ = 1;
+  int vectors_ = 1;        // of a panel
+  int64_t width_ = 1;      // of a panel, in floats
+  int64_t tile_rows_ = 1;  // of a register tile
+  int64_t panels_ = 1;
+
+  Side rows_side_, columns_side_;
+  ColumnTables column_tables_;
+  std::vector<PackGuard> column_guards_;
+  bool along_k_ = false;
+  int64_t row_step_ = 1, column_step_ = 1;  // direct: between one k and the next
+  std::vector<float> padding_;              // direct rows outside a guard
+
+  std::vector<Piece> pieces_;
+  std::vector<Block> blocks_;
+  int64_t row_block_ = 1, panel_block_ = 1;      // packed at once
+  int64_t row_chunk_ = 1;                        // accumulators held over the blocks of k
+  int64_t strip_rows_ = 1, strip_panels_ = 1;    // carried through the epilogue at once
+  int64_t row_floats_ = 0, column_floats_ = 0, sum_floats_ = 0;  // of a task's buffers
+  size_t prologue_bytes_ = 0;
+
+  std::unique_ptr<Epilogue> epilogue_;
+};
+
+}  // namespace onnx_fusion::cpu

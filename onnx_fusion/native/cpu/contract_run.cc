@@ -1,0 +1,276 @@
+// How a ContractPlan runs: tasks take parts of the rows and panels, pack what is not packed, and carry
+// strips of finished accumulators through the epilogue while they are in the first-level cache.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/contract_plan.h"
+#include "cpu/parallel.h"
+
+namespace onnx_fusion::cpu {
+namespace {
+
+constexpr int64_t kMostRows = 16;
+
+struct Split {
+  int64_t rows, panels;
+};
+
+// Of `parts` pieces per batch, how many along the rows and how many along the panels: the largest
+// piece as small as possible, then as little packed twice as possible.
+Split split_work(int64_t parts, int64_t row_tiles, int64_t panels, bool packs_columns) {
+  Split best{1, 1};
+  int64_t least = row_tiles * panels;
+  for (int64_t r = 1; r <= parts; ++r) {
+    const int64_t p = parts / r;
+    if (r > row_tiles || p > panels) continue;
+    const int64_t largest = ((row_tiles + r - 1) / r) * ((panels + p - 1) / p);
+    if (largest < least || (largest == least && !packs_columns)) {
+      best = {r, p};
+      least = largest;
+    }
+  }
+  return best;
+}
+
+float* take(char** at, int64_t floats) {
+  float* taken = reinterpret_cast<float*>(*at);
+  *at += (floats * static_cast<int64_t>(sizeof(float)) + 63) / 64 * 64;
+  return taken;
+}
+
+}  // namespace
+
+struct ContractPlan::Item {
+  int64_t batch;
+  int64_t row0, row1, panel0, panel1;
+  const int64_t* fixed;  // positions of all letters, the axes' ignored
+  const float* rows;     // the operands' memory at this batch, or their packing in the plan
+  const float* columns;
+};
+
+struct ContractPlan::Buffers {
+  float* rows;
+  float* columns;
+  float* sums;
+  char* prologue;
+  char* epilogue;
+};
+
+void ContractPlan::run(const RunContext& context) const {
+  const BoundStage& stage = context.bound->stages[stage_index_];
+  if (stage.empty) return;
+  const int64_t row_tiles = (rows_ + tile_rows_ - 1) / tile_rows_;
+  const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *
+                        static_cast<double>(columns_);
+  const double per_point = 1.0 + static_cast<double>(depth_) / (2.0 * kernels_.lanes);
+  const int64_t tasks = task_count(*context.parallel, points * per_point * 0.6);
+  Split split{1, 1};
+  if (tasks > 1 && batches_ < 4 * tasks && batches_ % tasks != 0) {
+    split = split_work(tasks, row_tiles, panels_, columns_side_.source == Source::tables ||
+                                                      columns_side_.source == Source::computed);
+  }
+  const int64_t parts = split.rows * split.panels;
+
+  const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_) *
+                           sizeof(float) +
+                       prologue_bytes_ + epilogue_->scratch_bytes() + 5 * 64;
+  const auto task = [&](int64_t begin, int64_t end, int64_t) {
+    const Scratch scratch(bytes);
+    if (scratch.data() == nullptr) return;
+    char* at = scratch.data();
+    Buffers buffers;
+    buffers.rows = take(&at, row_floats_);
+    buffers.columns = take(&at, column_floats_);
+    buffers.sums = take(&at, sum_floats_);
+    buffers.prologue = at;
+    buffers.epilogue = at + (prologue_bytes_ + 63) / 64 * 64;
+    for (int64_t i = begin; i < end; ++i) {
+      int64_t fixed[kMaxLetters] = {};
+      const int64_t row_part = i % parts / split.panels, panel_part = i % split.panels;
+      Item item;
+      item.batch = i / parts;
+      item.row0 = row_tiles * row_part / split.rows * tile_rows_;
+      item.row1 = std::min(rows_, row_tiles * (row_part + 1) / split.rows * tile_rows_);
+      item.panel0 = panels_ * panel_part / split.panels;
+      item.panel1 = panels_ * (panel_part + 1) / split.panels;
+      locate(stage, batch_, item.batch, fixed);
+      item.fixed = fixed;
+      const auto memory = [&](const Side& side) -> const float* {
+        if (side.source == Source::computed) return nullptr;
+        if (side.source == Source::cached) return side.weights->data() + side.slot[item.batch];
+        return reinterpret_cast<const float*>(context.tensors[side.tensor]) +
+               side.tables.batch[item.batch];
+      };
+      item.rows = memory(rows_side_);
+      item.columns = memory(columns_side_);
+      run_item(context, item, buffers);
+    }
+  };
+  parallel_ranges(*context.parallel, batches_ * parts, tasks, task);
+}
+
+void ContractPlan::run_item(const RunContext& context, const Item& item,
+                            const Buffers& buffers) const {
+  for (int64_t row0 = item.row0; row0 < item.row1; row0 += row_block_) {
+    const int64_t row1 = std::min(item.row1, row0 + row_block_);
+    if (row_floats_ > 0) pack_rows(context, item, row0, row1, buffers);
+    for (int64_t panel0 = item.panel0; panel0 < item.panel1; panel0 += panel_block_) {
+      const int64_t panel1 = std::min(item.panel1, panel0 + panel_block_);
+      if (column_floats_ > 0) pack_columns(context, item, panel0, panel1, buffers);
+      for (int64_t chunk0 = row0; chunk0 < row1; chunk0 += row_chunk_) {
+        run_block(context, item, buffers, chunk0, std::min(row1, chunk0 + row_chunk_), panel0,
+                  panel1, row0, panel0);
+      }
+    }
+  }
+}
+
+// Packed as [tile][k][row of the tile]; packed_row's tile is the first in the buffer.
+void ContractPlan::pack_rows(const RunContext& context, const Item& item, int64_t row0,
+                             int64_t row1, const Buffers& buffers) const {
+  for (int64_t row = row0; row < row1; row += tile_rows_) {
+    float* out = buffers.rows + (row - row0) * depth_;
+    const int64_t count = std::min(tile_rows_, row1 - row);
+    if (rows_side_.source == Source::computed) {
+      rows_side_.prologue->run(context, item.fixed, row, row + count, 0, depth_, out, 1, tile_rows_,
+                               buffers.prologue);
+      continue;
+    }
+    const OperandTables& tables = rows_side_.tables;
+    for (int64_t k = 0; k < depth_; ++k, out += tile_rows_) {
+      const float* base = item.rows + tables.inner[k];
+      for (int64_t i = 0; i < count; ++i) {
+        bool inside = true;
+        for (const TableGuard& guard : tables.guards) {
+          inside = inside &&
+                   static_cast<uint32_t>(guard.outer[row + i] + guard.inner[k]) < guard.extent;
+        }
+        out[i] = inside ? base[tables.outer[row + i]] : tables.fill;
+      }
+    }
+  }
+}
+
+// Packed as [panel][k][column of the panel].
+void ContractPlan::pack_columns(const RunContext& context, const Item& item, int64_t panel0,
+                                int64_t panel1, const Buffers& buffers) const {
+  const OperandTables& tables = columns_side_.tables;
+  const ColumnPack pack{item.columns,
+                        tables.outer.data(),
+                        tables.inner.data(),
+                        column_tables_.vectors.data(),
+                        column_tables_.segments.data(),
+                        column_guards_.data(),
+                        static_cast<int>(column_guards_.size()),
+                        tables.fill,
+                        along_k_};
+  for (int64_t panel = panel0; panel < panel1; ++panel) {
+    float* out = buffers.columns + (panel - panel0) * width_ * depth_;
+    if (columns_side_.source == Source::tables) {
+      kernels_.pack_columns(pack, panel * width_, vectors_, 0, depth_, out);
+      continue;
+    }
+    const int64_t column1 = std::min(columns_, (panel + 1) * width_);
+    if (column1 < (panel + 1) * width_) {
+      std::memset(out, 0, static_cast<size_t>(width_ * depth_) * sizeof(float));
+    }
+    columns_side_.prologue->run(context, item.fixed, 0, depth_, panel * width_, column1, out,
+                                width_, 1, buffers.prologue);
+  }
+}
+
+void ContractPlan::run_block(const RunContext& context, const Item& item, const Buffers& buffers,
+                             int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
+                             int64_t packed_row, int64_t packed_panel) const {
+  const bool one_block = blocks_.size() == 1;
+  const int64_t ldc = (one_block ? strip_panels_ : panel_block_) * width_;
+  for (const Block& block : blocks_) {
+    const bool add = &block != &blocks_.front(), last = &block == &blocks_.back();
+    for (int64_t panel = panel0; panel < panel1; panel += strip_panels_) {
+      const int64_t panel_end = std::min(panel1, panel + strip_panels_);
+      for (int64_t row = row0; row < row1; row += strip_rows_) {
+        const int64_t row_end = std::min(row1, row + strip_rows_);
+        float* c = buffers.sums;
+        if (!one_block) c += (row - row0) * ldc + (panel - panel0) * width_;
+        run_strip(context, item, buffers, block, row, row_end, panel, panel_end, packed_row,
+                  packed_panel, c, ldc, add);
+        if (last) {
+          epilogue_->run(context, item.fixed, row, row_end, panel * width_,
+                         std::min(columns_, panel_end * width_), c, ldc, buffers.epilogue);
+        }
+      }
+    }
+  }
+}
+
+void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers& buffers,
+                             const Block& block, int64_t row0, int64_t row1, int64_t panel0,
+                             int64_t panel1, int64_t packed_row, int64_t packed_panel, float* c,
+                             int64_t ldc, bool add) const {
+  const Source rows = rows_side_.source, columns = columns_side_.source;
+  const OperandTables& row_tables = rows_side_.tables;
+  const OperandTables& column_tables = columns_side_.tables;
+  const int64_t stream = rows_ == 1 && columns != Source::direct ? kernels_.stream_width : 1;
+
+  for (int64_t panel = panel0; panel < panel1; panel += stream) {
+    const int64_t panels = std::min(stream, panel1 - panel);
+    for (int64_t row = row0; row < row1; row += tile_rows_) {
+      const int count = static_cast<int>(std::min(tile_rows_, row1 - row));
+      float* to = c + (row - row0) * ldc + (panel - panel0) * width_;
+      bool more = add;
+      for (int p = block.first; p < block.last; ++p, more = true) {
+        const Piece piece = pieces_[p];
+        const int64_t k = piece.k1 - piece.k0;
+        const float* a[kMostRows];
+        int64_t a_step = tile_rows_;
+        if (rows == Source::direct) {
+          a_step = row_step_;
+          const int64_t inner = k > 0 ? row_tables.inner[piece.k0] : 0;
+          for (int i = 0; i < count; ++i) a[i] = item.rows + row_tables.outer[row + i] + inner;
+          for (const TableGuard& guard : row_tables.guards) {
+            for (int i = 0; i < count; ++i) {
+              const int32_t at = guard.outer[row + i] + guard.inner[piece.k0];
+              if (static_cast<uint32_t>(at) >= guard.extent) a[i] = padding_.data();
+            }
+          }
+        } else {
+          const float* packed = rows == Source::cached
+                                    ? item.rows + row * depth_
+                                    : buffers.rows + (row - packed_row) * depth_;
+          for (int i = 0; i < count; ++i) a[i] = packed + piece.k0 * tile_rows_ + i;
+        }
+        if (columns == Source::dots) {
+          const int64_t first = panel * width_, end = std::min(columns_, (panel + panels) * width_);
+          for (int64_t j = first; j < end; j += 4) {
+            const float* b[4];
+            const int some = static_cast<int>(std::min<int64_t>(4, end - j));
+            for (int i = 0; i < some; ++i) {
+              b[i] = item.columns + column_tables.outer[j + i] + piece.k0;
+            }
+            kernels_.dots(k, a[0], b, some, to + (j - first), more);
+          }
+          continue;
+        }
+        const float* b;
+        int64_t b_step = width_;
+        if (columns == Source::direct) {
+          b = item.columns + column_tables.outer[panel * width_] + column_tables.inner[piece.k0];
+          b_step = column_step_;
+        } else {
+          b = columns == Source::cached
+                  ? item.columns + panel * width_ * depth_
+                  : buffers.columns + (panel - packed_panel) * width_ * depth_;
+          b += piece.k0 * width_;
+        }
+        if (stream > 1) {
+          kernels_.stream(static_cast<int>(panels), vectors_, k, a[0], a_step, b, width_ * depth_,
+                          to, more);
+        } else {
+          kernels_.tile(count, vectors_, k, a, a_step, b, b_step, to, ldc, more);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace onnx_fusion::cpu

@@ -1,0 +1,49 @@
+// Where the elements of a contraction's operand lie: offsets that add up, computed once at binding.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/contract_kernels.h"
+#include "cpu/tile.h"
+
+namespace onnx_fusion::cpu {
+
+struct TableGuard {
+  uint32_t extent;
+  std::vector<int32_t> outer, inner;
+};
+
+// Element (b, o, k) is at batch[b] + outer[o] + inner[k] of the tensor, unless a guard's coordinate
+// outer[o] + inner[k] is outside [0, extent): then it is `fill`.
+struct OperandTables {
+  std::vector<int64_t> batch, outer, inner;
+  std::vector<TableGuard> guards;
+  float fill = 0;
+};
+
+// False if the map cannot be written so: it is not linear, or a guard depends on the batch.
+bool build_tables(const BoundStage& stage, const BoundMap& map, float fill, const Axis& batch,
+                  const Axis& outer, const Axis& inner, OperandTables* tables);
+
+// How each vector of `lanes` columns is loaded.
+struct ColumnTables {
+  std::vector<ColumnVector> vectors;
+  std::vector<ColumnSegment> segments;
+};
+ColumnTables build_columns(const std::vector<int64_t>& outer, int lanes, int64_t padded);
+
+// Consecutive k whose elements lie `step` apart and are inside or outside together.
+struct Run {
+  int64_t begin, end;
+};
+struct RunTables {
+  std::vector<Run> runs;
+  int64_t step = 1;
+};
+RunTables build_runs(const OperandTables& tables);
+
+// The positions of `axis`'s letters at `index`, written into `letters`.
+void locate(const BoundStage& stage, const Axis& axis, int64_t index, int64_t* letters);
+
+}  // namespace onnx_fusion::cpu

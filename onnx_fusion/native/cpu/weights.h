@@ -1,0 +1,46 @@
+// Packed weights, shared by all kernels of the process whose packing would be the same.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace onnx_fusion::cpu {
+
+// 128 bits that name what was hashed.
+struct ContentHash {
+  uint64_t a = 0x9e3779b97f4a7c15u, b = 0xc2b2ae3d27d4eb4fu;
+
+  void add(const void* bytes, size_t count);
+  template <typename T>
+  void add_values(const std::vector<T>& values) {
+    const uint64_t count = values.size();
+    add(&count, sizeof count);
+    add(values.data(), values.size() * sizeof(T));
+  }
+  bool operator==(const ContentHash& other) const { return a == other.a && b == other.b; }
+};
+
+// Floats aligned to 64 bytes; freed with the last reference.
+class PackedWeights {
+ public:
+  ~PackedWeights();
+  const float* data() const { return data_; }
+
+ private:
+  friend std::shared_ptr<const PackedWeights> share_weights(
+      const ContentHash& key, size_t floats, const std::function<void(float*)>& pack);
+  float* data_ = nullptr;
+};
+
+// What `pack` writes into `floats` floats: computed once per key while anyone holds it. Keys that are
+// equal must mean equal contents. Null if memory ran out.
+std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_t floats,
+                                                   const std::function<void(float*)>& pack);
+
+// How many packings are held now.
+size_t weights_held();
+
+}  // namespace onnx_fusion::cpu
