@@ -14,7 +14,7 @@ _MAX_BYTES = 1 << 26
 Info = tuple[DType | None, tuple[Dim | None, ...] | None]
 
 
-def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info], complaint: str) -> None:
+def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
     """Raise ModelError at the first node that neither onnx nor ONNX Runtime accepts on its own.
 
     onnx alone is no judge: it complains about models that run. Returns if ONNX Runtime accepts them all.

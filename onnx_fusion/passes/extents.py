@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from onnx_fusion.graph.model import Dim, Node
+from onnx_fusion.passes.elements import elements
 
 MADE_UP = "?"
 """Made-up symbols start so."""
@@ -169,27 +170,39 @@ def _pad(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     return [_steps(dim, pads[i] + pads[rank + i] - 1, 1) for i, dim in enumerate(shapes[0])]
 
 
-def _reshape(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Reshape to a constant shape; -1 is what remains of the product."""
-    target = _constant(node, 1)
-    if shapes[0] is None or target is None or node.attrs.get("allowzero", 0):
+def reshaped(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of Reshape as far as its target is known; -1 is what remains of the product."""
+    target = elements(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("shape")
+    if target is None:
         return None
     source = shapes[0]
-    if any(size == 0 and i >= len(source) for i, size in enumerate(target)):
-        return None
-    out: list[Extent] = [source[i] if size == 0 else size for i, size in enumerate(target)]
+    keeps = 0 if node.attrs.get("allowzero", 0) == 0 else None
+    out: list[Extent] = list(target)
+    for i, size in enumerate(target):
+        if size == keeps and size is not None:
+            out[i] = source[i] if source is not None and i < len(source) else None
     if -1 not in target:
         return out
-    rest = list(source)
     kept = [dim for dim in out if dim != -1]
+    rest = list(source or ())
     for dim in [dim for dim in kept if isinstance(dim, str) and dim in rest]:
         rest.remove(dim)
         kept.remove(dim)
-    if any(isinstance(dim, str) or dim == 0 for dim in kept) or 0 in rest:
-        out[target.index(-1)] = None
-    else:
-        out[target.index(-1)] = _product(rest, math.prod(kept))
+    sure = source is not None and 0 not in rest and all(isinstance(d, int) and d > 0 for d in kept)
+    out[target.index(-1)] = _product(rest, math.prod(kept)) if sure else None
     return out
+
+
+def _expanded(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of Expand, which broadcasts its input and a target against each other."""
+    target = elements(node.inputs[1])
+    if shapes[0] is None or target is None or None in target:
+        return None
+    return broadcast(node, [shapes[0], tuple(target)])
+
+
+def _filled(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    return elements(node.inputs[0])
 
 
 def _flatten(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
@@ -267,7 +280,9 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
     "ConvTranspose": _upsampled,
     "Concat": _concat,
     "Pad": _pad,
-    "Reshape": _reshape,
+    "Reshape": reshaped,
+    "Expand": _expanded,
+    "ConstantOfShape": _filled,
     "Flatten": _flatten,
     "Slice": _slice,
     "Resize": _resize,

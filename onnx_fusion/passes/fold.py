@@ -19,6 +19,7 @@ from onnx_fusion.graph import edit
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.graph.weights import Weight, is_fixed_size
+from onnx_fusion.passes.elements import elements
 
 MAX_BYTES = 64 << 20
 """No folded value is larger."""
@@ -39,8 +40,8 @@ _KEPT = frozenset((
 def fold(graph: Graph) -> Graph:
     """Give every value that depends on constants only its weight, drop the nodes behind; return `graph`.
 
-    Shapes must be inferred: Shape and Size of a static value, and Gather and Slice of single static
-    extents, are constants too. Values keep their names. Not folded: outputs of the graph, results that
+    Shapes must be inferred: what is computed from static extents is constant too, even if other extents
+    of the same value are not. Values keep their names. Not folded: outputs of the graph, results that
     are large (MAX_BYTES, GROWTH), whatever is in _KEPT, and types that NumPy does not have.
     """
     _fold_sources(graph)
@@ -52,7 +53,7 @@ def fold(graph: Graph) -> Graph:
 
 
 def _fold_sources(graph: Graph) -> None:
-    """Fold nodes that need no computing: Constant, Identity of a constant, Shape and Size."""
+    """Fold nodes that need no computing: Constant, Identity of a constant, arithmetic on extents."""
     for node in graph.nodes:
         if node.domain or not node.outputs or node.outputs[0] is None or node.outputs[0].is_output:
             continue
@@ -61,12 +62,8 @@ def _fold_sources(graph: Graph) -> None:
             weight = _constant(node)
         elif node.op_type == "Identity" and node.inputs[0] is not None:
             weight = node.inputs[0].weight
-        elif node.op_type in ("Shape", "Size"):
-            weight = _extents(node, output)
-        elif node.op_type in ("Gather", "Slice"):
-            weight = _picked(node)
         else:
-            weight = None
+            weight = _extents(node, output)
         if weight is not None:
             _set_weight(output, weight)
     _remove_done(graph)
@@ -86,48 +83,15 @@ def _constant(node: Node) -> Weight | None:
 
 
 def _extents(node: Node, output: Value) -> Weight | None:
-    """Return what Shape or Size gives, None if an extent it asks for is not static."""
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    if shape is None:
+    """Return what a node computes from static extents, None if it does not, or they are unknown."""
+    shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+    if node.op_type == "Size" and shape is not None:
+        known = [math.prod(shape)] if all(isinstance(dim, int) for dim in shape) else None
+    else:
+        known = elements(output)
+    if known is None or output.shape is None or not all(isinstance(dim, int) for dim in known):
         return None
-    if node.op_type == "Shape":
-        shape = shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
-    if any(not isinstance(dim, int) for dim in shape):
-        return None
-    return Weight.of(np.array(shape if node.op_type == "Shape" else math.prod(shape), np.int64))
-
-
-def _picked(node: Node) -> Weight | None:
-    """Return static extents that Gather or Slice picks from the shape of a value that has others."""
-    source = node.inputs[0]
-    shape_node = source.producer if source is not None else None
-    if shape_node is None or shape_node.op_type != "Shape" or shape_node.domain:
-        return None
-    shape = shape_node.inputs[0].shape
-    if shape is None or shape_node.attrs.get("start", 0) or "end" in shape_node.attrs:
-        return None
-    if node.op_type == "Gather":
-        index = _small(node, 1)
-        if index is None or index.size and not -len(shape) <= index.min() <= index.max() < len(shape):
-            return None
-        picked = [shape[i] for i in index.reshape(-1)]
-        if any(not isinstance(dim, int) for dim in picked):
-            return None
-        return Weight.of(np.array(picked, np.int64).reshape(index.shape))
-    bounds = [node.attrs.get(name) for name in ("starts", "ends")] if len(node.inputs) == 1 else [
-        _small(node, 1), _small(node, 2)]
-    step = _small(node, 4) if len(node.inputs) > 4 else [1]
-    if any(bound is None or len(bound) != 1 for bound in (*bounds, step)):
-        return None
-    picked = shape[int(bounds[0][0]) : int(bounds[1][0]) : int(step[0])]
-    return Weight.of(np.array(picked, np.int64)) if all(isinstance(d, int) for d in picked) else None
-
-
-def _small(node: Node, index: int) -> np.ndarray | None:
-    value = node.inputs[index] if index < len(node.inputs) else None
-    if value is None or value.weight is None or value.weight.nbytes > 1024:
-        return None
-    return value.weight.array()
+    return Weight.of(np.array(known, output.dtype.numpy).reshape(() if output.shape == () else -1))
 
 
 def _choose(graph: Graph) -> list[Node]:

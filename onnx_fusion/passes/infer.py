@@ -12,6 +12,7 @@ from onnx_fusion.passes import contradiction
 from onnx_fusion.passes.extents import MADE_UP, Extents, rule
 
 _ONNX_SYMBOL = "unk__"
+_MAX_ROUNDS = 32
 _WITH_DATA = 1024
 """Constants up to this many bytes are shown to onnx, which computes with shape tensors."""
 
@@ -29,17 +30,32 @@ def infer(graph: Graph) -> Graph:
 
     Raises ModelError if a node's input shapes contradict each other and ONNX Runtime thinks so too.
     """
-    declared = _declared(graph)
     proto = _skeleton(graph)
     try:
         found = _read(infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True))
-    except (InferenceError, RuntimeError, ValueError) as error:
+    except (InferenceError, RuntimeError, ValueError):
         found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
-        contradiction.check(graph, proto, found, str(error))
-    hints = _hints(graph, declared, found)
-    if hints:
-        proto.graph.value_info.extend(hints)
+        contradiction.check(graph, proto, found)
+    given: set[str] = set()
+    for _ in range(_MAX_ROUNDS):
+        _assign(graph, found)
+        _unify(graph)
+        hints = _hints(graph, given)
+        if not hints:
+            break
+        given.update(hint.name for hint in hints)
+        outputs = {info.name: info for info in proto.graph.output}
+        proto.graph.value_info.extend(hint for hint in hints if hint.name not in outputs)
+        for hint in hints:
+            if hint.name in outputs:
+                outputs[hint.name].CopyFrom(hint)
         found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
+    return graph
+
+
+def _assign(graph: Graph, found: dict[str, Info]) -> None:
+    """Set types and shapes to what inference found; unknown extents get made-up symbols."""
+    declared = _declared(graph)
     static = all(value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
                  for value in graph.inputs)
     symbols = _declared_symbols(graph)
@@ -55,8 +71,6 @@ def infer(graph: Graph) -> Graph:
             told = (None,) * len(shape or ())
         value.shape = None if shape is None else tuple(
             _name(dim, told[axis], value, axis, symbols, renamed) for axis, dim in enumerate(shape))
-    _unify(graph)
-    return graph
 
 
 def _unify(graph: Graph) -> None:
@@ -111,19 +125,24 @@ def _declared(graph: Graph) -> dict[str, Info]:
     return {info.name: read_type(info.type) for info in [*source.value_info, *source.output]}
 
 
-def _hints(graph: Graph, declared: dict[str, Info],
-           found: dict[str, Info]) -> list[onnx.ValueInfoProto]:
-    """Return what the model declares of values about which onnx found no type or no rank."""
-    source = graph.model.proto.graph
+def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
+    """Return what is known of values for which onnx found no type or no rank, and was not told yet.
+
+    From Reshape, Expand and the like if their target is known in part, else from what the model declares.
+    """
+    declared = _declared(graph)
     hints = []
-    for info in {info.name: info for info in [*source.value_info, *source.output]}.values():
-        dtype, shape = found.get(info.name, (None, None))
-        value = graph.values.get(info.name)
-        if value is None or value.producer is None or dtype is not None and shape is not None:
-            continue
-        told_dtype, told_shape = declared[info.name]
-        if told_dtype is not None and (told_shape is not None or dtype is None):
-            hints.append(_value_info(info.name, told_dtype, told_shape, keep_symbols=False))
+    for node in graph.nodes:
+        for value in filter(None, node.outputs):
+            if value.name in given or value.dtype is not None and value.shape is not None:
+                continue
+            dtype, shape = declared.get(value.name, (None, None))
+            dtype = value.dtype or dtype
+            compute = rule(node) if value is node.outputs[0] else None
+            out = compute(node, [None if v is None else v.shape for v in node.inputs]) if compute else None
+            shape = shape if out is None else out
+            if dtype is not None and (shape is not None or value.dtype is None):
+                hints.append(_value_info(value.name, dtype, shape, keep_symbols=False))
     return hints
 
 
@@ -168,7 +187,7 @@ def _value_info(name: str, dtype: DType, shape: tuple[Dim | None, ...] | None, *
             entry = info.type.tensor_type.shape.dim.add()
             if isinstance(dim, int):
                 entry.dim_value = dim
-            elif dim is not None and keep_symbols:
+            elif isinstance(dim, str) and keep_symbols:
                 entry.dim_param = dim
     return info
 

@@ -1,0 +1,112 @@
+"""Follows extents through the integer arithmetic that computes shapes at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnx_fusion.graph.model import Dim, Node, Value
+
+MAX_ELEMENTS = 64
+_MAX_DEPTH = 64
+
+Elements = list[Dim | None]
+"""The elements of a small integer tensor of rank 0 or 1: known, equal to a symbol's extent, or unknown."""
+
+
+def elements(value: Value | None, depth: int = 0) -> Elements | None:
+    """Return what is known of each element of `value`, None if it is no small integer vector or scalar."""
+    if value is None or depth > _MAX_DEPTH or value.dtype is None or value.dtype.text not in ("i64", "i32"):
+        return None
+    if value.weight is not None:
+        small = value.weight.size <= MAX_ELEMENTS and len(value.weight.shape) <= 1
+        return value.weight.array().reshape(-1).tolist() if small else None
+    node = value.producer
+    if node is None or node.domain or node.outputs[0] is not value or node.op_type not in _RULES:
+        return None
+    found = _RULES[node.op_type](node, depth + 1)
+    if found is None or len(found) > MAX_ELEMENTS:
+        return None
+    rank = None if value.shape is None else len(value.shape)
+    return found if rank in (0, 1) and (rank == 1 or len(found) == 1) else None
+
+
+def _shape(node: Node, depth: int) -> Elements | None:
+    shape = node.inputs[0].shape
+    return None if shape is None else list(
+        shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))])
+
+
+def _same(node: Node, depth: int) -> Elements | None:
+    return elements(node.inputs[0], depth)
+
+
+def _gather(node: Node, depth: int) -> Elements | None:
+    source, index = elements(node.inputs[0], depth), elements(node.inputs[1], depth)
+    if source is None or index is None or len(node.inputs[0].shape) != 1:
+        return None
+    if not all(isinstance(i, int) and -len(source) <= i < len(source) for i in index):
+        return None
+    return [source[i] for i in index]
+
+
+def _slice(node: Node, depth: int) -> Elements | None:
+    source = elements(node.inputs[0], depth)
+    if len(node.inputs) == 1:
+        starts, ends, steps = node.attrs.get("starts"), node.attrs.get("ends"), [1]
+    else:
+        starts, ends = elements(node.inputs[1], depth), elements(node.inputs[2], depth)
+        steps = elements(node.inputs[4], depth) if len(node.inputs) > 4 else [1]
+    bounds = (starts, ends, steps)
+    if source is None or any(bound is None or len(bound) != 1 or not isinstance(bound[0], int)
+                             for bound in bounds):
+        return None
+    start, end, step = (bound[0] for bound in bounds)
+    if step <= 0:
+        return None
+    return source[start:end:step]
+
+
+def _concat(node: Node, depth: int) -> Elements | None:
+    pieces = [elements(value, depth) for value in node.inputs]
+    return None if None in pieces else [element for piece in pieces for element in piece]
+
+
+def _arithmetic(compute: Callable[[int, int], int]) -> Callable[[Node, int], Elements | None]:
+    def apply(node: Node, depth: int) -> Elements | None:
+        a, b = (elements(value, depth) for value in node.inputs)
+        if a is None or b is None or len(a) != len(b) and 1 not in (len(a), len(b)):
+            return None
+        size = max(len(a), len(b)) if a and b else 0
+        pairs = zip(np.resize(np.array(a, object), size), np.resize(np.array(b, object), size), strict=True)
+        return [compute(x, y) if isinstance(x, int) and isinstance(y, int) else _neutral(node, x, y)
+                for x, y in pairs]
+
+    return apply
+
+
+def _neutral(node: Node, x: Dim | None, y: Dim | None) -> Dim | None:
+    """Return the operand that the other one leaves as it is, None if there is none."""
+    if y == {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}[node.op_type]:
+        return x
+    if x == {"Add": 0, "Mul": 1}.get(node.op_type):
+        return y
+    return None
+
+
+def _divide(x: int, y: int) -> int:
+    return 0 if y == 0 else int(abs(x) // abs(y)) * (1 if (x < 0) == (y < 0) else -1)
+
+
+_RULES: dict[str, Callable[[Node, int], Elements | None]] = {
+    "Shape": _shape,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    **dict.fromkeys(("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"), _same),
+    "Add": _arithmetic(lambda x, y: x + y),
+    "Sub": _arithmetic(lambda x, y: x - y),
+    "Mul": _arithmetic(lambda x, y: x * y),
+    "Div": _arithmetic(_divide),
+}
