@@ -1,0 +1,167 @@
+"""The Python API: a model in, a fused model out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import onnx
+
+from onnx_fusion.emit import Emitted, emit
+from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.fusion.grow import plan as plan_graph
+from onnx_fusion.fusion.plan import Plan, Region
+from onnx_fusion.fusion.policy import choose
+from onnx_fusion.fusion.target import Target
+from onnx_fusion.graph.load import Model, load
+from onnx_fusion.graph.model import Graph
+from onnx_fusion.graph.save import save, to_proto
+from onnx_fusion.graph.view import irs_bytes
+from onnx_fusion.lower import Lowered, lower
+from onnx_fusion.ops.stage import Refused
+from onnx_fusion.passes.pipeline import prepare
+from onnx_fusion.runtime.machine import refusal
+
+POLICIES = ("default", "all")
+Progress = Callable[[str, float], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """What `optimize_file` did. `irs_bytes_*` count all intermediate results; `notes` are sentences."""
+
+    nodes_before: int
+    nodes_after: int
+    regions: int
+    irs_bytes_before: int
+    irs_bytes_after: int
+    seconds: float
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A plan and its programs."""
+
+    model: Model
+    graph: Graph
+    plan: Plan
+    lowered: tuple[Lowered, ...]
+
+
+def plan(
+    model: str | os.PathLike | onnx.ModelProto,
+    *,
+    policy: str = "default",
+    strict: bool = False,
+    skip: Collection[str] = (),
+) -> Plan:
+    """Return what would be fused, and why the rest would not.
+
+    `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to make
+    the whole model faster). `skip` names nodes or op_types to leave as they are. Raises ModelError.
+    """
+    return _plan(model, policy, strict, skip, _silent).plan
+
+
+def optimize(
+    model: str | os.PathLike | onnx.ModelProto,
+    *,
+    policy: str = "default",
+    fallback: bool = True,
+    strict: bool = False,
+    skip: Collection[str] = (),
+    progress: Progress | None = None,
+) -> onnx.ModelProto:
+    """Return the model with its regions fused; see `plan` for the options.
+
+    With `fallback` each fused node carries a function of the original operators, so that the model also runs
+    without the native library. Raises ModelError; models above protobuf's 2 GB need `optimize_file`.
+    """
+    planned = _plan(model, policy, strict, skip, progress or _silent)
+    emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
+    return to_proto(emitted.proto, emitted.weights)
+
+
+def optimize_file(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    policy: str = "default",
+    fallback: bool = True,
+    strict: bool = False,
+    skip: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Summary:
+    """Write the optimized model of `source` to `target`, atomically, and return what was done.
+
+    External data is written beside `target` if the model is above 2 GB or came with it.
+    Raises ModelError for a bad model, OnnxFusionError if `target` is `source` or cannot be written.
+    """
+    start = time.perf_counter()
+    if os.path.exists(target) and os.path.samefile(source, target):
+        raise OnnxFusionError(f"{target}: is the input itself; choose another output file")
+    progress = progress or _silent
+    planned = _plan(source, policy, strict, skip, progress)
+    progress("emit", 0.0)
+    emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
+    progress("save", 0.0)
+    save(emitted.proto, emitted.weights, Path(target), external=planned.model.external)
+    progress("save", 1.0)
+    return _summary(planned, emitted, policy, time.perf_counter() - start)
+
+
+def _silent(step: str, fraction: float) -> None:
+    """Report nothing."""
+
+
+def _plan(
+    source: str | os.PathLike | onnx.ModelProto,
+    policy: str,
+    strict: bool,
+    skip: Collection[str],
+    progress: Progress,
+) -> Planned:
+    if policy not in POLICIES:
+        raise OnnxFusionError(f"policy '{policy}' is not one of {', '.join(POLICIES)}")
+    progress("load", 0.0)
+    model = load(source)
+    progress("prepare", 0.0)
+    graph = prepare(model, strict=strict)
+    progress("plan", 0.0)
+
+    def accept(region: Region) -> str | None:
+        try:
+            return refusal(lower(region, graph, strict=strict).program)
+        except Refused as reason:
+            return str(reason)
+
+    made = plan_graph(graph, Target(accept, take_yellow=True), skip)
+    if policy == "default":
+        made = choose(made, graph)
+    lowered = tuple(lower(region, graph, strict=strict) for region in made.regions)
+    progress("plan", 1.0)
+    return Planned(model, graph, made, lowered)
+
+
+def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) -> Summary:
+    graph = planned.graph
+    inner = [v for n in graph.nodes for v in n.outputs if v is not None and not v.is_output]
+    before = sum(irs_bytes(v) for v in inner)
+    saved = sum(r.irs_bytes_saved for r in planned.plan.regions)
+    notes = []
+    if not planned.plan.regions:
+        reason = "nothing is expected to run faster" if policy == "default" else "nothing can be"
+        notes.append(f"nothing was fused: {reason}; see 'explain --policy {policy}'")
+    return Summary(
+        len(planned.model.proto.graph.node),
+        len(emitted.proto.graph.node),
+        len(planned.plan.regions),
+        before,
+        before - saved,
+        seconds,
+        notes,
+    )

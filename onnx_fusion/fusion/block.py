@@ -1,0 +1,84 @@
+"""Blocks while they grow, and what keeps them legal on any graph.
+
+The paper's listing 1 has no test for convexity. Fusing `a` with `c` here would make the fused node
+wait for its own output:
+
+        a ---> b        {a, c} is not convex: a -> b -> c leaves it and comes back.
+         \\      \\
+          `-----> c
+
+Finished blocks count as one node each, so that two blocks cannot wait for each other either.
+"""
+
+from __future__ import annotations
+
+from onnx_fusion.graph.model import Graph, Node
+from onnx_fusion.ops.mapping import MappingType
+
+
+class Blocks:
+    """All blocks of a graph: which node is in which, and the order of nodes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.position = {node: k for k, node in enumerate(graph.nodes)}
+        self.of: dict[Node, Block] = {}
+
+    def free(self, node: Node) -> bool:
+        """Return whether the node is in no block."""
+        return node not in self.of
+
+    def group(self, node: Node) -> tuple[Node, ...] | list[Node]:
+        """Return the nodes that run with this one."""
+        block = self.of.get(node)
+        return (node,) if block is None else block.nodes
+
+    def reaches(self, sources: set[Node], starts: list[Node]) -> bool:
+        """Return whether a path leads from any of `sources` to any of `starts` (or one is the other)."""
+        lowest = min(self.position[n] for n in sources)
+        stack, seen = list(starts), set(starts)
+        while stack:
+            node = stack.pop()
+            if node in sources:
+                return True
+            members = self.group(node)
+            if max(self.position[m] for m in members) < lowest:
+                continue
+            for member in members:
+                for value in member.inputs:
+                    producer = value.producer if value is not None else None
+                    if producer is not None and producer not in seen:
+                        seen.add(producer)
+                        stack.append(producer)
+        return False
+
+    def convex_after(self, block: Block, node: Node) -> bool:
+        """Return whether `block` with `node` has no path that leaves it and comes back."""
+        members = {*block.nodes, node}
+        outside = []
+        for member in members:
+            for value in member.inputs:
+                producer = value.producer if value is not None else None
+                if producer is not None and producer not in members:
+                    outside.append(producer)
+        return not outside or not self.reaches(members, list(dict.fromkeys(outside)))
+
+
+class Block:
+    """A growing region: nodes in the order they joined, and the block's own mapping type."""
+
+    def __init__(self, seed: Node, mapping: MappingType) -> None:
+        self.nodes = [seed]
+        self.mapping = mapping
+        self.types = [mapping]
+
+    def join(self, node: Node, mapping: MappingType) -> None:
+        """Add a node; `mapping` is the type of the block with it."""
+        self.nodes.append(node)
+        self.mapping = mapping
+        self.types.append(mapping)
+
+    def drop(self) -> Node:
+        """Remove the node that joined last."""
+        self.types.pop()
+        self.mapping = self.types[-1]
+        return self.nodes.pop()

@@ -1,0 +1,22 @@
+"""What the planner asks of the machine it plans for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from onnx_fusion.fusion.plan import Region
+
+MAX_NODES = 256
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Target:
+    """`accept(region)` returns None if the machine can run it, else the reason; `is_wanted` likewise for
+    yellow cells of the table (producer block or node, consumer), None meaning that it pays.
+    `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2)."""
+
+    accept: Callable[[Region], str | None]
+    max_inputs: int = 64
+    max_nodes: int = MAX_NODES
+    take_yellow: bool = True

@@ -1,0 +1,5 @@
+"""Region -> tile program."""
+
+from onnx_fusion.lower.region import Lowered, lower
+
+__all__ = ["Lowered", "lower"]

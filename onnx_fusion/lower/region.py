@@ -1,0 +1,309 @@
+"""Lowering: a region of nodes becomes one tile program.
+
+Every value of the region becomes a lazy `Tensor` (ops/stage.py). Writing the program means choosing
+which of them are stored: the region's outputs always, and those a stage asked for (`NeedsTemp`).
+
+    outputs and temps, last first --> one stage each, at its own letters
+                                       |  an output met on the way whose elements are all passed is stored there
+                                       |  a letter met as i // 64 and i % 64 is split into two, and the stage redone
+                                       |  a tensor that would be computed twice becomes a temp, and all is redone
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.errors import ProgramError
+from onnx_fusion.fusion.plan import Region
+from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.lower.split import find_split
+from onnx_fusion.ops import table
+from onnx_fusion.ops.row import Site
+from onnx_fusion.ops.stage import NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program import model as tp
+from onnx_fusion.program.text import print_program
+from onnx_fusion.program.verify import verify
+
+MAX_INPUTS = 64
+MAX_SPLITS = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Lowered:
+    """A region and its tile program; program inputs x0, x1, ... are `inputs` in order."""
+
+    region: Region
+    program: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+def lower(region: Region, graph: Graph, *, strict: bool = False) -> Lowered:
+    """Return the region's tile program.
+
+    Raises `Refused` with the reason if there is none: an element type without instructions, a shape
+    that depends on data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
+    """
+    draft = _Draft(graph)
+    for node in region.nodes:
+        draft.add(node)
+    roots = [draft.tensors[v] for v in region.outputs]
+    if len(set(roots)) != len(roots):
+        raise Refused("two outputs are the same value")
+    stages, temps = _assemble(draft, roots)
+    return draft.finish(region, roots, temps, stages, strict)
+
+
+class _Draft:
+    """The lazy tensors of a region, and the inputs found so far."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.tensors: dict[Value, Tensor] = {}
+        self.sources: dict[Tensor, Value] = {}
+        self.symbols: dict[str, str] = {}
+
+    def add(self, node: Node) -> None:
+        """Give the node's outputs their tensors."""
+        row = table.find(node)
+        if row.lower is None:
+            raise Refused(row.reason or f"{node.op_type} is opaque")
+        inputs = tuple(None if v is None else self.tensor(v) for v in node.inputs)
+        given = tuple(None if v is None else self.known(v) for v in node.outputs)
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        site = Site(node, inputs, self.graph.opsets.get(domain, 1), given)
+        try:
+            made = row.lower(site)
+        except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise Refused(f"{node.op_type} is not valid here ({error})") from error
+        for position, value in enumerate(node.outputs):
+            if value is None:
+                continue
+            if position >= len(made) or made[position] is None:
+                raise Refused(f"{node.op_type}: output {position} is not supported")
+            self.tensors[value] = made[position]
+
+    def tensor(self, value: Value) -> Tensor:
+        """Return a value's tensor; one from outside the region is read from memory."""
+        tensor = self.tensors.get(value)
+        if tensor is None:
+            tensor = self.literal(value) or self.source(value)
+            self.tensors[value] = tensor
+        return tensor
+
+    def literal(self, value: Value) -> Tensor | None:
+        """Return a constant of one element as a literal of the program."""
+        weight = value.weight
+        if weight is None or weight.dtype is None or weight.dtype is DType.BF16:
+            return None
+        if any(d != 1 for d in weight.shape):
+            return None
+        number = weight.array().reshape(()).item()
+        shape = tuple(ex.const(1) for _ in weight.shape)
+        dtype = weight.dtype
+        return Tensor(dtype, shape, lambda stage, index, guard: stage.const(dtype, number))
+
+    def source(self, value: Value) -> Tensor:
+        """Return a tensor that is read from one of the node's inputs."""
+        if value.dtype is None:
+            raise Refused(f"'{value.name}' has an element type that programs do not have")
+        if value.shape is None:
+            raise Refused(f"the rank of '{value.name}' is not known")
+        shape = tuple(self.extent(d) for d in value.shape)
+
+        def read(stage: Stage, index: tuple, guard: object) -> tp.Ref:
+            raise NeedsTemp(tensor)
+
+        tensor = Tensor(value.dtype, shape, read, 0, True)
+        self.sources[tensor] = value
+        return tensor
+
+    def extent(self, dim: int | str) -> ex.Expr:
+        """Return a dim as an expression; each symbol becomes one name."""
+        if isinstance(dim, int):
+            return ex.const(dim)
+        return ex.dim(self.symbols.setdefault(dim, f"D{len(self.symbols)}"))
+
+    def known(self, value: Value) -> tuple[ex.Expr, ...] | None:
+        """Return a value's inferred shape, None if it has extents that no input gives."""
+        if value.shape is None:
+            return None
+        if any(isinstance(d, str) and d not in self.symbols for d in value.shape):
+            return None
+        return tuple(self.extent(d) for d in value.shape)
+
+    def finish(
+        self,
+        region: Region,
+        roots: list[Tensor],
+        temps: dict[Tensor, str],
+        stages: list[tp.Stage],
+        strict: bool,
+    ) -> Lowered:
+        """Return the program of the stages, its inputs numbered in the order they are first read."""
+        loaded = {
+            line.tensor for stage in stages for line in stage.body if isinstance(line, tp.Load)
+        }
+        names = {t: f"s{t.serial}" for t in self.sources}
+        used = [t for t in self.sources if names[t] in loaded]
+        used = self.with_binders(used, [*roots, *temps], stages)
+        if len(used) > MAX_INPUTS:
+            raise Refused(f"{len(used)} inputs, and at most {MAX_INPUTS} are allowed")
+        rename = {names[t]: f"x{k}" for k, t in enumerate(used)}
+        dims = {d for t in used for e in t.shape for d in e.dims()}
+        order = list(dict.fromkeys(d for t in used for e in t.shape for d in sorted(e.dims())))
+        assert dims == set(order)
+        rename_dims = {d: ex.dim(f"D{k}") for k, d in enumerate(order)}
+        again = lambda e: ex.substitute(e, rename_dims) if e.dims() else e  # noqa: E731
+        program = tp.Program(
+            strict,
+            tuple(
+                tp.Input(f"x{k}", t.dtype, tuple(map(again, t.shape))) for k, t in enumerate(used)
+            ),
+            (),
+            tuple(tp.Tensor(n, t.dtype, tuple(map(again, t.shape))) for t, n in temps.items()),
+            tuple(
+                tp.Tensor(f"y{k}", t.dtype, tuple(map(again, t.shape)))
+                for k, t in enumerate(roots)
+            ),
+            tuple(_rename(stage, rename, again) for stage in stages),
+        )
+        try:
+            verify(program)
+        except ProgramError as error:
+            raise Refused(f"its program is not valid ({error})") from error
+        text = print_program(program)
+        inputs = tuple(self.sources[t] for t in used)
+        return Lowered(region, text, inputs, region.outputs)
+
+    def with_binders(
+        self, used: list[Tensor], others: list[Tensor], stages: list[tp.Stage]
+    ) -> list[Tensor]:
+        """Return `used` and the inputs that give the extents which no used one has."""
+        needed = {d for t in (*used, *others) for e in t.shape for d in e.dims()}
+        for stage in stages:
+            for _, extent in stage.letters:
+                needed |= extent.dims()
+        have = {d for t in used for e in t.shape for d in e.dims()}
+        for tensor in self.sources:
+            found = {d for e in tensor.shape for d in e.dims()} & needed - have
+            if found:
+                used.append(tensor)
+                have |= found
+        if needed - have:
+            raise Refused("an extent that no input gives")
+        return [t for t in self.sources if t in set(used)]
+
+
+def _assemble(
+    draft: _Draft, roots: list[Tensor]
+) -> tuple[list[tp.Stage], dict[Tensor, str]]:
+    """Return the stages in order, and the temps they need."""
+    forced: dict[Tensor, None] = {}
+    for _ in range(64):
+        try:
+            stages = _attempt(draft, roots, list(forced))
+        except NeedsTemp as need:
+            if need.tensor in draft.sources or need.tensor in forced:
+                raise Refused("an index map that memory cannot answer") from None
+            forced[need.tensor] = None
+            continue
+        temps = [t for t in sorted(forced, key=lambda t: t.serial) if t not in roots]
+        return stages, {t: f"t{k}" for k, t in enumerate(temps)}
+    raise Refused("too many intermediate tensors")
+
+
+def _attempt(draft: _Draft, roots: list[Tensor], forced: list[Tensor]) -> list[tp.Stage]:
+    """Return the stages if no further tensor needs to be stored."""
+    outputs = {t: f"y{k}" for k, t in enumerate(roots)}
+    temps = [t for t in sorted(forced, key=lambda t: t.serial) if t not in outputs]
+    names = {**outputs, **{t: f"t{k}" for k, t in enumerate(temps)}}
+    memory = {t: f"s{t.serial}" for t in draft.sources}
+    memory.update({t: names[t] for t in forced})
+    absorbed: set[Tensor] = set()
+    stages: list[tuple[int, tp.Stage]] = []
+    for root in sorted(names, key=lambda t: -t.serial):
+        if root in absorbed:
+            continue
+        stored = {t: n for t, n in memory.items() if t is not root}
+        free = {t: n for t, n in outputs.items() if t not in memory and t is not root}
+        stage, taken = _build(root, names[root], stored, free)
+        twice = absorbed.intersection(taken)
+        if twice:
+            raise NeedsTemp(min(twice, key=lambda t: t.serial))
+        absorbed.update(taken)
+        stages.append((root.serial, stage))
+    return [stage for _, stage in sorted(stages, key=lambda s: s[0])]
+
+
+def _build(
+    root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str]
+) -> tuple[tp.Stage, list[Tensor]]:
+    """Return the stage that stores `root`, and the outputs it stored on the way."""
+    splits: dict[Hashable, tuple[ex.Expr, ...]] = {}
+    for _ in range(MAX_SPLITS):
+        stage = Stage(stored, splits, absorb, root)
+        index = tuple(stage.axis(k, extent)[0] for k, extent in enumerate(root.shape))
+        need: NeedsTemp | None = None
+        try:
+            value = stage.read(root, index, None)
+            stage.store(name, index, value)
+        except NeedsTemp as asked:
+            need = asked
+        found = find_split(stage)
+        if found is not None:
+            key, factors = found
+            splits[key] = factors
+            continue
+        if need is not None:
+            raise need
+        _check_form(stage)
+        letters = tuple((n, e) for n, e in stage.extents.items())
+        return tp.Stage(letters, tuple(stage.body)), list(stage.absorbed)
+    raise Refused("index maps that do not split into letters")
+
+
+def _check_form(stage: Stage) -> None:
+    """Raise NeedsTemp for what keeps the stage from being of a form that machines run (section 8)."""
+    if stage.unclean:
+        raise NeedsTemp(stage.unclean[0])
+    dots, reductions = stage.dots, stage.reductions
+    inner = [owner for owner, *_ in (*dots, *reductions) if owner is not stage.root]
+    if len(dots) > 1 or (dots and reductions) or len({r for _, r in reductions}) > 1:
+        raise NeedsTemp(min(inner, key=lambda t: t.serial))
+    if dots:
+        owner, kept, reduced = dots[0]
+        letters = set(stage.extents) - reduced
+        stray = letters - kept
+        for _, extent in ((n, stage.extents[n]) for n in stray):
+            if owner is not stage.root and ex.as_int(extent) != 1:
+                raise NeedsTemp(owner)
+
+
+def _rename(
+    stage: tp.Stage, tensors: dict[str, str], again: Callable[[ex.Expr], ex.Expr]
+) -> tp.Stage:
+    """Return the stage with inputs and dims renamed."""
+
+    def index(entries: tuple) -> tuple:
+        return tuple(again(e) if isinstance(e, ex.Expr) else e for e in entries)
+
+    def line(entry: tp.Instruction | tp.Store) -> tp.Instruction | tp.Store:
+        match entry:
+            case tp.Load(tensor, at, fill):
+                return tp.Load(tensors.get(tensor, tensor), index(at), fill)
+            case tp.Index(value):
+                return tp.Index(again(value))
+            case tp.Select(conds, a, b):
+                return tp.Select(
+                    tuple(tp.Cond(again(c.left), c.op, again(c.right)) for c in conds), a, b
+                )
+            case tp.Store(tensor, at, value):
+                return tp.Store(tensor, index(at), value)
+        return entry
+
+    letters = tuple((name, again(extent)) for name, extent in stage.letters)
+    return tp.Stage(letters, tuple(map(line, stage.body)))

@@ -1,0 +1,56 @@
+"""Splitting letters so that index maps need no division.
+
+Reading [S, 768] as [S, 12, 64] makes maps of j // 64 and j % 64. With j = 64 * h + d as two letters
+both are letters again, and every map is affine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+
+from onnx_fusion.ops.stage import Stage, is_one
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program.algebra import Atom
+
+
+def find_split(stage: Stage) -> tuple[Hashable, tuple[ex.Expr, ...]] | None:
+    """Return the first axis that a map divides evenly, and the extents to split it into.
+
+    None if no map divides a letter by a divisor of its extent.
+    """
+    for index in stage.maps:
+        for atom in divisions(index):
+            name = bare_letter(atom.left)
+            if name is None or name not in stage.extents:
+                continue
+            extent, by = stage.extents[name], atom.right
+            quotient = ex.simplify(extent // by, {})
+            if quotient * by != extent or is_one(quotient) or is_one(by):
+                continue
+            key, position = stage.owner[name]
+            old = [stage.extents[n] for n, (k, _) in stage.owner.items() if k == key]
+            return key, (*old[:position], quotient, by, *old[position + 1 :])
+    return None
+
+
+def divisions(index: ex.Expr) -> Iterator[Atom]:
+    """Yield the `//` and `%` of an expression, inner ones first."""
+    for factors in index.terms:
+        for atom in factors:
+            if atom.kind in ("dim", "letter"):
+                continue
+            yield from divisions(atom.left)
+            if atom.right is not None:
+                yield from divisions(atom.right)
+            if atom.kind in ("//", "%"):
+                yield atom
+
+
+def bare_letter(index: ex.Expr) -> str | None:
+    """Return the name of a letter that stands alone."""
+    if index.constant or len(index.terms) != 1:
+        return None
+    ((factors, coefficient),) = index.terms.items()
+    if coefficient != 1 or len(factors) != 1 or factors[0].kind != "letter":
+        return None
+    return factors[0].left

@@ -1,0 +1,381 @@
+"""Rows of the element-wise operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from onnx_fusion import dtypes
+from onnx_fusion.dtypes import DType
+from onnx_fusion.graph.model import Node
+from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.row import Row, Site, broadcast, pointwise
+from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program.model import Ref
+
+F = (DType.F32, DType.F64)
+N = (DType.F32, DType.F64, DType.I32, DType.I64)
+B = (DType.BOOL,)
+NB = N + B
+
+
+def mapping(node: Node) -> MappingType:
+    """Return one-to-one, or one-to-many if an activation is broadcast (dnnfusion.md, appendix A).
+
+    Broadcasting a constant is what the kernel pays, and changes nothing in how outputs depend on
+    activations.
+    """
+    out = node.outputs[0]
+    for value in node.inputs:
+        if value is None or value.weight is not None or out.shape is None or value.shape is None:
+            continue
+        if value.shape != out.shape and elements(value.shape) != 1:
+            return MappingType.ONE_TO_MANY
+    return MappingType.ONE_TO_ONE
+
+
+def elements(shape: tuple) -> int | None:
+    """Return the number of elements, None if it depends on symbols."""
+    return math.prod(shape) if all(isinstance(d, int) for d in shape) else None
+
+
+def need(tensor: Tensor, allowed: tuple[DType, ...]) -> None:
+    """Refuse an element type that there is no instruction for."""
+    if tensor.dtype not in allowed:
+        raise Refused(f"element type {tensor.dtype} has no such instruction")
+
+
+def row(
+    op_type: str,
+    allowed: tuple[DType, ...],
+    write: Callable,
+    *,
+    result: DType | None = None,
+    flops: float = 1.0,
+    steps: int = 1,
+    same: bool = True,
+) -> Row:
+    """Return the row of an operator that is `write(stage, site, *elements)` on broadcast inputs."""
+
+    def lower(site: Site) -> list[Tensor | None]:
+        tensors = tuple(t for t in site.inputs if t is not None)
+        for tensor in tensors if same else tensors[:1]:
+            need(tensor, allowed)
+        if same and len({t.dtype for t in tensors}) > 1:
+            raise Refused("its inputs differ in element type")
+        shape = broadcast(t.shape for t in tensors)
+        dtype = result or tensors[0].dtype
+        return [pointwise(shape, dtype, tensors, lambda s, *r: write(s, site, *r), steps)]
+
+    return Row(op_type, mapping, lower, flops=flops)
+
+
+def unary(op_type: str, op: str, allowed: tuple[DType, ...] = F, flops: float = 1.0) -> Row:
+    """Return the row of an operator that is one instruction of one input."""
+    result = DType.BOOL if op in ("is_nan", "is_inf") else None
+    write = lambda s, site, a: s.apply(op, a)  # noqa: E731
+    return row(op_type, allowed, write, result=result, flops=flops)
+
+
+def binary(
+    op_type: str, op: str, allowed: tuple[DType, ...] = N, result: DType | None = None
+) -> Row:
+    """Return the row of an operator that is one instruction of two inputs."""
+    write = lambda s, site, a, b: s.apply(op, a, b)  # noqa: E731
+    return row(op_type, allowed, write, result=result)
+
+
+def variadic(op_type: str, op: str, after: Callable | None = None) -> Row:
+    """Return the row of an operator that folds one instruction over all its inputs."""
+
+    def write(s: Stage, site: Site, *refs: Ref) -> Ref:
+        total = refs[0]
+        for ref in refs[1:]:
+            total = s.apply(op, total, ref)
+        return after(s, total, len(refs)) if after else total
+
+    return row(op_type, N, write)
+
+
+def like(s: Stage, a: Ref, value: float) -> Ref:
+    """Write `value` as a literal of a's type."""
+    return s.const(s.type_of(a), value)
+
+
+def clamp(s: Stage, a: Ref, low: Ref | None, high: Ref | None) -> Ref:
+    """Write min(max(a, low), high)."""
+    if low is not None:
+        a = s.apply("max", a, low)
+    return s.apply("min", a, high) if high is not None else a
+
+
+def positive(s: Stage, a: Ref) -> Ref:
+    """Write a > 0."""
+    return s.apply("lt", like(s, a, 0), a)
+
+
+def relu(s: Stage, site: Site, a: Ref) -> Ref:
+    return s.apply("max", a, like(s, a, 0))
+
+
+def leaky_relu(s: Stage, site: Site, a: Ref) -> Ref:
+    scaled = s.apply("mul", a, like(s, a, site.attr("alpha", 0.01)))
+    return s.apply("where", s.apply("lt", a, like(s, a, 0)), scaled, a)
+
+
+def prelu(s: Stage, site: Site, a: Ref, slope: Ref) -> Ref:
+    return s.apply("where", s.apply("lt", a, like(s, a, 0)), s.apply("mul", a, slope), a)
+
+
+def elu(s: Stage, site: Site, a: Ref) -> Ref:
+    grown = s.apply("sub", s.apply("exp", a), like(s, a, 1))
+    grown = s.apply("mul", grown, like(s, a, site.attr("alpha", 1.0)))
+    return s.apply("where", s.apply("lt", a, like(s, a, 0)), grown, a)
+
+
+def selu(s: Stage, site: Site, a: Ref) -> Ref:
+    alpha = site.attr("alpha", 1.67326319217681884765625)
+    gamma = site.attr("gamma", 1.05070102214813232421875)
+    grown = s.apply("mul", s.apply("sub", s.apply("exp", a), like(s, a, 1)), like(s, a, alpha))
+    kept = s.apply("where", positive(s, a), a, grown)
+    return s.apply("mul", kept, like(s, a, gamma))
+
+
+def celu(s: Stage, site: Site, a: Ref) -> Ref:
+    alpha = site.attr("alpha", 1.0)
+    zero = like(s, a, 0)
+    grown = s.apply("exp", s.apply("div", a, like(s, a, alpha)))
+    grown = s.apply("mul", s.apply("sub", grown, like(s, a, 1)), like(s, a, alpha))
+    return s.apply("add", s.apply("max", zero, a), s.apply("min", zero, grown))
+
+
+def softplus(s: Stage, site: Site | None, a: Ref) -> Ref:
+    """log(1 + exp(a)), written so that exp does not overflow."""
+    tail = s.apply("exp", s.apply("neg", s.apply("abs", a)))
+    tail = s.apply("log", s.apply("add", tail, like(s, a, 1)))
+    return s.apply("add", s.apply("max", a, like(s, a, 0)), tail)
+
+
+def softsign(s: Stage, site: Site, a: Ref) -> Ref:
+    return s.apply("div", a, s.apply("add", s.apply("abs", a), like(s, a, 1)))
+
+
+def hard_sigmoid(s: Stage, a: Ref, alpha: float, beta: float) -> Ref:
+    scaled = s.apply("add", s.apply("mul", a, like(s, a, alpha)), like(s, a, beta))
+    return clamp(s, scaled, like(s, a, 0), like(s, a, 1))
+
+
+def gelu(s: Stage, site: Site, a: Ref) -> Ref:
+    """ONNX Gelu, in the exact or the tanh form."""
+    half = s.apply("mul", a, like(s, a, 0.5))
+    if site.attr("approximate", "none") == "tanh":
+        cube = s.apply("mul", s.apply("mul", a, a), s.apply("mul", a, like(s, a, 0.044715)))
+        inner = s.apply("mul", s.apply("add", a, cube), like(s, a, math.sqrt(2 / math.pi)))
+        grown = s.apply("tanh", inner)
+    else:
+        grown = s.apply("erf", s.apply("mul", a, like(s, a, math.sqrt(0.5))))
+    return s.apply("mul", half, s.apply("add", grown, like(s, a, 1)))
+
+
+def mish(s: Stage, site: Site, a: Ref) -> Ref:
+    return s.apply("mul", a, s.apply("tanh", softplus(s, None, a)))
+
+
+def swish(s: Stage, site: Site, a: Ref) -> Ref:
+    scaled = s.apply("mul", a, like(s, a, site.attr("alpha", 1.0)))
+    return s.apply("mul", a, s.apply("sigmoid", scaled))
+
+
+def hard_swish(s: Stage, site: Site, a: Ref) -> Ref:
+    return s.apply("mul", a, hard_sigmoid(s, a, 1 / 6, 0.5))
+
+
+def thresholded_relu(s: Stage, site: Site, a: Ref) -> Ref:
+    above = s.apply("lt", like(s, a, site.attr("alpha", 1.0)), a)
+    return s.apply("where", above, a, like(s, a, 0))
+
+
+def shrink(s: Stage, site: Site, a: Ref) -> Ref:
+    bias, lambd = site.attr("bias", 0.0), site.attr("lambd", 0.5)
+    up = s.apply("add", a, like(s, a, bias))
+    down = s.apply("sub", a, like(s, a, bias))
+    inner = s.apply("where", s.apply("lt", like(s, a, lambd), a), down, like(s, a, 0))
+    return s.apply("where", s.apply("lt", a, like(s, a, -lambd)), up, inner)
+
+
+def reciprocal(s: Stage, site: Site, a: Ref) -> Ref:
+    return s.apply("div", like(s, a, 1), a)
+
+
+def is_inf(s: Stage, site: Site, a: Ref) -> Ref:
+    found = s.apply("is_inf", a)
+    if not site.attr("detect_positive", 1):
+        found = s.apply("and", found, s.apply("lt", a, like(s, a, 0)))
+    if not site.attr("detect_negative", 1):
+        found = s.apply("and", found, positive(s, a))
+    return found
+
+
+def swapped(op: str) -> Callable:
+    return lambda s, site, a, b: s.apply(op, b, a)
+
+
+def modulo(s: Stage, site: Site, a: Ref, b: Ref) -> Ref:
+    if s.type_of(a) in F and not site.attr("fmod", 0):
+        raise Refused("Mod of floats needs fmod=1 (ONNX Mod)")
+    return s.apply("fmod" if site.attr("fmod", 0) else "mod", a, b)
+
+
+def mean(s: Stage, total: Ref, count: int) -> Ref:
+    return s.apply("div", total, like(s, total, count))
+
+
+def lower_pow(site: Site) -> list[Tensor | None]:
+    """Return Pow; a constant small exponent becomes multiplications or a square root."""
+    base, exponent = site.x(0), site.x(1)
+    need(base, F)
+    value = site.node.inputs[1]
+    known = None
+    if value.weight is not None and value.weight.array().size == 1:
+        known = float(value.weight.array().reshape(()))
+        shape = broadcast([base.shape, exponent.shape])
+
+    def power(s: Stage, a: Ref, b: Ref | None = None) -> Ref:
+        if known == 2:
+            return s.apply("mul", a, a)
+        if known == 3:
+            return s.apply("mul", s.apply("mul", a, a), a)
+        if known == 1:
+            return a
+        if known == 0.5:
+            return s.apply("pow", a, like(s, a, 0.5))
+        if known is not None:
+            return s.apply("pow", a, like(s, a, known))
+        return s.apply("pow", a, s.cast(s.type_of(a), b))
+
+    if known is not None:
+        return [pointwise(shape, base.dtype, (base,), power)]
+    need(exponent, N)
+    shape = broadcast([base.shape, exponent.shape])
+    return [pointwise(shape, base.dtype, (base, exponent), power)]
+
+
+def lower_clip(site: Site) -> list[Tensor | None]:
+    """Return Clip: bounds are attributes below opset 11, inputs from then on."""
+    x = site.x(0)
+    need(x, N)
+    low, high = site.maybe(1), site.maybe(2)
+    extra = tuple(t for t in (low, high) if t is not None)
+
+    def write(s: Stage, a: Ref, *bounds: Ref) -> Ref:
+        left = list(bounds)
+        least = left.pop(0) if low is not None else None
+        most = left.pop(0) if high is not None else None
+        if "min" in site.node.attrs:
+            least = like(s, a, site.attr("min"))
+        if "max" in site.node.attrs:
+            most = like(s, a, site.attr("max"))
+        return clamp(s, a, least, most)
+
+    return [pointwise(x.shape, x.dtype, (x, *map(flatten_scalar, extra)), write, 2)]
+
+
+def flatten_scalar(tensor: Tensor) -> Tensor:
+    """Return a one-element tensor as a scalar."""
+    if any(ex.as_int(d) != 1 for d in tensor.shape):
+        raise Refused("a bound that is not a scalar")
+    zeros = tuple(ex.const(0) for _ in tensor.shape)
+    return Tensor(tensor.dtype, (), lambda s, i, g: tensor.at(s, zeros, g), tensor.steps)
+
+
+MOVABLE = tuple(d for d in DType if d is not DType.BF16)
+
+
+def lower_cast(site: Site) -> list[Tensor | None]:
+    """Return Cast and CastLike."""
+    x = site.x(0)
+    if site.node.op_type == "CastLike":
+        to = site.x(1).dtype
+    else:
+        to = dtypes.from_onnx(int(site.attr("to", 0)))
+    if to is None or to not in NB or x.dtype not in NB:
+        raise Refused(f"no cast from {x.dtype} to {to}")
+    return [pointwise(x.shape, to, (x,), lambda s, a: s.cast(to, a))]
+
+
+def lower_where(site: Site) -> list[Tensor | None]:
+    """Return Where."""
+    cond, a, b = site.x(0), site.x(1), site.x(2)
+    need(a, MOVABLE)
+    shape = broadcast([cond.shape, a.shape, b.shape])
+    write = lambda s, c, x, y: s.apply("where", c, x, y)  # noqa: E731
+    return [pointwise(shape, a.dtype, (cond, a, b), write)]
+
+
+def lower_batchnorm(site: Site) -> list[Tensor | None]:
+    """Return BatchNormalization at inference: (x - mean) / sqrt(var + epsilon) * scale + bias."""
+    if site.attr("training_mode", 0) or any(site.output_used(i) for i in (1, 2, 3, 4)):
+        raise Refused("BatchNormalization in training mode")
+    if not site.attr("spatial", 1):
+        raise Refused("BatchNormalization with spatial=0")
+    x = site.x(0)
+    if {t.dtype for t in site.inputs} != {DType.F32}:
+        raise Refused("element types other than f32")
+    epsilon = site.attr("epsilon", 1e-5)
+    scale, bias, mean_, var = (site.x(i) for i in (1, 2, 3, 4))
+
+    def read(stage: Stage, index: tuple, guard: object) -> Ref:
+        channel = (index[1] if x.rank > 1 else ex.const(0),)
+        if guard not in (None, ANY):
+            raise NeedsTemp(tensor)
+        s, b, m, v = (t.at(stage, channel, guard) for t in (scale, bias, mean_, var))
+        spread = stage.apply("sqrt", stage.apply("add", v, like(stage, v, epsilon)))
+        factor = stage.apply("div", s, spread)
+        centred = stage.apply("sub", x.at(stage, index, guard), m)
+        return stage.apply("add", stage.apply("mul", centred, factor), b)
+
+    tensor = Tensor(DType.F32, x.shape, read, x.steps + 3)
+    return [tensor]
+
+
+def fused(function: Callable) -> Callable:
+    return lambda s, site, a: function(s, a, site.attr("alpha", 0.2), site.attr("beta", 0.5))
+
+
+EXPENSIVE = 8.0
+
+ROWS = [
+    unary("Abs", "abs", N), unary("Neg", "neg", N), unary("Sign", "sign", N),
+    unary("Sqrt", "sqrt"), unary("Exp", "exp", flops=EXPENSIVE), unary("Log", "log", flops=EXPENSIVE),
+    unary("Sin", "sin", flops=EXPENSIVE), unary("Cos", "cos", flops=EXPENSIVE),
+    unary("Tan", "tan", flops=EXPENSIVE), unary("Asin", "asin", flops=EXPENSIVE),
+    unary("Acos", "acos", flops=EXPENSIVE), unary("Atan", "atan", flops=EXPENSIVE),
+    unary("Sinh", "sinh", flops=EXPENSIVE), unary("Cosh", "cosh", flops=EXPENSIVE),
+    unary("Tanh", "tanh", flops=EXPENSIVE), unary("Asinh", "asinh", flops=EXPENSIVE),
+    unary("Acosh", "acosh", flops=EXPENSIVE), unary("Atanh", "atanh", flops=EXPENSIVE),
+    unary("Erf", "erf", flops=EXPENSIVE), unary("Sigmoid", "sigmoid", flops=EXPENSIVE),
+    unary("Floor", "floor"), unary("Ceil", "ceil"), unary("Round", "round"),
+    unary("IsNaN", "is_nan"), unary("Not", "not", B), unary("BitwiseNot", "not", (DType.I32, DType.I64)),
+    row("IsInf", F, is_inf, result=DType.BOOL),
+    row("Reciprocal", F, reciprocal), row("Relu", N, relu), row("LeakyRelu", F, leaky_relu),
+    row("PRelu", F, prelu), row("Elu", F, elu, flops=EXPENSIVE), row("Selu", F, selu, flops=EXPENSIVE),
+    row("Celu", F, celu, flops=EXPENSIVE), row("Softplus", F, softplus, flops=2 * EXPENSIVE),
+    row("Softsign", F, softsign), row("Gelu", F, gelu, flops=EXPENSIVE), row("Mish", F, mish, flops=3 * EXPENSIVE),
+    row("Swish", F, swish, flops=EXPENSIVE), row("HardSwish", F, hard_swish), row("Shrink", F, shrink),
+    row("HardSigmoid", F, fused(hard_sigmoid)), row("ThresholdedRelu", F, thresholded_relu),
+    binary("Add", "add"), binary("Sub", "sub"), binary("Mul", "mul"), binary("Div", "div"),
+    row("Mod", N, modulo), variadic("Min", "min"), variadic("Max", "max"), variadic("Sum", "add"),
+    variadic("Mean", "add", mean),
+    binary("And", "and", B), binary("Or", "or", B), binary("Xor", "xor", B),
+    binary("BitwiseAnd", "and", (DType.I32, DType.I64)), binary("BitwiseOr", "or", (DType.I32, DType.I64)),
+    binary("BitwiseXor", "xor", (DType.I32, DType.I64)),
+    binary("Equal", "eq", NB, DType.BOOL), binary("Less", "lt", N, DType.BOOL),
+    binary("LessOrEqual", "le", N, DType.BOOL),
+    row("Greater", N, swapped("lt"), result=DType.BOOL),
+    row("GreaterOrEqual", N, swapped("le"), result=DType.BOOL),
+    Row("Pow", mapping, lower_pow, flops=EXPENSIVE), Row("Clip", mapping, lower_clip),
+    Row("Cast", mapping, lower_cast), Row("CastLike", mapping, lower_cast),
+    Row("Where", mapping, lower_where),
+    Row("BatchNormalization", MappingType.ONE_TO_ONE, lower_batchnorm, flops=4.0),
+]  # fmt: skip

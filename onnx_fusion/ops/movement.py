@@ -1,0 +1,522 @@
+"""Rows of the operators that only move elements: each is an index map, and costs no instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.graph.model import Node
+from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.row import Row, Site, axis_of, broadcast, constant, ints
+from onnx_fusion.ops.stage import (
+    ANY,
+    Guard,
+    Index,
+    NeedsTemp,
+    Refused,
+    Stage,
+    Tensor,
+    is_one,
+    literal,
+)
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program.model import Cond, Ref
+
+Shape = tuple[ex.Expr, ...]
+MOVABLE = frozenset(DType) - {DType.BF16, DType.F16}
+
+
+def moved(
+    source: Tensor,
+    shape: Shape,
+    index_of: Callable[[Stage, tuple[Index, ...]], tuple[Index, ...]],
+    *,
+    keeps_outside: bool = False,
+) -> Tensor:
+    """Return the tensor that reads `source` at `index_of(stage, index)`.
+
+    `keeps_outside` says that an index outside maps to an index outside, so that a fill value passes
+    through (a transpose does this, a reshape does not).
+    """
+    if source.dtype not in MOVABLE:
+        raise Refused(f"element type {source.dtype}")
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY) and not keeps_outside:
+            raise NeedsTemp(tensor)
+        return source.at(stage, index_of(stage, index), guard)
+
+    tensor = Tensor(source.dtype, shape, read, source.steps, source.is_source and keeps_outside)
+    return tensor
+
+
+def number(entry: Index, tensor: Tensor) -> ex.Expr:
+    """Return an index entry on which arithmetic is possible; store `tensor` first if it is data."""
+    if isinstance(entry, Ref):
+        raise NeedsTemp(tensor)
+    return entry
+
+
+def transpose(source: Tensor, perm: list[int]) -> Tensor:
+    """Return `source` with its axes permuted: axis k of the result is axis perm[k] of the source."""
+    if sorted(perm) != list(range(source.rank)):
+        raise Refused(f"perm {perm} is not a permutation of {source.rank} axes")
+    shape = tuple(source.shape[p] for p in perm)
+    back = [perm.index(axis) for axis in range(source.rank)]
+    return moved(source, shape, lambda s, i: tuple(i[b] for b in back), keeps_outside=True)
+
+
+def product(extents: Shape) -> ex.Expr:
+    """Return the number of elements of a box."""
+    total: ex.Expr = ex.const(1)
+    for extent in extents:
+        total = total * extent
+    return total
+
+
+def groups(old: Shape, new: Shape) -> list[tuple[range, range]]:
+    """Return the finest pairing of runs of axes of equal product.
+
+    Reshaping [B, S, 12, 64] to [B, S, 768] pairs B with B, S with S and (12, 64) with 768, so that
+    symbols need no division.
+    """
+    found = []
+    a = b = 0
+    while a < len(old) or b < len(new):
+        start_a, start_b = a, b
+        left, right = ex.const(1), ex.const(1)
+        if a < len(old):
+            left, a = old[a], a + 1
+        if b < len(new):
+            right, b = new[b], b + 1
+        while left != right:
+            size_l, size_r = ex.as_int(left), ex.as_int(right)
+            grow_left = b >= len(new) or (
+                a < len(old) and size_l is not None and (size_r is None or size_l < size_r)
+            )
+            if grow_left and a < len(old):
+                left, a = left * old[a], a + 1
+            elif b < len(new):
+                right, b = right * new[b], b + 1
+            elif a < len(old):
+                left, a = left * old[a], a + 1
+            else:
+                return [(range(len(old)), range(len(new)))]
+        found.append((range(start_a, a), range(start_b, b)))
+    return found
+
+
+def flatten(index: tuple[ex.Expr, ...], shape: Shape) -> ex.Expr:
+    """Return the row-major position of `index` in a box of `shape`."""
+    flat: ex.Expr = ex.const(0)
+    for entry, extent in zip(index, shape, strict=True):
+        flat = flat * extent + entry
+    return flat
+
+
+def unflatten(stage: Stage, flat: ex.Expr, shape: Shape) -> list[ex.Expr]:
+    """Return the index of row-major position `flat` in a box of `shape`."""
+    result: list[ex.Expr] = []
+    below: ex.Expr = ex.const(1)
+    for position in range(len(shape) - 1, -1, -1):
+        extent = shape[position]
+        if is_one(extent):
+            result.append(ex.const(0))
+            continue
+        entry = stage.simplify(flat // below)
+        if any(not is_one(e) for e in shape[:position]):
+            entry = stage.simplify(entry % extent)
+        result.append(entry)
+        below = below * extent
+    return result[::-1]
+
+
+def reshape(source: Tensor, shape: Shape) -> Tensor:
+    """Return `source` in another shape of as many elements, row-major."""
+    if product(source.shape) != product(shape):
+        raise Refused(
+            f"cannot tell that {show(source.shape)} and {show(shape)} have as many elements"
+        )
+    pairs = groups(source.shape, shape)
+
+    def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
+        result: list[Index] = []
+        for old, new in pairs:
+            inner = tuple(source.shape[k] for k in old)
+            outer = tuple(shape[k] for k in new)
+            wide_in = [k for k, e in enumerate(inner) if not is_one(e)]
+            wide_out = [k for k, e in enumerate(outer) if not is_one(e)]
+            entries = tuple(index[k] for k in new)
+            if len(wide_in) == len(wide_out) == 1:
+                result.extend(
+                    entries[wide_out[0]] if k == wide_in[0] else ex.const(0)
+                    for k in range(len(inner))
+                )
+            else:
+                plain = tuple(number(e, tensor) for e in entries)
+                result.extend(unflatten(stage, flatten(plain, outer), inner))
+        return tuple(result)
+
+    tensor = moved(source, shape, index_of)
+    return tensor
+
+
+def show(shape: Shape) -> str:
+    """Return a shape as text."""
+    return "[" + ", ".join(str(e) for e in shape) + "]"
+
+
+def given(site: Site, position: int = 0) -> Shape:
+    """Return the output's shape as inference knows it; refuse if it does not."""
+    shape = site.given[position]
+    if shape is None:
+        raise Refused("its output shape depends on data")
+    return shape
+
+
+def lower_reshape(site: Site) -> list[Tensor | None]:
+    """Return Reshape; a constant target is read with its 0 and -1, any other by inference."""
+    x = site.x(0)
+    if "shape" in site.node.attrs:
+        target = [int(v) for v in site.attr("shape")]
+    else:
+        value = site.node.inputs[1]
+        if value.weight is None:
+            return [reshape(x, given(site))]
+        target = [int(v) for v in np.atleast_1d(value.weight.array())]
+    shape: list[ex.Expr] = []
+    unknown = None
+    for axis, extent in enumerate(target):
+        if extent == -1:
+            unknown = axis
+            shape.append(ex.const(1))
+        elif extent == 0 and not site.attr("allowzero", 0):
+            if axis >= x.rank:
+                raise Refused(f"dim {axis} of the target copies an axis that does not exist")
+            shape.append(x.shape[axis])
+        else:
+            shape.append(ex.const(extent))
+    if unknown is not None:
+        rest, total = product(tuple(shape)), product(x.shape)
+        if ex.as_int(rest) == 0:
+            return [reshape(x, given(site))]
+        quotient = ex.simplify(total // rest, {})
+        if quotient * rest != total:
+            quotient = given(site)[unknown]
+        shape[unknown] = quotient
+    return [reshape(x, tuple(shape))]
+
+
+def lower_flatten(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    axis = int(site.attr("axis", 1))
+    axis = axis + x.rank if axis < 0 else axis
+    return [reshape(x, (product(x.shape[:axis]), product(x.shape[axis:])))]
+
+
+def lower_squeeze(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    axes = ints(site.node, "axes", 1)
+    if axes is None:
+        if any(ex.as_int(e) is None for e in x.shape):
+            raise Refused("cannot tell which axes are 1")
+        axes = [k for k, e in enumerate(x.shape) if is_one(e)]
+    gone = {a % x.rank for a in axes}
+    if any(not is_one(x.shape[a]) for a in gone):
+        raise Refused("a squeezed axis is not known to be 1")
+    return [reshape(x, tuple(e for k, e in enumerate(x.shape) if k not in gone))]
+
+
+def lower_unsqueeze(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    axes = ints(site.node, "axes", 1) or []
+    rank = x.rank + len(axes)
+    new = {a % rank for a in axes}
+    left = iter(x.shape)
+    return [reshape(x, tuple(ex.const(1) if k in new else next(left) for k in range(rank)))]
+
+
+def lower_transpose(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    perm = site.attr("perm")
+    return [transpose(x, list(range(x.rank))[::-1] if perm is None else [int(p) for p in perm])]
+
+
+def lower_identity(site: Site) -> list[Tensor | None]:
+    """Return Identity, and Dropout at inference."""
+    x = site.x(0)
+    if site.node.op_type == "Dropout":
+        training = constant(site.node, 2)
+        if site.output_used(1) or (training is not None and bool(training.reshape(-1)[0])):
+            raise Refused("Dropout with a mask output or in training mode")
+    return [moved(x, x.shape, lambda s, i: i, keeps_outside=True)]
+
+
+def cut(x: Tensor, starts: dict[int, tuple[int, int]], shape: Shape) -> Tensor:
+    """Return a strided box of `x`: axis a reads from start + step * index."""
+
+    def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
+        return tuple(
+            ex.const(starts[k][0]) + number(e, tensor) * starts[k][1] if k in starts else e
+            for k, e in enumerate(index)
+        )
+
+    tensor = moved(x, shape, index_of)
+    return tensor
+
+
+def lower_slice(site: Site) -> list[Tensor | None]:
+    """Return Slice with constant bounds, on axes of known extent (or [s:] and [:-e] on others)."""
+    x = site.x(0)
+    first = ints(site.node, "starts", 1)
+    last = ints(site.node, "ends", 2)
+    axes = ints(site.node, "axes", 3) or list(range(len(first)))
+    steps = ints(site.node, "steps", 4) or [1] * len(first)
+    shape, starts = list(x.shape), {}
+    for start, end, axis, step in zip(first, last, axes, steps, strict=True):
+        axis %= x.rank
+        extent = ex.as_int(x.shape[axis])
+        if extent is None:
+            if step == 1 and start == 0 and end >= 2**31 - 1:
+                continue
+            raise Refused("a slice of an axis of unknown extent")
+        begin, stop, stride = slice(start, end, step).indices(extent)
+        if step < 0 and end < -extent:
+            stop = -1
+        shape[axis] = ex.const(len(range(begin, stop, stride)))
+        starts[axis] = (begin, stride)
+    return [cut(x, starts, tuple(shape))]
+
+
+def lower_split(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    axis = axis_of(site, x.rank, 0)
+    extent = ex.as_int(x.shape[axis])
+    if extent is None:
+        raise Refused("a split of an axis of unknown extent")
+    sizes = ints(site.node, "split", 1)
+    if sizes is None:
+        count = int(site.attr("num_outputs", len(site.node.outputs)))
+        size = -(-extent // count)
+        sizes = [min(size, extent - k * size) for k in range(count)]
+    outputs, start = [], 0
+    for size in sizes:
+        shape = tuple(ex.const(size) if k == axis else e for k, e in enumerate(x.shape))
+        outputs.append(cut(x, {axis: (start, 1)}, shape))
+        start += size
+    return outputs
+
+
+def lower_concat(site: Site) -> list[Tensor | None]:
+    """Return Concat: pieces chosen by index, each read at its own offset."""
+    pieces = [t for t in site.inputs if t is not None]
+    axis = axis_of(site, pieces[0].rank, 1)
+    offsets, total = [], ex.const(0)
+    for piece in pieces:
+        offsets.append(total)
+        total = total + piece.shape[axis]
+        rest = [e for k, e in enumerate(piece.shape) if k != axis]
+        if rest != [e for k, e in enumerate(pieces[0].shape) if k != axis]:
+            raise Refused("its inputs are not known to agree on the other axes")
+    if pieces[0].dtype not in MOVABLE:
+        raise Refused(f"element type {pieces[0].dtype}")
+    shape = tuple(total if k == axis else e for k, e in enumerate(pieces[0].shape))
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY):
+            raise NeedsTemp(tensor)
+        where = stage.simplify(number(index[axis], tensor))
+        refs = []
+        for piece, offset in zip(pieces, offsets, strict=True):
+            inner = tuple(where - offset if k == axis else e for k, e in enumerate(index))
+            refs.append(piece.at(stage, inner, ANY if len(pieces) > 1 else guard))
+        result = refs[-1]
+        for ref, border in reversed(list(zip(refs[:-1], offsets[1:], strict=True))):
+            result = stage.select((Cond(where, "<", border),), ref, result)
+        return result
+
+    tensor = Tensor(pieces[0].dtype, shape, read, sum(p.steps + 1 for p in pieces))
+    return [tensor]
+
+
+def lower_expand(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    value = site.node.inputs[1]
+    if value.weight is not None:
+        target = tuple(ex.const(int(v)) for v in np.atleast_1d(value.weight.array()))
+        shape = broadcast([x.shape, target])
+    else:
+        shape = given(site)
+    skip = len(shape) - x.rank
+    keep = [not is_one(e) for e in x.shape]
+    for k, wide in enumerate(keep):
+        if wide and x.shape[k] != shape[skip + k]:
+            raise Refused("cannot tell which axes are expanded")
+    index_of = lambda s, i: tuple(  # noqa: E731
+        e if wide else ex.const(0) for e, wide in zip(i[skip:], keep, strict=True)
+    )
+    return [moved(x, shape, index_of)]
+
+
+def lower_tile(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    repeats = constant(site.node, 1)
+    if repeats is None or len(repeats) != x.rank:
+        raise Refused("repeats does not give one number per axis")
+    shape = tuple(e * int(r) for e, r in zip(x.shape, repeats, strict=True))
+    index_of = lambda s, i: tuple(  # noqa: E731
+        s.simplify(number(k, tensor) % e) if int(r) != 1 and not is_one(e) else (
+            ex.const(0) if is_one(e) else k
+        )
+        for k, e, r in zip(i, x.shape, repeats, strict=True)
+    )
+    if any(ex.as_int(e) is None and int(r) != 1 for e, r in zip(x.shape, repeats, strict=True)):
+        raise Refused("tiles an axis of unknown extent")
+    if any(ex.as_int(e) == 0 for e in shape):
+        raise Refused("an empty result")
+    tensor = moved(x, shape, index_of)
+    return [tensor]
+
+
+def lower_pad(site: Site) -> list[Tensor | None]:
+    """Return Pad in constant mode; a negative pad cuts."""
+    x = site.x(0)
+    mode = site.attr("mode", "constant")
+    if mode != "constant":
+        raise Refused(f"Pad mode {mode}")
+    pads = ints(site.node, "pads", 1) or ints(site.node, "paddings", 1)
+    axes = constant(site.node, 3)
+    axes = list(range(x.rank)) if axes is None else [int(a) % x.rank for a in axes]
+    fill = site.attr("value", 0.0)
+    given_fill = site.maybe(2)
+    if given_fill is not None:
+        data = constant(site.node, 2)
+        fill = data.reshape(-1)[0].item() if data.size else 0
+    before = dict(zip(axes, pads[: len(axes)], strict=True))
+    after = dict(zip(axes, pads[len(axes) :], strict=True))
+    shape = tuple(
+        e + before.get(k, 0) + after.get(k, 0) for k, e in enumerate(x.shape)
+    )
+    if x.dtype not in MOVABLE:
+        raise Refused(f"element type {x.dtype}")
+    fill = literal(x.dtype, fill)
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY):
+            raise NeedsTemp(tensor)
+        inner = tuple(
+            number(e, tensor) - before[k] if before.get(k) else e for k, e in enumerate(index)
+        )
+        if x.is_source and guard is None:
+            return x.at(stage, inner, fill)
+        conds = []
+        for k, entry in enumerate(inner):
+            if before.get(k, 0) > 0:
+                conds.append(Cond(ex.const(0), "<=", number(entry, tensor)))
+            if after.get(k, 0) > 0:
+                conds.append(Cond(number(entry, tensor), "<", x.shape[k]))
+        if not conds:
+            return x.at(stage, inner, guard)
+        return stage.select(tuple(conds), x.at(stage, inner, ANY), stage.const(x.dtype, fill))
+
+    tensor = Tensor(x.dtype, shape, read, x.steps + 1)
+    return [tensor]
+
+
+def lower_depth_to_space(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    size = int(site.attr("blocksize"))
+    n, c, h, w = x.shape
+    b = ex.const(size)
+    depth = ex.simplify(c // (size * size), {})
+    if depth * (size * size) != c:
+        raise Refused("channels are not known to be a multiple of blocksize squared")
+    if site.attr("mode", "DCR") == "DCR":
+        wide = transpose(reshape(x, (n, b, b, depth, h, w)), [0, 3, 4, 1, 5, 2])
+    else:
+        wide = transpose(reshape(x, (n, depth, b, b, h, w)), [0, 1, 4, 2, 5, 3])
+    return [reshape(wide, (n, depth, h * size, w * size))]
+
+
+def lower_space_to_depth(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    size = int(site.attr("blocksize"))
+    n, c, h, w = x.shape
+    rows, cols = ex.simplify(h // size, {}), ex.simplify(w // size, {})
+    if rows * size != h or cols * size != w:
+        raise Refused("height and width are not known to be multiples of blocksize")
+    b = ex.const(size)
+    wide = transpose(reshape(x, (n, c, rows, b, cols, b)), [0, 3, 5, 1, 2, 4])
+    return [reshape(wide, (n, c * (size * size), rows, cols))]
+
+
+def lower_gather(site: Site) -> list[Tensor | None]:
+    """Return Gather: a scalar constant index is an offset, any other is indirect."""
+    x, indices = site.x(0), site.x(1)
+    if x.rank == 0:
+        raise Refused("data of rank 0")
+    axis = axis_of(site, x.rank, 0)
+    if indices.dtype not in (DType.I32, DType.I64):
+        raise Refused(f"indices of type {indices.dtype}")
+    shape = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
+    value = site.node.inputs[1]
+    known = value.weight.array() if value.weight is not None else None
+    extent = ex.as_int(x.shape[axis])
+    end = axis + indices.rank
+    if known is not None and known.size == 1 and extent is not None:
+        at = int(known.reshape(-1)[0])
+        if not -extent <= at < extent:
+            raise Refused(f"index {at} is outside [{-extent}, {extent - 1}]")
+        fixed = ex.const(at % extent)
+        return [moved(x, shape, lambda s, i: i[:axis] + (fixed,) + i[end:])]
+
+    def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
+        found = indices.at(stage, index[axis:end])
+        span = stage.index(x.shape[axis])
+        zero = stage.index(0)
+        if indices.dtype is DType.I32:
+            found = stage.cast(DType.I64, found)
+        back = stage.apply("add", found, span)
+        at = stage.apply("where", stage.apply("lt", found, zero), back, found)
+        return index[:axis] + (at,) + index[end:]
+
+    return [moved(x, shape, index_of)]
+
+
+def gather_mapping(node: Node) -> MappingType:
+    """Return one-to-one for one index (a slice), one-to-many otherwise (paper, Table 2)."""
+    indices = node.inputs[1]
+    single = indices is not None and indices.shape is not None and all(
+        d == 1 for d in indices.shape
+    )
+    return MappingType.ONE_TO_ONE if single else MappingType.ONE_TO_MANY
+
+
+def expand_mapping(node: Node) -> MappingType:
+    """Return one-to-many, or one-to-one where nothing is repeated."""
+    same = node.outputs[0].shape is not None and node.outputs[0].shape == node.inputs[0].shape
+    return MappingType.ONE_TO_ONE if same else MappingType.ONE_TO_MANY
+
+
+
+M = MappingType
+ROWS = [
+    Row("Reshape", M.REORGANIZE, lower_reshape, flops=0),
+    Row("Flatten", M.REORGANIZE, lower_flatten, flops=0),
+    Row("Squeeze", M.REORGANIZE, lower_squeeze, flops=0),
+    Row("Unsqueeze", M.REORGANIZE, lower_unsqueeze, flops=0),
+    Row("Transpose", M.SHUFFLE, lower_transpose, flops=0),
+    Row("DepthToSpace", M.SHUFFLE, lower_depth_to_space, flops=0),
+    Row("SpaceToDepth", M.SHUFFLE, lower_space_to_depth, flops=0),
+    Row("Identity", M.ONE_TO_ONE, lower_identity, flops=0),
+    Row("Dropout", M.ONE_TO_ONE, lower_identity, flops=0),
+    Row("Slice", M.ONE_TO_ONE, lower_slice, flops=0),
+    Row("Split", M.ONE_TO_ONE, lower_split, flops=0),
+    Row("Concat", M.ONE_TO_ONE, lower_concat, flops=0),
+    Row("Pad", M.ONE_TO_ONE, lower_pad, flops=0),
+    Row("Expand", expand_mapping, lower_expand, flops=0),
+    Row("Tile", expand_mapping, lower_tile, flops=0),
+    Row("Gather", gather_mapping, lower_gather, flops=0),
+]

@@ -1,0 +1,150 @@
+"""What the project knows of an operator: one row of the table, and how rows read a node."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.graph.model import Node
+from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Tensor
+from onnx_fusion.program import expr as ex
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Site:
+    """One node as a row's lowering sees it: its inputs as tensors, attributes, opset.
+
+    `given` holds the output shapes that inference knows (None where it does not), as expressions
+    over the region's dims.
+    """
+
+    node: Node
+    inputs: tuple[Tensor | None, ...]
+    opset: int
+    given: tuple[tuple[ex.Expr, ...] | None, ...]
+
+    def x(self, position: int) -> Tensor:
+        """Return an input that must be there."""
+        tensor = self.maybe(position)
+        if tensor is None:
+            raise Refused(f"input {position} is missing")
+        return tensor
+
+    def maybe(self, position: int) -> Tensor | None:
+        """Return an input, or None if it is omitted."""
+        return self.inputs[position] if position < len(self.inputs) else None
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute's value."""
+        return self.node.attrs.get(name, default)
+
+    def constant(self, position: int) -> np.ndarray | None:
+        """Return an input's data if it is present and constant; refuse if it is not constant."""
+        return constant(self.node, position)
+
+    def output_used(self, position: int) -> bool:
+        """Return whether the node has this output."""
+        outputs = self.node.outputs
+        return position < len(outputs) and outputs[position] is not None
+
+
+def constant(node: Node, position: int) -> np.ndarray | None:
+    """Return the data of a constant input, None if omitted; refuse if it is known only at run time."""
+    if position >= len(node.inputs) or node.inputs[position] is None:
+        return None
+    value = node.inputs[position]
+    if value.weight is None:
+        raise Refused(f"input {position} ({value.name}) is not constant")
+    return value.weight.array()
+
+
+def ints(node: Node, attribute: str, position: int) -> list[int] | None:
+    """Return a list of integers given by an attribute in old opsets and by an input in new ones."""
+    if attribute in node.attrs:
+        found = node.attrs[attribute]
+        return [int(v) for v in (found if isinstance(found, (list, tuple, np.ndarray)) else [found])]
+    data = constant(node, position)
+    return None if data is None else [int(v) for v in np.atleast_1d(data).reshape(-1)]
+
+
+Lowering = Callable[[Site], list[Tensor | None]]
+Mapping = MappingType | Callable[[Node], MappingType]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One operator.
+
+    `mapping` is its mapping type, or the function of the node that gives it. `lower` returns one
+    tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
+    operations per output element for the cost model. `anchor` marks what decides a region's kernel.
+    """
+
+    op_type: str
+    mapping: Mapping
+    lower: Lowering | None = None
+    domain: str = ""
+    reason: str = ""
+    flops: float = 1.0
+    anchor: bool = False
+
+    def mapping_of(self, node: Node) -> MappingType:
+        """Return the node's mapping type."""
+        return self.mapping if isinstance(self.mapping, MappingType) else self.mapping(node)
+
+
+def broadcast(shapes: Iterable[tuple[ex.Expr, ...]]) -> tuple[ex.Expr, ...]:
+    """Return the shape that these broadcast to (ONNX, multidirectional); refuse what is not known."""
+    shapes = list(shapes)
+    rank = max(len(s) for s in shapes)
+    result = []
+    for axis in range(rank):
+        extent = ex.const(1)
+        for shape in shapes:
+            position = axis - rank + len(shape)
+            if position < 0 or ex.as_int(shape[position]) == 1:
+                continue
+            if ex.as_int(extent) == 1:
+                extent = shape[position]
+            elif extent != shape[position]:
+                raise Refused(f"cannot tell whether {extent} and {shape[position]} broadcast")
+        result.append(extent)
+    return tuple(result)
+
+
+def align(index: tuple, shape: tuple[ex.Expr, ...]) -> tuple:
+    """Return the index into an operand of `shape` that broadcasts to where `index` points."""
+    tail = index[len(index) - len(shape) :]
+    return tuple(ex.const(0) if ex.as_int(s) == 1 else i for i, s in zip(tail, shape, strict=True))
+
+
+def pointwise(
+    shape: tuple[ex.Expr, ...],
+    dtype: DType,
+    operands: tuple[Tensor, ...],
+    write: Callable,
+    steps: int = 1,
+) -> Tensor:
+    """Return the tensor whose element is `write(stage, *elements of operands)`."""
+
+    def read(stage, index, guard):
+        if guard is not None and guard != ANY:
+            raise NeedsTemp(tensor)
+        refs = [t.at(stage, align(index, t.shape), guard) for t in operands]
+        return write(stage, *refs)
+
+    tensor = Tensor(dtype, shape, read, steps + sum(t.steps for t in operands))
+    return tensor
+
+
+def axis_of(site: Site, rank: int, default: int = -1, name: str = "axis") -> int:
+    """Return an axis attribute as a number in [0, rank)."""
+    axis = int(site.attr(name, default))
+    if not -rank <= axis < max(rank, 1):
+        raise Refused(f"{name} {axis} is outside [{-rank}, {rank - 1}]")
+    return axis % rank if rank else 0

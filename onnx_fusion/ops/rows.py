@@ -1,0 +1,303 @@
+"""Rows of reductions, softmax and normalizations: work along the rows of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, like, need
+from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.movement import product, reshape
+from onnx_fusion.ops.row import Row, Site, axis_of, ints, pointwise
+from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor, letters_in
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program.model import Ref
+
+Shape = tuple[ex.Expr, ...]
+
+
+def row_axes(
+    stage: Stage,
+    tensor: Tensor,
+    index: Sequence[Index | None],
+    axes: Sequence[int],
+    shape: Shape,
+) -> tuple[tuple[Index, ...], tuple[str, ...]]:
+    """Return an index that runs along `axes`, and the letters to reduce over.
+
+    Where `index` itself runs over the whole axis its letters are taken, so that a softmax reads,
+    reduces and writes a row over one letter.
+    """
+    full = list(index)
+    fixed = letters_in(tuple(e for k, e in enumerate(index) if k not in axes))
+    letters: list[str] = []
+    for axis in axes:
+        entry, extent = index[axis], shape[axis]
+        used = fixed | set(letters)
+        if isinstance(entry, ex.Expr) and entry.letters() and stage.covers((entry,), (extent,)):
+            names = entry.letters()
+            if not names & used:
+                full[axis] = entry
+                letters.extend(sorted(names))
+                continue
+        full[axis], names = stage.axis((tensor.serial, axis), extent, frozenset(used))
+        letters.extend(names)
+    return tuple(full), tuple(letters)
+
+
+def count(stage: Stage, shape: Shape, axes: Sequence[int], dtype: DType) -> Ref:
+    """Write the number of elements along `axes` as a number of `dtype`."""
+    total = product(tuple(shape[a] for a in axes))
+    known = ex.as_int(total)
+    if known is not None:
+        return stage.const(dtype, known)
+    return stage.cast(dtype, stage.index(total))
+
+
+def reduced(
+    x: Tensor, axes: Sequence[int], keepdims: bool, finish: Callable[[Stage, Callable], Ref]
+) -> Tensor:
+    """Return a reduction of `x`.
+
+    `finish(stage, reduce)` writes it; `reduce(op, element)` reduces `element(stage, a)` over the row.
+    """
+    kept = tuple(ex.const(1) if k in axes else e for k, e in enumerate(x.shape))
+    shape = kept if keepdims else tuple(e for k, e in enumerate(x.shape) if k not in axes)
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(tensor)
+        stage.check_affine(tensor, index)
+        left = iter(index)
+        at = [None if k in axes else next(left) for k in range(x.rank)]
+        if keepdims:
+            at = [None if k in axes else e for k, e in enumerate(index)]
+        full, letters = row_axes(stage, tensor, at, axes, x.shape)
+        element = x.at(stage, full)
+        return finish(stage, lambda op, write: stage.reduce(tensor, op, write(element), letters))
+
+    tensor = Tensor(x.dtype, shape, read, x.steps + 1)
+    return tensor
+
+
+def reduction_axes(site: Site, rank: int) -> list[int] | None:
+    """Return the reduced axes, all of them if none is given, None for "reduce nothing"."""
+    axes = ints(site.node, "axes", 1)
+    if not axes:
+        return None if site.attr("noop_with_empty_axes", 0) else list(range(rank))
+    if any(not -rank <= a < rank for a in axes):
+        raise Refused(f"axes {axes} are outside rank {rank}")
+    return sorted({a % rank for a in axes})
+
+
+def reduction(op_type: str, finish: Callable, allowed: tuple = N, flops: float = 1.0) -> Row:
+    """Return the row of a Reduce operator; `finish(stage, reduce, size)` writes the result."""
+
+    def lower(site: Site) -> list[Tensor | None]:
+        x = site.x(0)
+        need(x, allowed)
+        axes = reduction_axes(site, x.rank)
+        if axes is None:
+            axes = []
+            if op_type not in ("ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd"):
+                raise Refused("a reduction over no axis")
+        if op_type == "ReduceMean" and x.dtype not in F:
+            raise Refused("the mean of integers")
+        return [
+            reduced(
+                x, axes, bool(site.attr("keepdims", 1)),
+                lambda s, r: finish(s, r, lambda: count(s, x.shape, axes, x.dtype)),
+            )
+        ]  # fmt: skip
+
+    return Row(op_type, MappingType.MANY_TO_MANY, lower, flops=flops)
+
+
+def same(a: Ref) -> Ref:
+    return a
+
+
+def log_sum_exp(s: Stage, reduce: Callable, size: Callable) -> Ref:
+    """Write log(sum(exp(a))), shifted by the largest a so that exp does not overflow."""
+    top = reduce("reduce_max", same)
+    low = like(s, top, np.finfo(np.float32).min)
+    high = like(s, top, np.finfo(np.float32).max)
+    shift = s.apply("where", s.apply("lt", s.apply("abs", top), high), top, like(s, top, 0))
+    del low
+    total = reduce("reduce_sum", lambda a: s.apply("exp", s.apply("sub", a, shift)))
+    return s.apply("add", s.apply("log", total), shift)
+
+
+def lower_softmax(site: Site) -> list[Tensor | None]:
+    """Return Softmax or LogSoftmax; below opset 13 over all axes from `axis` on (ONNX changelog)."""
+    x = site.x(0)
+    need(x, F)
+    if x.rank == 0:
+        raise Refused("rank 0")
+    coerced = site.opset < 13
+    axis = axis_of(site, x.rank, 1 if coerced else -1)
+    axes = list(range(axis, x.rank)) if coerced else [axis]
+    is_log = site.node.op_type == "LogSoftmax"
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(tensor)
+        stage.check_affine(tensor, index)
+        full, letters = row_axes(stage, tensor, index, axes, x.shape)
+        along = x.at(stage, full)
+        top = stage.reduce(tensor, "reduce_max", along, letters)
+        grown = stage.apply("exp", stage.apply("sub", along, top))
+        total = stage.reduce(tensor, "reduce_sum", grown, letters)
+        here = stage.apply("sub", x.at(stage, index), top)
+        if is_log:
+            return stage.apply("sub", here, stage.apply("log", total))
+        return stage.apply("div", stage.apply("exp", here), total)
+
+    tensor = Tensor(x.dtype, x.shape, read, x.steps + 4)
+    return [tensor]
+
+
+def normalized(
+    x: Tensor, axes: Sequence[int], epsilon: float, centred: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (x - mean) / sqrt(var + epsilon) along `axes`, the mean, and 1 / sqrt(...).
+
+    Not centred, the mean is left out (RMS normalization).
+    """
+    kept = tuple(ex.const(1) if k in axes else e for k, e in enumerate(x.shape))
+
+    def moments(stage: Stage, index: tuple[Index, ...]) -> tuple[Ref | None, Ref]:
+        full, letters = row_axes(stage, x, index, axes, x.shape)
+        size = count(stage, x.shape, axes, x.dtype)
+        along = x.at(stage, full)
+        mean = None
+        if centred:
+            mean = stage.apply("div", stage.reduce(x, "reduce_sum", along, letters), size)
+            along = stage.apply("sub", along, mean)
+        square = stage.apply("mul", along, along)
+        variance = stage.apply("div", stage.reduce(x, "reduce_sum", square, letters), size)
+        spread = stage.apply("sqrt", stage.apply("add", variance, like(stage, variance, epsilon)))
+        return mean, spread
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(result)
+        stage.check_affine(result, index)
+        mean, spread = moments(stage, index)
+        here = x.at(stage, index)
+        if mean is not None:
+            here = stage.apply("sub", here, mean)
+        return stage.apply("div", here, spread)
+
+    def read_mean(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(means)
+        return moments(stage, tuple(None if k in axes else e for k, e in enumerate(index)))[0]
+
+    def read_inverse(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(inverses)
+        spread = moments(stage, tuple(None if k in axes else e for k, e in enumerate(index)))[1]
+        return stage.apply("div", like(stage, spread, 1), spread)
+
+    result = Tensor(x.dtype, x.shape, read, x.steps + 5)
+    means = Tensor(x.dtype, kept, read_mean, x.steps + 1)
+    inverses = Tensor(x.dtype, kept, read_inverse, x.steps + 4)
+    return result, means, inverses
+
+
+def affine(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return x * scale + bias, both broadcast."""
+    if scale is not None:
+        x = pointwise(x.shape, x.dtype, (x, scale), lambda s, a, b: s.apply("mul", a, b))
+    if bias is not None:
+        x = pointwise(x.shape, x.dtype, (x, bias), lambda s, a, b: s.apply("add", a, b))
+    return x
+
+
+def lower_layer_norm(site: Site) -> list[Tensor | None]:
+    """Return LayerNormalization or RMSNormalization over the axes from `axis` on."""
+    x = site.x(0)
+    need(x, (DType.F32,))
+    axes = list(range(axis_of(site, x.rank, -1), x.rank))
+    centred = site.node.op_type != "RMSNormalization"
+    parts = normalized(x, axes, float(site.attr("epsilon", 1e-5)), centred)
+    outputs: list[Tensor | None] = [affine(parts[0], site.maybe(1), site.maybe(2))]
+    if site.output_used(1) or site.output_used(2):
+        outputs += [parts[1], parts[2]]
+    return outputs
+
+
+def per_channel(vector: Tensor, rank: int) -> Tensor:
+    """Return a [C] tensor as [C, 1, ...] so that it broadcasts over axis 1 of rank `rank`."""
+    return reshape(vector, vector.shape + (ex.const(1),) * (rank - 2))
+
+
+def lower_instance_norm(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    need(x, (DType.F32,))
+    if x.rank < 3:
+        raise Refused("no spatial axes")
+    out = normalized(x, list(range(2, x.rank)), float(site.attr("epsilon", 1e-5)))[0]
+    return [affine(out, per_channel(site.x(1), x.rank), per_channel(site.x(2), x.rank))]
+
+
+def lower_group_norm(site: Site) -> list[Tensor | None]:
+    """Return GroupNormalization; scale and bias are per group in opset 18, per channel from 21 on."""
+    x, scale, bias = site.x(0), site.x(1), site.x(2)
+    need(x, (DType.F32,))
+    count_ = int(site.attr("num_groups"))
+    channels = ex.as_int(x.shape[1])
+    if channels is None or channels % count_:
+        raise Refused("channels are not known to be a multiple of num_groups")
+    inner = (ex.const(count_), ex.const(channels // count_))
+    wide = reshape(x, x.shape[:1] + inner + x.shape[2:])
+    out = normalized(wide, list(range(2, wide.rank)), float(site.attr("epsilon", 1e-5)))[0]
+    if site.opset < 21:
+        scale, bias = (reshape(t, t.shape + (ex.const(1),) * (x.rank - 1)) for t in (scale, bias))
+        return [reshape(affine(out, scale, bias), x.shape)]
+    back = reshape(out, x.shape)
+    return [affine(back, per_channel(scale, x.rank), per_channel(bias, x.rank))]
+
+
+def lower_global_pool(site: Site) -> list[Tensor | None]:
+    x = site.x(0)
+    need(x, (DType.F32,))
+    axes = list(range(2, x.rank))
+    if site.node.op_type == "GlobalMaxPool":
+        return [reduced(x, axes, True, lambda s, r: r("reduce_max", same))]
+    return [reduced(x, axes, True, lambda s, r: mean(s, r, lambda: count(s, x.shape, axes, x.dtype)))]
+
+
+def mean(s: Stage, reduce: Callable, size: Callable) -> Ref:
+    return s.apply("div", reduce("reduce_sum", same), size())
+
+
+def plain(op: str) -> Callable:
+    return lambda s, reduce, size: reduce(op, same)
+
+
+def sum_of(s: Stage, reduce: Callable, op: str) -> Ref:
+    """Write the sum of |a| or of a * a."""
+    return reduce("reduce_sum", lambda a: s.apply(op, a) if op == "abs" else s.apply(op, a, a))
+
+
+M = MappingType.MANY_TO_MANY
+ROWS = [
+    reduction("ReduceSum", plain("reduce_sum")), reduction("ReduceMax", plain("reduce_max")),
+    reduction("ReduceMin", plain("reduce_min")), reduction("ReduceProd", plain("reduce_prod")),
+    reduction("ReduceMean", mean), reduction("ReduceL1", lambda s, r, n: sum_of(s, r, "abs")),
+    reduction("ReduceL2", lambda s, r, n: s.apply("sqrt", sum_of(s, r, "mul")), F),
+    reduction("ReduceSumSquare", lambda s, r, n: sum_of(s, r, "mul")),
+    reduction("ReduceLogSum", lambda s, r, n: s.apply("log", r("reduce_sum", same)), F),
+    reduction("ReduceLogSumExp", log_sum_exp, F, EXPENSIVE),
+    Row("Softmax", M, lower_softmax, flops=2 * EXPENSIVE),
+    Row("LogSoftmax", M, lower_softmax, flops=2 * EXPENSIVE),
+    Row("LayerNormalization", M, lower_layer_norm, flops=6.0),
+    Row("RMSNormalization", M, lower_layer_norm, flops=4.0),
+    Row("InstanceNormalization", M, lower_instance_norm, flops=6.0),
+    Row("GroupNormalization", M, lower_group_norm, flops=6.0),
+    Row("GlobalAveragePool", M, lower_global_pool), Row("GlobalMaxPool", M, lower_global_pool),
+]  # fmt: skip

@@ -1,0 +1,330 @@
+"""A stage of a tile program while lowering writes it, and the lazy tensors it reads.
+
+An ONNX value inside a region is a `Tensor`: not data, but a rule that, for an index, writes the
+instructions of the element there. Reading a value through a chain of movement operators composes
+index maps; reading it through element-wise operators appends instructions; so a whole region
+collapses into one stage by reading its last value at the stage's letters.
+
+    store y (i, j)  <-  Relu.at(i, j)  <-  Transpose.at(i, j)  <-  load x (j, i)
+
+Not everything may collapse. A rule raises `NeedsTemp(tensor)` when that tensor had better be stored
+first; lowering then gives it a stage of its own and starts again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Hashable, Mapping
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program import model as tp
+from onnx_fusion.program.algebra import collect
+
+Index = ex.Expr | tp.Ref
+Guard = None | str | float | int | bool
+ANY: Guard = "any"
+"""The guard of a branch not taken: what is read outside does not matter, but must not fail."""
+
+_serial = itertools.count()
+
+
+class NeedsTemp(Exception):
+    """`tensor` must be stored by an earlier stage."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class Refused(Exception):
+    """This node cannot be lowered here; the message is the reason."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Tensor:
+    """A value inside a region: `read(stage, index, guard)` writes its element at `index`.
+
+    `guard` is None if the index is inside, ANY if it may be outside and then any value will do, or a
+    literal that must be the value outside. `steps` counts instructions behind one element,
+    `is_source` says that it is memory.
+    """
+
+    dtype: DType
+    shape: tuple[ex.Expr, ...]
+    read: Callable[[Stage, tuple[Index, ...], Guard], tp.Ref]
+    steps: int = 0
+    is_source: bool = False
+    serial: int = dataclasses.field(default_factory=lambda: next(_serial))
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def at(self, stage: Stage, index: tuple[Index, ...], guard: Guard = None) -> tp.Ref:
+        """Return the value of this tensor's element at `index`, written once per stage."""
+        return stage.read(self, index, guard)
+
+
+def is_one(extent: ex.Expr) -> bool:
+    """Return whether an extent is known to be 1."""
+    return ex.as_int(extent) == 1
+
+
+class Stage:
+    """Letters and instructions under construction.
+
+    `stored` names the tensors that memory holds already. `splits` gives, for an axis' key, the
+    extents its letter is split into. `absorb` names the region's outputs that this stage may store
+    on the way. After `build`, `unclean` lists tensors that were read through maps that repeat work.
+    """
+
+    def __init__(
+        self,
+        stored: Mapping[Tensor, str],
+        splits: Mapping[Hashable, tuple[ex.Expr, ...]],
+        absorb: Mapping[Tensor, str],
+        root: Tensor,
+    ) -> None:
+        self.stored = stored
+        self.splits = splits
+        self.absorb = absorb
+        self.root = root
+        self.extents: dict[str, ex.Expr] = {}
+        self.owner: dict[str, tuple[Hashable, int]] = {}
+        self.body: list[tp.Instruction | tp.Store] = []
+        self.absorbed: dict[Tensor, tuple[Index, ...]] = {}
+        self.unclean: list[Tensor] = []
+        self.reductions: list[tuple[Tensor, frozenset[str]]] = []
+        self.dots: list[tuple[Tensor, frozenset[str], frozenset[str]]] = []
+        self.maps: list[ex.Expr] = []
+        self._axes: list[tuple[Hashable, ex.Expr, tuple[ex.Expr, tuple[str, ...]]]] = []
+        self._memo: dict[tuple, tp.Ref] = {}
+        self._cse: dict[tp.Instruction, tp.Ref] = {}
+        self._types: list[DType] = []
+        self._letters: list[frozenset[str]] = []
+
+    # letters
+
+    def axis(
+        self, key: Hashable, extent: ex.Expr, reuse: frozenset[str] | None = None
+    ) -> tuple[ex.Expr, tuple[str, ...]]:
+        """Return the index that runs over `extent`, and its letters.
+
+        With `reuse`, an axis of equal extent whose letters are not in that set is used again: this
+        is what lets a row be read, reduced and read again over one letter.
+        """
+        if is_one(extent):
+            return ex.const(0), ()
+        for known, _, made in self._axes:
+            if known == key:
+                return made
+        for _, size, made in self._axes if reuse is not None else ():
+            if size == extent and not reuse.intersection(made[1]):
+                return made
+        factors = self.splits.get(key, (extent,))
+        prefix = "i" if isinstance(key, int) else "r"
+        base = sum(1 for k, _, _ in self._axes if isinstance(k, int) == isinstance(key, int))
+        names = []
+        index: ex.Expr = ex.const(0)
+        for position, factor in enumerate(factors):
+            name = f"{prefix}{base}" + ("abcdefghijklmnop"[position] if len(factors) > 1 else "")
+            self.extents[name] = factor
+            self.owner[name] = (key, position)
+            names.append(name)
+            index = index * factor + ex.letter(name)
+        made = (index, tuple(names))
+        self._axes.append((key, extent, made))
+        return made
+
+    def simplify(self, index: ex.Expr) -> ex.Expr:
+        """Return `index` with the ranges of this stage's letters used."""
+        return ex.simplify(index, self.extents)
+
+    # values
+
+    def read(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard) -> tp.Ref:
+        """Write `tensor`'s element at `index`; see `Tensor`."""
+        key = (tensor, index, guard)
+        ref = self._memo.get(key)
+        if ref is not None:
+            return ref
+        name = self.stored.get(tensor)
+        if name is not None:
+            ref = self.load(name, tensor.dtype, index, guard)
+        else:
+            ref = tensor.read(self, index, guard)
+            if tensor is not self.root and tensor in self.absorb:
+                self._store_on_the_way(tensor, index, guard, ref)
+        self._memo[key] = ref
+        return ref
+
+    def _store_on_the_way(
+        self, tensor: Tensor, index: tuple[Index, ...], guard: Guard, ref: tp.Ref
+    ) -> None:
+        if guard is not None or tensor in self.absorbed or not self.covers(index, tensor.shape):
+            self.unclean.append(tensor)
+        elif not self.letters_of(ref) <= letters_in(index):
+            self.unclean.append(tensor)
+        else:
+            self.absorbed[tensor] = index
+            self.store(self.absorb[tensor], index, ref)
+
+    def covers(self, index: tuple[Index, ...], shape: tuple[ex.Expr, ...]) -> bool:
+        """Return whether `index` runs over every element of `shape` exactly once."""
+        seen: set[str] = set()
+        for entry, extent in zip(index, shape, strict=True):
+            if isinstance(entry, tp.Ref):
+                return False
+            digits = linear(entry)
+            if digits is None:
+                return False
+            offset, terms = digits
+            if ex.as_int(offset) != 0 or seen.intersection(terms):
+                return False
+            seen.update(terms)
+            radix: ex.Expr = ex.const(1)
+            left = dict(terms)
+            while left:
+                letter = next((name for name, c in left.items() if c == radix), None)
+                if letter is None:
+                    return False
+                del left[letter]
+                radix = radix * self.extents[letter]
+            if radix != extent:
+                return False
+        return True
+
+    def check_affine(self, tensor: Tensor, index: tuple[Index, ...]) -> None:
+        """Note `tensor` as unclean if reading it at `index` computes an element more than once."""
+        seen: set[str] = set()
+        for entry in index:
+            terms = None if isinstance(entry, tp.Ref) else linear(entry)
+            if not isinstance(entry, tp.Ref):
+                self.maps.append(entry)
+            if terms is None or seen.intersection(terms[1]):
+                if tensor is not self.root:
+                    self.unclean.append(tensor)
+                return
+            seen.update(terms[1])
+
+    def load(
+        self, name: str, dtype: DType, index: tuple[Index, ...], guard: Guard = None
+    ) -> tp.Ref:
+        """Write a load; under the guard ANY what lies outside reads as zero."""
+        fill = None if guard is None else (zero(dtype) if guard == ANY else guard)
+        index = tuple(self.simplify(e) if isinstance(e, ex.Expr) else e for e in index)
+        self.maps.extend(e for e in index if isinstance(e, ex.Expr))
+        letters = letters_in(index)
+        for entry in index:
+            if isinstance(entry, tp.Ref):
+                letters |= self.letters_of(entry)
+        return self._add(tp.Load(name, index, fill), dtype, letters)
+
+    def index(self, value: ex.Expr | int) -> tp.Ref:
+        """Write `value`, an expression over letters and dims, as an i64."""
+        value = value if isinstance(value, ex.Expr) else ex.const(value)
+        value = self.simplify(value)
+        self.maps.append(value)
+        return self._add(tp.Index(value), DType.I64, value.letters())
+
+    def const(self, dtype: DType, value: float | int | bool) -> tp.Ref:
+        """Write a literal."""
+        return self._add(tp.Const(dtype, literal(dtype, value)), dtype, frozenset())
+
+    def cast(self, dtype: DType, a: tp.Ref) -> tp.Ref:
+        """Write a conversion; nothing if `a` has the type already."""
+        if self.type_of(a) is dtype:
+            return a
+        return self._add(tp.Cast(dtype, a), dtype, self.letters_of(a))
+
+    def select(self, conds: tuple[tp.Cond, ...], a: tp.Ref, b: tp.Ref) -> tp.Ref:
+        """Write a choice by index conditions."""
+        letters = self.letters_of(a) | self.letters_of(b)
+        for cond in conds:
+            letters |= cond.left.letters() | cond.right.letters()
+        return self._add(tp.Select(conds, a, b), self.type_of(a), letters)
+
+    def apply(self, op: str, *args: tp.Ref) -> tp.Ref:
+        """Write an element-wise instruction."""
+        dtype = self.type_of(args[-1])
+        if op in ("eq", "lt", "le", "is_nan", "is_inf"):
+            dtype = DType.BOOL
+        letters = frozenset().union(*(self.letters_of(a) for a in args))
+        return self._add(tp.Apply(op, args), dtype, letters)
+
+    def reduce(self, owner: Tensor, op: str, a: tp.Ref, letters: tuple[str, ...]) -> tp.Ref:
+        """Write a reduction of `a` over those of `letters` it depends on; all must be."""
+        if not letters:
+            return a
+        missing = set(letters) - self.letters_of(a)
+        if missing:
+            raise Refused("a reduction over an axis that its operand is broadcast along")
+        self.reductions.append((owner, frozenset(letters)))
+        rest = self.letters_of(a) - set(letters)
+        return self._add(tp.Reduce(op, a, letters), self.type_of(a), rest)
+
+    def dot(self, owner: Tensor, a: tp.Ref, b: tp.Ref, letters: tuple[str, ...]) -> tp.Ref:
+        """Write the sum over `letters` of a * b."""
+        if not letters:
+            return self.apply("mul", a, b)
+        rest = (self.letters_of(a) | self.letters_of(b)) - set(letters)
+        self.dots.append((owner, rest, frozenset(letters)))
+        return self._add(tp.Dot(a, b, letters), self.type_of(a), rest)
+
+    def store(self, name: str, index: tuple[Index, ...], value: tp.Ref) -> None:
+        """Write a store."""
+        self.body.append(tp.Store(name, index, value))
+
+    def type_of(self, ref: tp.Ref) -> DType:
+        """Return the type of a value of this stage."""
+        return self._types[ref.k]
+
+    def letters_of(self, ref: tp.Ref) -> frozenset[str]:
+        """Return the letters a value of this stage depends on."""
+        return self._letters[ref.k]
+
+    def _add(self, instruction: tp.Instruction, dtype: DType, letters: frozenset[str]) -> tp.Ref:
+        ref = self._cse.get(instruction)
+        if ref is None:
+            ref = tp.Ref(len(self._types))
+            self._cse[instruction] = ref
+            self._types.append(dtype)
+            self._letters.append(frozenset(letters))
+            self.body.append(instruction)
+        return ref
+
+
+def linear(index: ex.Expr) -> tuple[ex.Expr, dict[str, ex.Expr]] | None:
+    """Return the letter-free part and each letter's coefficient, None if `index` is not affine."""
+    offset, terms = ex.const(0), {}
+    for factors, coefficient in collect(index).items():
+        if not factors:
+            offset = coefficient
+        elif len(factors) == 1 and factors[0].kind == "letter":
+            terms[factors[0].left] = coefficient
+        else:
+            return None
+    return offset, terms
+
+
+def letters_in(index: tuple[Index, ...]) -> frozenset[str]:
+    """Return the letters of an index map's expressions."""
+    return frozenset().union(*(e.letters() for e in index if isinstance(e, ex.Expr)))
+
+
+def zero(dtype: DType) -> float | int | bool:
+    """Return the literal 0 of a type."""
+    return literal(dtype, 0)
+
+
+def literal(dtype: DType, value: float | int | bool) -> float | int | bool:
+    """Return `value` as the Python type that literals of `dtype` have."""
+    if dtype is DType.BOOL:
+        return bool(value)
+    if dtype in FLOATS:
+        return float(value)
+    return int(value)
+
+
+FLOATS = frozenset({DType.F32, DType.F64, DType.F16, DType.BF16})

@@ -1,0 +1,23 @@
+"""The operator table: every row, found by domain and op_type."""
+
+from __future__ import annotations
+
+from onnx_fusion.graph.model import Node
+from onnx_fusion.ops import contraction, elementwise, movement, rows
+from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.row import Row
+
+TABLE: dict[tuple[str, str], Row] = {
+    (row.domain, row.op_type): row
+    for row in (*elementwise.ROWS, *movement.ROWS, *rows.ROWS, *contraction.ROWS)
+}
+
+
+def find(node: Node) -> Row:
+    """Return the node's row; an operator without one is opaque."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    found = TABLE.get((domain, node.op_type))
+    if found is not None:
+        return found
+    where = f"{domain}::{node.op_type}" if domain else node.op_type
+    return Row(node.op_type, MappingType.OPAQUE, reason=f"no row for {where}")
