@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import BinaryIO
 import onnx
 import onnxruntime
 
+from onnx_fusion.emit.naming import DOMAIN, REGISTERED
 from onnx_fusion.errors import LibraryError, ModelError
 from onnx_fusion.runtime.library import get_library_path
 
-DOMAIN = "onnx_fusion"
 NAMES = "onnx_fusion.names"
 _PROTOBUF_LIMIT = 2**31 - 1
 
@@ -31,11 +32,13 @@ def session(
 
     With `library` the native library's kernels run the fused nodes; without it their portable
     functions do. `threads` is the number of threads inside an operator. `options` are changed: the
-    library is registered on them. `providers` is the CPU unless given. Raises ModelError if ONNX
-    Runtime refuses the model, LibraryError if it refuses the library.
+    library is registered on them, once however often they are used. `providers` is the CPU unless
+    given. Raises ModelError if ONNX Runtime refuses the model, LibraryError if it refuses the
+    library.
     """
     if options is None:
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it would print is in the exception
     if threads is not None:
         options.intra_op_num_threads = threads
     if library:
@@ -72,18 +75,29 @@ def _register(
     options: onnxruntime.SessionOptions,
     model: str | os.PathLike[str] | onnx.ModelProto,
 ) -> None:
-    names = count_names(model)
-    if names is not None:
-        options.add_session_config_entry(NAMES, str(names))
+    wanted = count_names(model)
+    names = REGISTERED if wanted is None else wanted
     path = get_library_path()
     try:
-        options.register_custom_ops_library(path)
-    except Exception as error:
-        raise LibraryError(f"{path}: {_first_line(error)}") from error
+        has = int(options.get_session_config_entry(NAMES))
+    except RuntimeError:
+        options.add_session_config_entry(NAMES, str(names))
+        try:
+            options.register_custom_ops_library(path)
+        except Exception as error:
+            raise LibraryError(f"{path}: {_first_line(error)}") from error
+        return
+    if has < names:
+        raise LibraryError(
+            f"these session options have {has} op types of onnx_fusion, the model needs {names}; "
+            "use new ones"
+        )
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    # "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : what is wrong"
+    line = str(error).strip().split("\n", 1)[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ", "", line)
 
 
 def count_names(model: str | os.PathLike[str] | onnx.ModelProto) -> int | None:

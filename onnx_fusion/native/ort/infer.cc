@@ -43,6 +43,12 @@ Extent evaluate(const Program& program, const std::vector<Extent>& dims, ExprId 
   return {range.lo, {}};
 }
 
+// ONNX Runtime takes equal symbols for equal extents, so one that is not known gets a new one.
+std::string new_symbol() {
+  static std::atomic<uint64_t> count{0};
+  return "onnx_fusion_dim_" + std::to_string(count.fetch_add(1));
+}
+
 // What the inputs' shapes say about the program's dims.
 class Dims {
  public:
@@ -65,6 +71,7 @@ class Dims {
     for (size_t i = 0; i < known_.size(); ++i) {
       const ExprId expr = program_.dims[i].expr;
       if (expr >= 0) known_[i] = evaluate(program_, known_, expr);
+      if (!known_[i].value && known_[i].symbol.empty()) known_[i].symbol = new_symbol();
     }
   }
 
@@ -80,12 +87,6 @@ class Dims {
   const Program& program_;
   std::vector<Extent> known_;
 };
-
-// ONNX Runtime takes equal symbols for equal extents, so one that is not known gets a new one.
-std::string new_symbol() {
-  static std::atomic<uint64_t> count{0};
-  return "onnx_fusion_dim_" + std::to_string(count.fetch_add(1));
-}
 
 std::vector<Extent> read_shape(const Api* api, const OrtInferContext* context, size_t index) {
   OrtTypeAndShape* info = nullptr;  // the context's own

@@ -11,6 +11,7 @@ namespace onnx_fusion::ort {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+constexpr std::chrono::microseconds kPatience{500};
 
 // Tasks that stay until all are there, or no other has come for a while.
 struct Meeting {
@@ -23,14 +24,14 @@ struct Meeting {
   void attend() {
     if (over.load(std::memory_order_acquire)) return;
     int last = present.fetch_add(1, std::memory_order_acq_rel) + 1;
-    Clock::time_point patience = Clock::now() + std::chrono::microseconds(300);
+    Clock::time_point patience = Clock::now() + kPatience;
     while (!over.load(std::memory_order_acquire)) {
       const int now = present.load(std::memory_order_acquire);
       if (now >= expected) break;
       const Clock::time_point time = Clock::now();
       if (now != last) {
         last = now;
-        patience = time + std::chrono::microseconds(300);
+        patience = time + kPatience;
       } else if (time > patience) {
         break;
       }

@@ -16,8 +16,8 @@ class Threads {
   static std::shared_ptr<Threads> of(const void* session);
 
   // How many threads to divide work between. At the 1st, 16th, 256th and 4096th call, where the
-  // machine has more threads than were seen so far, they are counted: tasks wait for each other,
-  // at most a millisecond, so each is on a thread of its own.
+  // machine has more threads than were seen so far, they are counted: tasks wait for each other
+  // a while, so each is on a thread of its own.
   int count(const Api* api, const OrtKernelContext* context) {
     const int seen = seen_.load(std::memory_order_relaxed);
     if (seen >= machine_threads()) return seen;
