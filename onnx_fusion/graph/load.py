@@ -89,14 +89,14 @@ def _split_proto(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, We
     proto = onnx.ModelProto()
     for field, value in source.ListFields():
         if field.name != "graph":
-            _set(proto, field, value)
+            wire.copy_field(proto, field, value)
     weights: dict[str, Weight] = {}
     if not source.HasField("graph"):
         return proto, weights
     proto.graph.SetInParent()
     for field, value in source.graph.ListFields():
         if field.name != "initializer":
-            _set(proto.graph, field, value)
+            wire.copy_field(proto.graph, field, value)
     for tensor in source.graph.initializer:
         copy = proto.graph.initializer.add()
         big = tensor.ByteSize() > wire.DETACH_BYTES and is_fixed_size(tensor.data_type)
@@ -105,20 +105,11 @@ def _split_proto(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, We
             continue
         for field, value in tensor.ListFields():
             if not field.name.endswith("_data"):
-                _set(copy, field, value)
+                wire.copy_field(copy, field, value)
         if tensor.name in weights:
             raise ModelError(f"the model: initializer {tensor.name!r} is there twice")
         weights[tensor.name] = Weight.of_tensor(tensor)
     return proto, weights
-
-
-def _set(message, field, value) -> None:
-    if field.is_repeated:
-        getattr(message, field.name).MergeFrom(value)
-    elif field.message_type is not None:
-        getattr(message, field.name).CopyFrom(value)
-    else:
-        setattr(message, field.name, value)
 
 
 def _check_payload(tensor: onnx.TensorProto, weight: Weight, where: str) -> None:

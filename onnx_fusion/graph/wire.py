@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from onnx_fusion.errors import ModelError
 
@@ -139,3 +143,13 @@ def encode_varint(value: int) -> bytes:
 def head(field: int, size: int) -> bytes:
     """Return the tag and length that stand before a field of `size` bytes."""
     return encode_varint(field << 3 | _BYTES) + encode_varint(size)
+
+
+def copy_field(message: Message, field: FieldDescriptor, value: Any) -> None:
+    """Set a field of `message` to `value`, which ListFields gave of another message of its type."""
+    if isinstance(value, Message):
+        getattr(message, field.name).CopyFrom(value)
+    elif hasattr(value, "MergeFrom"):
+        getattr(message, field.name).MergeFrom(value)
+    else:
+        setattr(message, field.name, value)
