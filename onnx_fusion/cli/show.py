@@ -78,6 +78,4 @@ def refuse_same(source: str, target: str) -> None:
     """Raise if `target` is the file `source`, also through links: the input is never written."""
     with contextlib.suppress(OSError):
         if os.path.samefile(source, target):
-            raise OnnxFusionError(
-                f"{target}: is the input file; give the optimized model another path"
-            )
+            raise OnnxFusionError(f"{target}: is the input itself; choose another output file")

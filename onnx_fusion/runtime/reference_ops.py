@@ -224,7 +224,7 @@ class AveragePool(SlowAveragePool):
 
 
 class Resize(SlowResize):
-    """Interpolation is separable: one matrix for each axis, taken from the original on an identity."""
+    """Interpolation is separable: one matrix for each axis, the original run on an identity."""
 
     def _run(self, X, roi=None, scales=None, sizes=None, **attributes):
         mode = attributes.get("coordinate_transformation_mode")
