@@ -1,5 +1,9 @@
-"""The waist: tile programs, their text, their rules and their meaning. docs/tile_program.md specifies them."""
+"""The waist: tile programs, their text, their rules and their meaning.
 
+docs/tile_program.md specifies them.
+"""
+
+from onnx_fusion.program.bind import bind, output_shapes
 from onnx_fusion.program.expr import (
     Expr,
     as_int,
@@ -13,6 +17,7 @@ from onnx_fusion.program.expr import (
     simplify,
     substitute,
 )
+from onnx_fusion.program.interpret import interpret
 from onnx_fusion.program.model import (
     Apply,
     Cast,
@@ -53,13 +58,16 @@ __all__ = [
     "Store",
     "Tensor",
     "as_int",
+    "bind",
     "const",
     "dim",
     "evaluate",
+    "interpret",
     "interval",
     "letter",
     "maximum",
     "minimum",
+    "output_shapes",
     "parse_program",
     "print_program",
     "simplify",
