@@ -63,9 +63,13 @@ struct GemmKernels {
                  const float* b, int64_t b_panel, float* c, bool add);
   // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.
   void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
-  // One panel of `vectors` vectors from column `column` on, k in [k0, k1); absent columns are 0.
-  void (*pack_columns)(const ColumnPack& pack, int64_t column, int vectors, int64_t k0, int64_t k1,
-                       float* out);
+  // `count` vectors from column `column` (of a panel's first vector) on, in panels of `vectors`
+  // vectors, all k < depth; absent columns are 0 or `fill`.
+  void (*pack_columns)(const ColumnPack& pack, int64_t column, int64_t count, int vectors,
+                       int64_t depth, float* out);
+  // out[c * out_step + r] = in[r * in_step + c], r < rows, c < columns.
+  void (*transpose)(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,
+                    int64_t out_step);
 };
 
 // The ISA's in use.

@@ -285,7 +285,7 @@ void ContractPlan::choose_blocks() {
   strip_panels_ = std::min(strip_panels_, panels_);
   panel_block_ = std::max<int64_t>(1, kSumFloats / (std::min(row_chunk_, all_rows) * width_));
   if (packs_columns) {
-    panel_block_ = std::min(panel_block_, std::max<int64_t>(1, 2 * kPackedFloats / (depth * width_)));
+    panel_block_ = std::min(panel_block_, std::max<int64_t>(1, kPackedFloats / 2 / (depth * width_)));
   }
   panel_block_ = round_up(panel_block_, strip_panels_);
   if (panel_block_ > panels_) panel_block_ = round_up(panels_, strip_panels_);

@@ -164,12 +164,13 @@ void ContractPlan::pack_columns(const RunContext& context, const Item& item, int
                         static_cast<int>(column_guards_.size()),
                         tables.fill,
                         along_k_};
+  if (columns_side_.source == Source::tables) {
+    kernels_.pack_columns(pack, panel0 * width_, (panel1 - panel0) * vectors_, vectors_, depth_,
+                          buffers.columns);
+    return;
+  }
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     float* out = buffers.columns + (panel - panel0) * width_ * depth_;
-    if (columns_side_.source == Source::tables) {
-      kernels_.pack_columns(pack, panel * width_, vectors_, 0, depth_, out);
-      continue;
-    }
     const int64_t column1 = std::min(columns_, (panel + 1) * width_);
     if (column1 < (panel + 1) * width_) {
       std::memset(out, 0, static_cast<size_t>(width_ * depth_) * sizeof(float));
@@ -214,6 +215,9 @@ void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers&
 
   for (int64_t panel = panel0; panel < panel1; panel += stream) {
     const int64_t panels = std::min(stream, panel1 - panel);
+    const int64_t left = columns_ - panel * width_;
+    const int vectors = left >= width_ ? vectors_
+                                       : static_cast<int>((left + kernels_.lanes - 1) / kernels_.lanes);
     for (int64_t row = row0; row < row1; row += tile_rows_) {
       const int count = static_cast<int>(std::min(tile_rows_, row1 - row));
       float* to = c + (row - row0) * ldc + (panel - panel0) * width_;
@@ -266,7 +270,7 @@ void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers&
           kernels_.stream(static_cast<int>(panels), vectors_, k, a[0], a_step, b, width_ * depth_,
                           to, more);
         } else {
-          kernels_.tile(count, vectors_, k, a, a_step, b, b_step, to, ldc, more);
+          kernels_.tile(count, vectors, k, a, a_step, b, b_step, to, ldc, more);
         }
       }
     }

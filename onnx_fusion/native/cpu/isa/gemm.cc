@@ -19,7 +19,7 @@ constexpr int kRows[] = {0, 8, 8, 8}, kVectors = 3, kStream = 4;
 #else
 constexpr int kRows[] = {0, 4, 4, 4}, kVectors = 2, kStream = 4;
 #endif
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 8, kPackVectors = 12;
 
 template <int R, int V>
 void tile(int64_t k, const float* const* a_rows, int64_t a_step, const float* b, int64_t b_step,
@@ -169,75 +169,119 @@ void transpose_block(const float* const* rows, int count, float* out, int64_t ou
   for (int r = 0; r < kLanes; ++r) store(out + r * out_step, block[r]);
 }
 
-void pack_along_k(const ColumnPack& pack, int64_t column, int lanes, int64_t k0, int64_t k1,
-                  float* out, int64_t width) {
-  const float* rows[kLanes];
-  for (int l = 0; l < lanes; ++l) rows[l] = pack.base + pack.outer[column + l] + k0;
-  int64_t k = k0;
-  for (; k + kLanes <= k1; k += kLanes) {
-    transpose_block(rows, lanes, out + (k - k0) * width, width);
-    for (int l = 0; l < lanes; ++l) rows[l] += kLanes;
+void run_transpose(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,
+                   int64_t out_step) {
+  int64_t r = 0;
+  for (; r + kLanes <= rows; r += kLanes) {
+    int64_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) {
+      const float* from[kLanes];
+      for (int i = 0; i < kLanes; ++i) from[i] = in + (r + i) * in_step + c;
+      transpose_block(from, kLanes, out + c * out_step + r, out_step);
+    }
+    for (; c < columns; ++c) {
+      for (int i = 0; i < kLanes; ++i) out[c * out_step + r + i] = in[(r + i) * in_step + c];
+    }
   }
-  for (; k < k1; ++k) {
-    float* to = out + (k - k0) * width;
-    for (int l = 0; l < kLanes; ++l) to[l] = l < lanes ? *rows[l]++ : 0.0f;
+  for (; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out[c * out_step + r] = in[r * in_step + c];
   }
 }
 
-template <bool guarded>
-void pack_vector(const ColumnPack& pack, const ColumnVector& vector, int64_t column, int64_t k0,
-                 int64_t k1, float* out, int64_t width) {
-  const ColumnSegment* segments = pack.segments + vector.segment;
-  const Floats fill = broadcast(pack.fill);
-  for (int64_t k = k0; k < k1; ++k, out += width) {
+// Panels of `width` floats per k, `panel_floats` apart: where vector `v` of a block goes for k = 0.
+struct PackPlace {
+  int vectors;  // of a panel
+  int64_t width, panel_floats;
+  float* out;
+  float* at(int64_t v) const { return out + v / vectors * panel_floats + v % vectors * kLanes; }
+};
+
+void pack_along_k(const ColumnPack& pack, const PackPlace& place, int64_t column, int64_t count,
+                  int64_t depth) {
+  for (int64_t v = 0; v < count; ++v) {
+    const int lanes = pack.vectors[column / kLanes + v].lanes;
+    float* out = place.at(v);
+    const float* rows[kLanes];
+    for (int l = 0; l < lanes; ++l) rows[l] = pack.base + pack.outer[column + v * kLanes + l];
+    int64_t k = 0;
+    for (; k + kLanes <= depth; k += kLanes) {
+      transpose_block(rows, lanes, out + k * place.width, place.width);
+      for (int l = 0; l < lanes; ++l) rows[l] += kLanes;
+    }
+    for (; k < depth; ++k) {
+      for (int l = 0; l < kLanes; ++l) out[k * place.width + l] = l < lanes ? *rows[l]++ : 0.0f;
+    }
+  }
+}
+
+template <int G>
+inline Mask inside(const ColumnPack& pack, int64_t column, int64_t k) {
+  Mask valid = mask_all();
+  const int count = G > 2 ? pack.guard_count : G;
+  for (int g = 0; g < count; ++g) {
+    const PackGuard& guard = pack.guards[g];
+    valid = mask_and(valid, mask_inside(guard.outer + column, guard.inner[k], guard.extent));
+  }
+  return valid;
+}
+
+// G guards; 3 stands for any number. k goes outside: one k's columns are neighbours in memory.
+template <int G>
+void pack_block(const ColumnPack& pack, const PackPlace& place, int64_t column, int64_t count,
+                int64_t depth) {
+  const ColumnVector* vectors = pack.vectors + column / kLanes;
+  const Floats fill = G > 0 ? broadcast(pack.fill) : Floats{};
+  float* outs[kPackVectors];
+  for (int64_t v = 0; v < count; ++v) outs[v] = place.at(v);
+  for (int64_t k = 0; k < depth; ++k) {
     const float* base = pack.base + pack.inner[k];
-    Mask valid = mask_all();
-    if (guarded) {
-      for (int g = 0; g < pack.guard_count; ++g) {
-        const PackGuard& guard = pack.guards[g];
-        valid = mask_and(valid, mask_inside(guard.outer + column, guard.inner[k], guard.extent));
+    for (int64_t v = 0; v < count; ++v) {
+      const ColumnVector& vector = vectors[v];
+      const ColumnSegment* segment = pack.segments + vector.segment;
+      float* out = outs[v];
+      outs[v] += place.width;
+      if (G == 0 && vector.kind == kOneRun && vector.lanes == kLanes) {
+        store(out, load(base + segment->offset));
+        continue;
       }
-    }
-    Floats x = guarded ? fill : Floats{};
-    switch (vector.kind) {
-      case kOneRun:
-        if (!guarded && vector.lanes == kLanes) {
-          x = load(base + segments->offset);
-        } else {
-          x = load_where(base + segments->offset, mask_and(valid, mask_of(segments->mask)), x);
-        }
-        break;
-      case kRuns:
+      const Mask valid = inside<G>(pack, column + v * kLanes, k);
+      Floats x = fill;
+      if (vector.kind == kEvenRuns) {
         for (int s = 0; s < vector.segments; ++s) {
-          x = load_where(base + segments[s].offset, mask_and(valid, mask_of(segments[s].mask)), x);
+          x = load_even(base + segment[s].offset, mask_and(valid, mask_of(segment[s].mask)), x);
         }
-        break;
-      case kEvenRuns:
-        for (int s = 0; s < vector.segments; ++s) {
-          x = load_even(base + segments[s].offset, mask_and(valid, mask_of(segments[s].mask)), x);
-        }
-        break;
-      default:
+      } else if (vector.kind == kScattered) {
         for (int l = 0; l < vector.lanes; ++l) {
-          if (mask_has(valid, l)) x[l] = base[pack.outer[column + l]];
+          if (mask_has(valid, l)) x[l] = base[pack.outer[column + v * kLanes + l]];
         }
+      } else {
+        for (int s = 0; s < vector.segments; ++s) {
+          x = load_where(base + segment[s].offset, mask_and(valid, mask_of(segment[s].mask)), x);
+        }
+      }
+      store(out, x);
     }
-    store(out, x);
   }
 }
 
-void pack_columns(const ColumnPack& pack, int64_t column, int vectors, int64_t k0, int64_t k1,
-                  float* out) {
+void pack_columns(const ColumnPack& pack, int64_t column, int64_t count, int vectors,
+                  int64_t depth, float* out) {
   const int64_t width = static_cast<int64_t>(vectors) * kLanes;
-  for (int v = 0; v < vectors; ++v) {
-    const int64_t at = column + static_cast<int64_t>(v) * kLanes;
-    const ColumnVector& vector = pack.vectors[at / kLanes];
+  const int64_t block = kPackVectors / vectors * vectors;
+  for (int64_t v = 0; v < count; v += block) {
+    const int64_t some = count - v < block ? count - v : block;
+    const PackPlace place{vectors, width, width * depth, out + v / vectors * width * depth};
+    const int64_t at = column + v * kLanes;
     if (pack.along_k) {
-      pack_along_k(pack, at, vector.lanes, k0, k1, out + v * kLanes, width);
-    } else if (pack.guard_count > 0) {
-      pack_vector<true>(pack, vector, at, k0, k1, out + v * kLanes, width);
+      pack_along_k(pack, place, at, some, depth);
+    } else if (pack.guard_count == 0) {
+      pack_block<0>(pack, place, at, some, depth);
+    } else if (pack.guard_count == 1) {
+      pack_block<1>(pack, place, at, some, depth);
+    } else if (pack.guard_count == 2) {
+      pack_block<2>(pack, place, at, some, depth);
     } else {
-      pack_vector<false>(pack, vector, at, k0, k1, out + v * kLanes, width);
+      pack_block<3>(pack, place, at, some, depth);
     }
   }
 }
@@ -248,7 +292,7 @@ extern const GemmKernels gemm_kernels;
 const GemmKernels gemm_kernels = {
     kLanes,     kVectors, {kRows[0], kRows[1], kRows[2], kVectors > 2 ? kRows[3] : 0},
     kStream,    run_tile, run_stream,
-    run_dots,   pack_columns,
+    run_dots,   pack_columns, run_transpose,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
