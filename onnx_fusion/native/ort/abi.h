@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C ABI that the custom op uses.
 //
 // OrtApi is a table of function pointers that only ever grows at its end, so a function is its
-// index in it, the same in every version. The last one below exists only from kShapeReferenceApi on.
+// index in it, the same in every version. The last one below exists from kShapeReferenceApi on.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ struct OrtTypeInfo;
 struct OrtTypeAndShape;
 struct CustomOp;
 
-enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kRuntimeException = 6 };
+enum ErrorCode : int { kFail = 1, kRuntimeException = 6 };
 enum AttrType : int { kAttrString = 5 };
 enum Characteristic : int { kRequired = 0, kOptional = 1, kVariadic = 2 };
 

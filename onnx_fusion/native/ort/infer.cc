@@ -131,8 +131,7 @@ std::string read_text(const Api* api, const OrtInferContext* context) {
   // Asking for the size alone is answered with an error.
   std::string text(size_t{1} << 14, '\0');
   size_t size = 0;
-  OrtStatus* status =
-      read_attribute(api, attribute, kAttrString, text.data(), text.size(), &size);
+  OrtStatus* status = read_attribute(api, attribute, kAttrString, text.data(), text.size(), &size);
   if (status != nullptr && size > text.size()) {
     release_status(api, status);
     text.resize(size);

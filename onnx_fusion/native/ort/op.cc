@@ -84,9 +84,8 @@ class Node {
  public:
   Node(const FusedRegion* op, const Api* api, const OrtKernelInfo* info, std::string where)
       : api_(api), borrows_(op->version >= kShapeReferenceApi), where_(std::move(where)) {
-    const std::string text = read_text([&](char* out, size_t* size) {
-      return string_attribute(api, info, kProgram, out, size);
-    });
+    const std::string text = read_text(
+        [&](char* out, size_t* size) { return string_attribute(api, info, kProgram, out, size); });
     size_t inputs = 0, outputs = 0;
     check(input_count(api, info, &inputs));
     check(output_count(api, info, &outputs));

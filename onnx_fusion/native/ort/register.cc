@@ -79,8 +79,7 @@ uint32_t minor_version(std::string_view text) {
 
 // The entry point that ONNX Runtime calls when a session's options register this library.
 extern "C" __attribute__((visibility("default"))) onnx_fusion::ort::OrtStatus* RegisterCustomOps(
-    onnx_fusion::ort::OrtSessionOptions* options,
-    const onnx_fusion::ort::ApiBase* base) noexcept {
+    onnx_fusion::ort::OrtSessionOptions* options, const onnx_fusion::ort::ApiBase* base) noexcept {
   using namespace onnx_fusion::ort;
   const char* text = base->version_text();
   const uint32_t minor = minor_version(text);
