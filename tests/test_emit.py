@@ -11,6 +11,7 @@ from emit_models import chain, floats, graph_of, kinds, lower, make, pick, same,
 from onnx import helper, numpy_helper
 
 from onnx_fusion.emit import emit
+from onnx_fusion.emit.naming import number
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.graph.load import load
 from onnx_fusion.graph.model import Node, Value
@@ -132,6 +133,17 @@ def test_more_bodies_than_registered_names_are_numbered_by_bytes_saved():
     assert kinds(after)[:2] == ["FusedRegion_128", "FusedRegion_129"]
 
 
+def test_up_to_the_registered_names_numbers_follow_appearance():
+    bodies = [bytes([k]) for k in range(128)]
+    assert number([*bodies, bodies[5]], [*range(129)]) == [*range(128), 5]
+
+
+def test_bytes_saved_count_for_all_nodes_of_a_body():
+    bodies = [bytes([k]) for k in range(129)] + [bytes([7])] * 3
+    numbers = number(bodies, [10] * 128 + [19] + [5] * 3)
+    assert numbers[7] == 0 and numbers[128] == 1 and numbers[0] == 2
+
+
 def test_omitted_inputs_stay_omitted_in_the_body():
     proto = make([("clip", "Clip", "x  hi", "a", {}), ("neg", "Neg", "a", "y", {})],
                  [("x", [5])], [("y", [5])], [("hi", np.float32(0.25))])
@@ -190,6 +202,20 @@ def test_a_folded_constant_that_is_an_output_stays_computed():
     graph.values["sum"].weight = Weight.of(2 * numpy_helper.to_array(proto.graph.initializer[0]))
     after = same(proto, emit(model, graph, [lower("r", pick(graph, "mul"))]))
     assert kinds(after) == ["Add", "FusedRegion_0"]
+
+
+def test_a_constant_that_a_region_gives_out_is_no_initializer_too():
+    proto = make([("sum", "Add", "w w", "sum", {}), ("mul", "Mul", "x sum", "m", {}),
+                  ("cat", "Concat", "m sum", "c", {"axis": 0}), ("neg", "Neg", "sum", "n", {}),
+                  ("add", "Add", "x n", "z", {})],
+                 [("x", [3])], [("c", [6]), ("z", [3])], [("w", floats(3))])
+    model = load(proto)
+    graph = graph_of(model)
+    graph.values["sum"].weight = Weight.of(2 * numpy_helper.to_array(proto.graph.initializer[0]))
+    fused = [lower("a", pick(graph, "sum", "mul", "cat")), lower("b", pick(graph, "neg", "add"))]
+    after = same(proto, emit(model, graph, fused))
+    assert kinds(after) == ["FusedRegion_0", "FusedRegion_1"]
+    assert [tensor.name for tensor in after.graph.initializer] == ["w"]
 
 
 def test_a_folded_constant_beside_an_output_that_is_not():

@@ -178,6 +178,18 @@ def test_shape_arithmetic_that_only_fed_fused_nodes_goes():
     assert kinds(after) == ["Relu", "FusedRegion_0"]
 
 
+def test_what_annotations_refer_to_stays():
+    proto = make([("mul", "Mul", "x s", "m", {}), ("neg", "Neg", "m", "y", {})],
+                 [("x", [3])], [("y", [3])], [("s", np.float32(0.5))])
+    annotation = proto.graph.quantization_annotation.add(tensor_name="y")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
+    model = load(proto)
+    graph = graph_of(model)
+    after = same(proto, emit(model, graph, [lower("r", pick(graph, "mul", "neg"), baked=("s",))]))
+    assert list(after.graph.initializer) == list(proto.graph.initializer)
+    assert list(after.graph.quantization_annotation) == [annotation]
+
+
 def test_dead_nodes_stay_and_keep_what_they_read():
     proto = chain()
     proto.graph.node.append(helper.make_node("Tanh", ["b"], ["nowhere"], "dead"))
@@ -227,6 +239,30 @@ def test_incomplete_value_info_of_a_fused_output_is_completed():
     after = fuse(proto, "relu")
     assert [value.name for value in after.graph.value_info] == ["b"]
     assert len(after.graph.value_info[0].type.tensor_type.shape.dim) == 2
+
+
+def test_graph_outputs_are_not_described_twice():
+    proto = make([("relu", "Relu", "x", "y", {})], [("x", [3])], [("y", None)])
+    model = load(proto)
+    graph = graph_of(model)
+    after = emit(model, graph, [lower("r", pick(graph, "relu"))]).proto
+    assert not after.graph.value_info
+    assert after.graph.output == proto.graph.output
+
+
+def test_a_new_node_also_gives_the_values_it_shares_with_the_one_it_replaced():
+    proto = make([("split", "Split", "x", "a b", {"axis": 0}), ("neg", "Neg", "a", "y", {}),
+                  ("tanh", "Tanh", "b", "z", {})], [("x", [4])], [("y", [2]), ("z", [2])])
+    model = load(proto)
+    graph = graph_of(model)
+    split, _, tanh = graph.nodes
+    new = Value("b_new", split.outputs[1].dtype, (2,), consumers=[tanh])
+    graph.nodes[0] = Node("Split", "", "new", split.inputs, [split.outputs[0], new],
+                          {"axis": 0}, split.origin)
+    tanh.inputs[0] = new
+    after = same(proto, emit(model, graph, [lower("r", [tanh])]))
+    assert kinds(after) == ["Split", "Neg", "FusedRegion_0"]
+    assert list(after.graph.node[0].output) == ["a", "b_new"]
 
 
 def test_a_value_that_a_pass_invented_is_computed_by_its_new_node():

@@ -50,12 +50,9 @@ def find_demand(model: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) 
     given = scope.given(proto)
     results = [value.name for value in proto.output] + _other_reads(model)
 
-    alive, needed_before = _follow(results, reads, source, ())
-    dead = [k for k in range(len(reads)) if k not in alive]
-    needed_before |= {name for k in dead for name in reads[k]}
-
+    alive, _ = _follow(results, reads, source, ())
     covered = {k for one in fused for node in one.region.nodes for k in node.origin}
-    spared = [k for k in dead if k not in covered]
+    spared = [k for k in range(len(reads)) if k not in alive and k not in covered]
     wanted = [value for one in fused for value in one.inputs]
     provided = {value.name for one in fused for value in one.outputs}
     folded = {value.name: value.weight for value in wanted
@@ -78,7 +75,7 @@ def find_demand(model: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) 
             roots += [value.name for value in node.inputs if value is not None]
             provided |= {value.name for value in node.outputs if value is not None}
     return Demand(frozenset(kept | set(spared)), tuple(extra.values()), folded,
-                  frozenset(needed), frozenset(needed_before))
+                  frozenset(needed), frozenset(results).union(*reads))
 
 
 def initializer_names(graph: onnx.GraphProto) -> set[str]:
