@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OnnxFusionError as error:
         return fail(one_line(error), args.debug)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return fail(f"{type(error).__name__}: {one_line(error)}", args.debug)
 
 

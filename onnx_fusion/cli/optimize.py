@@ -59,10 +59,7 @@ def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> Non
 def run(args: argparse.Namespace) -> int:
     """Optimize, verify if asked to, and print the summary to stdout."""
     show.refuse_same(args.source, args.target)
-    if args.verify:
-        summary = optimize_verified(args)
-    else:
-        summary = optimize_to(args, args.target)
+    summary = optimize_verified(args) if args.verify else optimize_to(args, args.target)
     for note in summary.notes:
         show.say(note)
     print(

@@ -40,12 +40,17 @@ def spread(array: np.ndarray) -> float:
     return high - low or abs(high)
 
 
+def magnitude(array: np.ndarray) -> np.ndarray:
+    """Return absolute values, 0 for what is not finite."""
+    return np.abs(np.where(np.isfinite(array), array, 0))
+
+
 def tolerance(reference: np.ndarray) -> np.ndarray:
     """Return the difference allowed at each element of a float64 array.
 
     Where the type has fewer digits than the gate asks for (f16, bf16), see `compare`.
     """
-    return RELATIVE * np.abs(reference) + OF_RANGE * spread(reference)
+    return RELATIVE * magnitude(reference) + OF_RANGE * spread(reference)
 
 
 def compare(reference: Any, other: Any) -> Verdict:
@@ -55,7 +60,7 @@ def compare(reference: Any, other: Any) -> Verdict:
     places, and the winner of the last axis must be the same wherever it leads by more than its
     tolerance. Sequences and maps are compared item by item.
     """
-    if isinstance(reference, list) or isinstance(reference, dict):
+    if isinstance(reference, (list, dict)):
         return compare_items(reference, other)
     if reference is None or other is None:
         same = reference is None and other is None
@@ -70,7 +75,7 @@ def compare(reference: Any, other: Any) -> Verdict:
         return compare_exact(reference, other)
     digits = {"float16": 2.0**-10, "bfloat16": 2.0**-7}.get(reference.dtype.name, 0.0)
     left, right = reference.astype(np.float64), other.astype(np.float64)
-    allowed = np.maximum(tolerance(left), 4 * digits * np.abs(left))
+    allowed = np.maximum(tolerance(left), 4 * digits * magnitude(left))
     return compare_floats(left, right, allowed)
 
 
@@ -110,7 +115,7 @@ def compare_floats(reference: np.ndarray, other: np.ndarray, allowed: np.ndarray
     apart = np.abs(np.where(finite, other, 0) - np.where(finite, reference, 0))
     error = float(apart.max(initial=0.0))
     verdict = Verdict(True, error, over(error, spread(reference)))
-    count = int(np.count_nonzero(apart > np.where(finite, allowed, np.inf)))
+    count = int(np.count_nonzero(apart > allowed))
     if count:
         reason = f"{count} of {reference.size} elements differ by more than the tolerance"
         return dataclasses.replace(verdict, passed=False, reason=reason)

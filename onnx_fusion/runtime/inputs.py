@@ -33,7 +33,7 @@ def read_proto(model: str | os.PathLike | onnx.ModelProto) -> onnx.ModelProto:
         proto = onnx.load(model, load_external_data=False)
     except OSError as error:
         raise ModelError(f"{model}: cannot be read: {error.strerror}") from None
-    except Exception:  # noqa: BLE001 - protobuf raises what it likes
+    except Exception:
         raise ModelError(f"{model}: is not an ONNX model") from None
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelError(f"{model}: is not an ONNX model")
@@ -92,6 +92,7 @@ def make_inputs(
     dims: Mapping[str, int] | None = None,
     spatial: int = SPATIAL,
     sequence: int = SEQUENCE,
+    middle: int | None = None,
 ) -> Inputs:
     """Return random inputs of the model's types and shapes; the same seed gives the same arrays.
 
@@ -99,7 +100,7 @@ def make_inputs(
     indexes, a single one compared with constants is one of them, others are 0 or 1 (a mask, say)
     with a 1 at the start. A symbolic dim takes `dims[its name]`; else a leading one is 1, the
     channels are what the consuming convolution wants, `spatial` follows them, and others are
-    `sequence`.
+    `sequence`; `middle` replaces it between the first and the last dim.
     """
     proto = read_proto(model)
     uses = Uses(proto)
@@ -108,7 +109,7 @@ def make_inputs(
     made: Inputs = {}
     for value in needed(proto):
         dtype = element_type(value)
-        shape = concrete_shape(value, uses, symbols, spatial, sequence)
+        shape = concrete_shape(value, uses, symbols, (spatial, sequence, middle or sequence))
         if dtype.kind in "iu":
             made[value.name] = draw_integers(value.name, dtype, shape, uses, rng)
         elif dtype.kind == "b":
@@ -211,10 +212,11 @@ def declared_shape(value: onnx.ValueInfoProto) -> list[int | str | None]:
 
 
 def concrete_shape(
-    value: onnx.ValueInfoProto, uses: Uses, symbols: dict[str, int], spatial: int, sequence: int
+    value: onnx.ValueInfoProto, uses: Uses, symbols: dict[str, int], sizes: tuple[int, int, int]
 ) -> tuple[int, ...]:
     """Return an extent for every dim; symbols met for the first time are added to `symbols`."""
     declared = declared_shape(value)
+    spatial, sequence, middle = sizes
     image = 3 <= len(declared) <= 5
     channels = uses.channels(value.name) if image else None
     extents = []
@@ -227,7 +229,8 @@ def concrete_shape(
         elif axis == 1 and channels:
             guess = channels
         else:
-            guess = spatial if channels or (image and len(declared) > 3) else sequence
+            inner = sequence if axis == len(declared) - 1 else middle
+            guess = spatial if channels or (image and len(declared) > 3) else inner
         extents.append(symbols.setdefault(dim, guess) if isinstance(dim, str) else guess)
     return tuple(extents)
 

@@ -106,12 +106,12 @@ def float_names(model: onnx.ModelProto) -> set[str]:
     """Return the names of the float tensors of the main graph, as far as ONNX can infer them."""
     small = copy(model)
     for tensor in small.graph.initializer:
-        if tensor.data_type in FLOATS:
+        if tensor.data_type in FLOATS and tensor.ByteSize() > 4096:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
     try:
         small = onnx.shape_inference.infer_shapes(small)
-    except Exception:  # noqa: BLE001 - without types nothing can be cut, and the caller says so
+    except Exception:
         small = model
     graph = small.graph
     return {

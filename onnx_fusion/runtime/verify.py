@@ -22,8 +22,8 @@ from onnx_fusion.runtime.inputs import make_inputs
 from onnx_fusion.runtime.side import Side, Truth
 from onnx_fusion.runtime.surgery import SELECTS, Decision, find_decisions, given, show
 
-SIZES = ((64, 16), (224, 512), (320, 128), (32, 1))
-"""Extents tried for unknown dims, spatial and other, until the original runs."""
+SIZES = ((64, 16, None), (224, 512, None), (64, 512, 1), (320, 128, None), (32, 1, None))
+"""Extents tried for unknown dims (see `make_inputs`) until the original runs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,8 +111,6 @@ def verify(
     fault = None
     bad = [output.name for output in outputs if not output.passed]
     if bad:
-        if not repeats(left, inputs, bad, dict(zip(names, wanted, strict=True))):
-            notes.append(f"{left.label}: gives other results each time it runs")
         fault = find_fault(left, right, inputs, bad)
     return Report(outputs, tuple(dict.fromkeys(notes)), fault, dict(inputs))
 
@@ -133,8 +131,10 @@ def check_signature(left: Side, right: Side) -> None:
 def first_run(left: Side, seed: int) -> tuple[dict[str, np.ndarray], list[Any]]:
     """Return random inputs that the original runs on, and its outputs."""
     tried: VerifyError | None = None
-    for spatial, sequence in SIZES:
-        inputs = make_inputs(left.proto, seed=seed, spatial=spatial, sequence=sequence)
+    for spatial, sequence, middle in SIZES:
+        inputs = make_inputs(
+            left.proto, seed=seed, spatial=spatial, sequence=sequence, middle=middle
+        )
         try:
             return inputs, left.run(inputs)
         except VerifyError as error:
@@ -171,14 +171,6 @@ def empty_of_meaning(names: Sequence[str], wanted: Sequence[Any]) -> list[str]:
     ]
 
 
-def repeats(
-    left: Side, inputs: Mapping[str, np.ndarray], names: Sequence[str], wanted: Mapping[str, Any]
-) -> bool:
-    """Return whether the original gives the same results when run again."""
-    again = left.run(inputs, names)
-    return all(compare(wanted[n], value).passed for n, value in zip(names, again, strict=True))
-
-
 def settle(
     left: Side,
     right: Side,
@@ -206,7 +198,8 @@ def settle(
         wanted = {name: failing[name][0] for name in chosen}
         found |= cut(left, right, inputs, truth, decisions, wanted)
     for name in chosen:
-        if not found[name][0].passed and excuse(left, inputs, name, *failing[name]):
+        hidden = found[name][1] == "equal"
+        if hidden and not found[name][0].passed and excuse(left, inputs, name, *failing[name]):
             found[name] = (dataclasses.replace(found[name][0], passed=True), "margin")
     return found
 
