@@ -44,7 +44,7 @@ class Blocks:
             if max(self.position[m] for m in members) < lowest:
                 continue
             for member in members:
-                for value in member.inputs:
+                for value in (*member.inputs, *member.captures):
                     producer = value.producer if value is not None else None
                     if producer is not None and producer not in seen:
                         seen.add(producer)
@@ -56,7 +56,7 @@ class Blocks:
         members = {*block.nodes, node}
         outside = []
         for member in members:
-            for value in member.inputs:
+            for value in (*member.inputs, *member.captures):
                 producer = value.producer if value is not None else None
                 if producer is not None and producer not in members:
                     outside.append(producer)

@@ -115,12 +115,21 @@ class _Planner:
         many = MappingType.MANY_TO_MANY
         if self.mapping[consumer] is not many or block.mapping is many:
             return False
-        return any(
-            self.mapping[producer] is many and self.blocks.free(producer)
-            for node in block.nodes
-            for producer in predecessors(node)
-            if producer not in block.nodes
-        )
+        return any(self.can_end(node, set(block.nodes)) for node in block.nodes)
+
+    def can_end(self, node: Node, passed: set[Node]) -> bool:
+        """Return whether free operators lead from a free many-to-many one to `node`."""
+        many = MappingType.MANY_TO_MANY
+        stack, seen = predecessors(node), set(passed)
+        while stack:
+            producer = stack.pop()
+            if producer in seen or producer in self.why_not or not self.blocks.free(producer):
+                continue
+            if self.mapping[producer] is many:
+                return True
+            seen.add(producer)
+            stack.extend(predecessors(producer))
+        return False
 
     def fuse_predecessors(self, block: Block, node: Node) -> None:
         stack = [(p, node) for p in reversed(predecessors(node))]
@@ -130,6 +139,10 @@ class _Planner:
             producer, consumer = stack.pop()
             if producer in block.nodes:
                 continue
+            many = MappingType.MANY_TO_MANY
+            if block.mapping is many and self.mapping[producer] is not many:
+                if self.can_end(producer, set(block.nodes)):
+                    continue
             if self.fuse(block, producer, consumer, producer):
                 stack.extend((p, producer) for p in reversed(predecessors(producer)))
 
@@ -137,7 +150,7 @@ class _Planner:
         """Let `new`, one of the pair, join the block if nothing speaks against it."""
         reason = self.objection(block, producer, consumer, new)
         if reason is not None:
-            self.refused[producer, consumer] = reason
+            self.refused.setdefault((producer, consumer), reason)
             return False
         first, second = (
             (block.mapping, self.mapping[new])
@@ -219,8 +232,9 @@ def successors(node: Node) -> list[Node]:
 
 
 def predecessors(node: Node) -> list[Node]:
-    """Return the nodes whose outputs the node reads, each once."""
-    found = (v.producer for v in node.inputs if v is not None and v.weight is None)
+    """Return the nodes whose outputs the node or its subgraphs read, each once."""
+    values = (*node.inputs, *node.captures)
+    found = (v.producer for v in values if v is not None and v.weight is None)
     return list(dict.fromkeys(p for p in found if p is not None))
 
 

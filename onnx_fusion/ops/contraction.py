@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from onnx_fusion.dtypes import DType
+from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.elementwise import like, need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import transpose
@@ -285,11 +287,29 @@ def lower_average_pool(site: Site) -> list[Tensor | None]:
     return [tensor]
 
 
+def matmul_flops(node: Node) -> float:
+    """Return two operations per multiplied pair; extents that are not known count as 128."""
+    shape = node.inputs[0].shape or (128,)
+    inner = shape[0 if node.attrs.get("transA", 0) else -1]
+    return 2.0 * (inner if isinstance(inner, int) else 128)
+
+
+def conv_flops(node: Node) -> float:
+    """Return two operations per tap and input channel of a group."""
+    taps = [d if isinstance(d, int) else 1 for d in (node.inputs[1].shape or (1,))[1:]]
+    return 2.0 * math.prod(taps)
+
+
+def pool_flops(node: Node) -> float:
+    """Return one operation per tap."""
+    return float(math.prod(int(k) for k in node.attrs.get("kernel_shape", [1])))
+
+
 M = MappingType.MANY_TO_MANY
 ROWS = [
-    Row("MatMul", M, lower_matmul, anchor=True),
-    Row("Gemm", M, lower_gemm, anchor=True),
-    Row("Conv", M, lower_conv, anchor=True),
-    Row("MaxPool", M, lower_max_pool),
-    Row("AveragePool", M, lower_average_pool),
+    Row("MatMul", M, lower_matmul, flops=matmul_flops, anchor=True),
+    Row("Gemm", M, lower_gemm, flops=matmul_flops, anchor=True),
+    Row("Conv", M, lower_conv, flops=conv_flops, anchor=True),
+    Row("MaxPool", M, lower_max_pool, flops=pool_flops),
+    Row("AveragePool", M, lower_average_pool, flops=pool_flops),
 ]

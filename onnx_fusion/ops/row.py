@@ -90,12 +90,16 @@ class Row:
     lower: Lowering | None = None
     domain: str = ""
     reason: str = ""
-    flops: float = 1.0
+    flops: float | Callable[[Node], float] = 1.0
     anchor: bool = False
 
     def mapping_of(self, node: Node) -> MappingType:
         """Return the node's mapping type."""
         return self.mapping if isinstance(self.mapping, MappingType) else self.mapping(node)
+
+    def flops_of(self, node: Node) -> float:
+        """Return the node's floating-point operations per output element."""
+        return self.flops(node) if callable(self.flops) else self.flops
 
 
 def broadcast(shapes: Iterable[tuple[ex.Expr, ...]]) -> tuple[ex.Expr, ...]:

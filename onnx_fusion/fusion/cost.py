@@ -1,0 +1,119 @@
+"""An analytical cost model: what a set of nodes costs as one kernel, and what ONNX Runtime takes.
+
+Measured latency is better wherever there is any; this stands in where nothing was measured. Times
+are for one thread; ratios of two estimates carry over to more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from onnx_fusion.graph.model import Node, Value
+from onnx_fusion.graph.view import irs_bytes
+from onnx_fusion.ops import peer, table
+from onnx_fusion.ops.mapping import MappingType
+
+
+
+CACHE = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rates:
+    """What a machine does: seconds per kernel, bytes and operations per second.
+
+    `bandwidth` holds for memory, `cached` for what stays below CACHE bytes.
+    `overhead` is what one more node in the session costs, `launch` what the kernel itself adds.
+    """
+
+    overhead: float
+    launch: float
+    bandwidth: float
+    cached: float
+    contraction: float
+    other: float
+
+
+# Medians over the shapes of the zoo on AVX2 and AVX-512 machines (facts of scripts/bench_kernels.py).
+FUSED = Rates(overhead=0.6e-6, launch=0.6e-6, bandwidth=12e9, cached=40e9, contraction=45e9, other=6e9)
+ONNX_RUNTIME = Rates(overhead=0.6e-6, launch=2.5e-6, bandwidth=12e9, cached=40e9, contraction=60e9, other=4e9)
+
+
+def elements(value: Value | None) -> int:
+    """Return the number of elements; symbols count as `irs_bytes` counts them."""
+    if value is None or value.dtype is None:
+        return 0
+    return irs_bytes(value) // value.dtype.size
+
+
+def flops(node: Node) -> float:
+    """Return the node's floating-point operations."""
+    return table.find(node).flops_of(node) * elements(node.outputs[0])
+
+
+def is_contraction(node: Node) -> bool:
+    """Return whether most of the node's time goes into multiply-adds."""
+    return table.find(node).anchor
+
+
+def bytes_read(value: Value, node: Node) -> int:
+    """Return how much of a value the node reads: a movement operator no more than it writes."""
+    size = irs_bytes(value)
+    if table.find(node).flops_of(node) == 0:
+        return min(size, sum(irs_bytes(v) for v in node.outputs if v is not None))
+    return size
+
+
+def kernel_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -> float:
+    """Return what one kernel takes that runs these nodes; `repeats` says how often each is computed."""
+    members = set(nodes)
+    read: dict[Value, int] = {}
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None and value.producer not in members:
+                read[value] = max(read.get(value, 0), bytes_read(value, node))
+    outputs = [
+        v
+        for n in nodes
+        for v in n.outputs
+        if v is not None
+        and (v.is_output or v.captured or any(c not in members for c in v.consumers))
+    ]
+    hard = sum(flops(n) for n in nodes if is_contraction(n))
+    easy = sum(flops(n) for n in nodes if not is_contraction(n)) * repeats
+    compute = hard / rates.contraction + easy / rates.other
+    moved = sum(read.values()) + sum(irs_bytes(v) for v in outputs)
+    bandwidth = rates.cached if moved <= CACHE else rates.bandwidth
+    return rates.overhead + rates.launch + max(moved / bandwidth, compute)
+
+
+def peer_seconds(nodes: Sequence[Node]) -> float:
+    """Return what ONNX Runtime takes for these nodes, after the fusions it makes itself."""
+    members, free = set(nodes), set()
+    for node in nodes:
+        for value in node.inputs:
+            producer = value.producer if value is not None else None
+            if producer in members and peer.fuses(producer, node):
+                free.add(node)
+    return sum(kernel_seconds([n], ONNX_RUNTIME) for n in nodes if n not in free)
+
+
+def pays(block: Sequence[Node], node: Node) -> bool:
+    """Return whether `node` is expected to run faster inside the block than apart from it (a yellow cell).
+
+    Elements that a one-to-many operator repeats are computed as often as they are read.
+    """
+    before = kernel_seconds(block, FUSED) + kernel_seconds([node], FUSED)
+    spread = 1.0
+    for member in (*block, node):
+        if table.find(member).mapping_of(member) is MappingType.ONE_TO_MANY:
+            sources = [elements(v) for v in member.inputs if v is not None and v.weight is None]
+            largest = max(sources, default=0)
+            if largest:
+                spread = max(spread, elements(member.outputs[0]) / largest)
+    if any(is_contraction(m) for m in (*block, node)):
+        spread = 1.0
+    return kernel_seconds([*block, node], FUSED, spread) <= before
+
+

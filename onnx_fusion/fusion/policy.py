@@ -1,0 +1,113 @@
+"""The default policy: take what is expected to make the whole model faster, and leave the rest.
+
+Two nodes are bound if ONNX Runtime would run them as one kernel, or hold the value between them in the blocked
+layout of a convolution: a foreign node there costs a reorder on each side, or a fusion. Bound nodes, and
+nodes of one region, are taken or left together.
+
+    [Conv - Relu - Conv - Add]   MatMul - [Add - LayerNorm]   [Mul - Exp - Sub]
+     one blocked stretch               fused by ORT            a chain nobody else fuses
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from onnx_fusion.fusion import cost
+from onnx_fusion.fusion.plan import Plan, Refusal, Region
+from onnx_fusion.graph.model import Graph, Node
+from onnx_fusion.graph.names import input_names
+from onnx_fusion.ops import peer
+
+MARGIN = 0.75
+"""A stretch is taken if its estimate is at most this share of ONNX Runtime's."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stretch:
+    """Nodes that are taken or left together, and the regions among them."""
+
+    nodes: tuple[Node, ...]
+    regions: tuple[Region, ...]
+
+
+def choose(plan: Plan, graph: Graph) -> Plan:
+    """Return the plan with only those regions that are expected to pay; the others become refusals."""
+    kept: list[Region] = []
+    refusals = list(plan.refusals)
+    for stretch in stretches(plan, graph):
+        reason = objection(stretch)
+        if reason is None:
+            kept.extend(stretch.regions)
+            continue
+        for region in stretch.regions:
+            refusals.extend(split(region, graph, reason))
+    names = {region.name for region in kept}
+    regions = tuple(r for r in plan.regions if r.name in names)
+    renamed = tuple(dataclasses.replace(r, name=f"region_{k}") for k, r in enumerate(regions))
+    return Plan(renamed, tuple(refusals), plan.opaque)
+
+
+def stretches(plan: Plan, graph: Graph) -> list[Stretch]:
+    """Return the connected stretches that hold a region, in the graph's order."""
+    parent = {node: node for node in graph.nodes}
+
+    def find(node: Node) -> Node:
+        while parent[node] is not node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    for region in plan.regions:
+        for node in region.nodes[1:]:
+            parent[find(node)] = find(region.nodes[0])
+    for node in graph.nodes:
+        for value in node.inputs:
+            producer = value.producer if value is not None else None
+            if producer in parent and is_bound(producer, node):
+                parent[find(node)] = find(producer)
+    nodes: dict[Node, list[Node]] = {}
+    for node in graph.nodes:
+        nodes.setdefault(find(node), []).append(node)
+    regions: dict[Node, list[Region]] = {}
+    for region in plan.regions:
+        regions.setdefault(find(region.nodes[0]), []).append(region)
+    return [Stretch(tuple(nodes[root]), tuple(found)) for root, found in regions.items()]
+
+
+def is_bound(producer: Node, consumer: Node) -> bool:
+    """Return whether a border between the two would cost ONNX Runtime a reorder or a fusion."""
+    if peer.fuses(producer, consumer):
+        return True
+    return peer.is_blocked(producer) and peer.is_blocked(consumer)
+
+
+def objection(stretch: Stretch) -> str | None:
+    """Return why the stretch is left to ONNX Runtime, None if it is taken."""
+    covered = {node for region in stretch.regions for node in region.nodes}
+    outside = [node for node in stretch.nodes if node not in covered]
+    if outside:
+        return f"ONNX Runtime runs it together with {outside[0].op_type}, which no region covers"
+    theirs = cost.peer_seconds(stretch.nodes)
+    ours = sum(cost.kernel_seconds(region.nodes, cost.FUSED) for region in stretch.regions)
+    if ours > MARGIN * theirs:
+        return (
+            f"expected {ours * 1e6:.1f} us fused, {theirs * 1e6:.1f} us in ONNX Runtime "
+            f"(taken below {MARGIN:.0%})"
+        )
+    return None
+
+
+def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:
+    """Return refusals for the pairs of neighbours inside a region that is not taken."""
+    members = set(region.nodes)
+    pairs = [
+        (value.producer, node)
+        for node in region.nodes
+        for value in node.inputs
+        if value is not None and value.producer in members
+    ]
+    model = graph.model.proto
+    return [
+        Refusal(input_names(a, model)[-1], input_names(b, model)[0], reason)
+        for a, b in dict.fromkeys(pairs)
+    ]

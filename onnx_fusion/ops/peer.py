@@ -1,0 +1,49 @@
+"""What ONNX Runtime does with operators when it is left alone: the facts that the default policy needs.
+
+Read off the graphs that ONNX Runtime 1.19 to 1.31 saves with ENABLE_ALL on the CPU.
+"""
+
+from __future__ import annotations
+
+from onnx_fusion.graph.model import Node
+
+BLOCKED = frozenset(
+    "Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool BatchNormalization Relu LeakyRelu Clip Sigmoid "
+    "Tanh HardSigmoid HardSwish Gelu QuickGelu Add Sum Mul Concat Resize Upsample".split()
+)
+"""Operators that stay in the channel-blocked layout of a convolution next to them."""
+
+ACTIVATIONS = frozenset("Relu LeakyRelu Clip Sigmoid Tanh HardSigmoid HardSwish".split())
+
+FUSED_PAIRS: dict[str, frozenset[str]] = {
+    "Conv": ACTIVATIONS | {"BatchNormalization", "Add", "Mul"},
+    "ConvTranspose": frozenset({"BatchNormalization"}),
+    "BatchNormalization": ACTIVATIONS | {"Add"},
+    "Gemm": ACTIVATIONS,
+    "MatMul": frozenset({"Add", "Mul", "Div", "BatchNormalization"}),
+    "Add": frozenset({"LayerNormalization", "Relu", "Gelu", "Add"}),
+    "Transpose": frozenset({"MatMul"}),
+    "Cast": frozenset({"Cast"}),
+    "Reshape": frozenset({"Reshape"}),
+    "Sigmoid": frozenset({"Mul"}),
+    "Erf": frozenset({"Add"}),
+    "Div": frozenset({"Erf"}),
+    "Pad": frozenset({"Conv", "MaxPool", "AveragePool"}),
+}
+"""Pairs that ONNX Runtime merges into one kernel: producer, and the consumers it takes in."""
+
+
+def fuses(producer: Node, consumer: Node) -> bool:
+    """Return whether ONNX Runtime makes one kernel of this pair."""
+    return consumer.op_type in FUSED_PAIRS.get(producer.op_type, ())
+
+
+def is_blocked(node: Node) -> bool:
+    """Return whether the node can work in a channel-blocked layout: a 4-D value and a known operator."""
+    value = node.outputs[0]
+    return (
+        node.op_type in BLOCKED
+        and value is not None
+        and value.shape is not None
+        and len(value.shape) == 4
+    )
