@@ -6,7 +6,9 @@ from onnx_fusion.graph.load import Model
 from onnx_fusion.graph.model import Graph
 from onnx_fusion.graph.view import view
 from onnx_fusion.passes.fold import fold
+from onnx_fusion.passes.fold_batchnorm import fold_batchnorm
 from onnx_fusion.passes.infer import infer
+from onnx_fusion.passes.recognize import recognize
 
 _MAX_ROUNDS = 8
 
@@ -22,7 +24,8 @@ def prepare(model: Model, *, strict: bool = False) -> Graph:
         infer(fold(graph))
         if _state(graph) == before:
             break
-    return graph
+    recognize(graph)
+    return graph if strict else fold_batchnorm(graph)
 
 
 def _state(graph: Graph) -> tuple[int, int]:

@@ -1,0 +1,112 @@
+"""Folds BatchNormalization into the weights of the contraction before it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.graph import edit
+from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.weights import Weight
+
+_CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Gemm"))
+
+
+def fold_batchnorm(graph: Graph) -> Graph:
+    """Replace each Conv, ConvTranspose or Gemm with a BatchNormalization after it by one node; return `graph`.
+
+    With s = scale / sqrt(var + epsilon), the new weight is w * s and the new bias (b - mean) * s + bias
+    (ONNX spec, BatchNormalization in inference mode), computed in float64 and rounded once. All of them
+    must be constant float32 and the contraction's result have no other use. The new node has the
+    contraction's op_type and attributes, new constants with made-up names, and both nodes as `parts`.
+    """
+    for norm in list(graph.nodes):
+        if norm.op_type != "BatchNormalization" or norm.domain or not _is_inference(norm):
+            continue
+        source = norm.inputs[0].producer
+        if source is None or source.op_type not in _CONTRACTIONS or source.domain or source.parts:
+            continue
+        middle = norm.inputs[0]
+        if middle.is_output or middle.captured or len(middle.consumers) != 1:
+            continue
+        folded = _fold(source, norm)
+        if folded is not None:
+            _replace(graph, source, norm, *folded)
+    edit.prune(graph)
+    return graph
+
+
+def _is_inference(norm: Node) -> bool:
+    extra = [value for value in norm.outputs[1:] if value is not None]
+    return not norm.attrs.get("training_mode", 0) and norm.attrs.get("spatial", 1) == 1 and not any(
+        value.consumers or value.is_output for value in extra)
+
+
+def _fold(source: Node, norm: Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the new (weight, bias), None if something they depend on is not constant float32."""
+    statistics = [_constant(value) for value in norm.inputs[1:5]]
+    weight = _constant(source.inputs[1])
+    given = source.inputs[2] if len(source.inputs) > 2 else None
+    bias = np.zeros(()) if given is None else _constant(given)
+    if weight is None or bias is None or any(array is None for array in statistics):
+        return None
+    scale, shift, mean, variance = statistics
+    factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
+    channels = factor.shape[0]
+    if source.op_type == "Gemm":
+        folded = _fold_gemm(source, weight, bias, factor)
+        if folded is None:
+            return None
+        weight, bias = folded
+        return _round(weight, (bias - mean * factor) + shift)
+    if source.op_type == "Conv":
+        if weight.shape[0] != channels:
+            return None
+        weight = weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))
+    else:
+        group = source.attrs.get("group", 1)
+        if weight.shape[1] * group != channels or weight.shape[0] % group:
+            return None
+        by_group = weight.reshape((group, weight.shape[0] // group) + weight.shape[1:])
+        factors = factor.reshape((group, 1, weight.shape[1]) + (1,) * (weight.ndim - 2))
+        weight = (by_group * factors).reshape(weight.shape)
+    return _round(weight, (bias - mean) * factor + shift)
+
+
+def _fold_gemm(source: Node, weight: np.ndarray, bias: np.ndarray,
+               factor: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return Gemm's weight and bias times the factor of each output column, None if C has rows."""
+    transposed = source.attrs.get("transB", 0)
+    columns = weight.shape[0] if transposed else weight.shape[1]
+    beta = float(np.float32(source.attrs.get("beta", 1.0)))
+    if columns != factor.shape[0] or beta == 0.0:
+        return None
+    if bias.ndim > 2 or bias.ndim == 2 and bias.shape[0] != 1:
+        return None
+    weight = weight * (factor[:, None] if transposed else factor[None, :])
+    row = np.broadcast_to(bias.reshape(-1), factor.shape) * factor * beta
+    return weight, row
+
+
+def _round(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return both as float32, None if that does not hold them."""
+    with np.errstate(over="ignore"):
+        rounded = weight.astype(np.float32), bias.astype(np.float32)
+    return rounded if all(np.isfinite(array).all() for array in rounded) else None
+
+
+def _constant(value: Value | None) -> np.ndarray | None:
+    if value is None or value.weight is None or value.dtype is not DType.F32:
+        return None
+    return value.weight.array().astype(np.float64)
+
+
+def _replace(graph: Graph, source: Node, norm: Node, weight: np.ndarray, bias: np.ndarray) -> None:
+    output = norm.outputs[0]
+    inputs = [source.inputs[0],
+              edit.add_constant(graph, f"{output.name}_weight", Weight.of(weight)),
+              edit.add_constant(graph, f"{output.name}_bias", Weight.of(bias))]
+    attrs = {**source.attrs, "beta": 1.0} if source.op_type == "Gemm" else dict(source.attrs)
+    new = Node(source.op_type, "", source.name, inputs, [output], attrs, source.origin | norm.origin,
+               None, (source, norm))
+    edit.replace(graph, (source, norm), new)
