@@ -90,7 +90,7 @@ def _neutral(node: Node, x: Dim | None, y: Dim | None) -> Dim | None:
     """Return the operand that the other one leaves as it is, None if there is none."""
     if y == {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}[node.op_type]:
         return x
-    if x == {"Add": 0, "Mul": 1}.get(node.op_type):
+    if x is not None and x == {"Add": 0, "Mul": 1}.get(node.op_type):
         return y
     return None
 

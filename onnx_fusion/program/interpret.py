@@ -250,7 +250,8 @@ class _Stage:
             return
         array = self.memory[line.tensor]
         if line.index:
-            array[tuple(self.expr(e) for e in line.index)] = value
+            ones = np.zeros([1] * len(self.names), np.int64)
+            array[tuple(self.expr(e) + ones for e in line.index)] = value
         else:
             array[()] = value.reshape(())
 

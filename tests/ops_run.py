@@ -1,0 +1,124 @@
+"""Runs models the way regions mean them: every tile program interpreted, opaque nodes by onnx.reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from onnx_fusion.fusion.grow import plan
+from onnx_fusion.fusion.plan import Plan, Region
+from onnx_fusion.fusion.target import Target
+from onnx_fusion.graph.load import load
+from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.lower import Lowered, lower
+from onnx_fusion.ops.stage import Refused
+from onnx_fusion.passes.pipeline import prepare
+from onnx_fusion.program import interpret, parse_program
+
+NEWEST_OPSET = 26
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Fused:
+    """A planned model: its graph, plan and programs, and why single nodes were not lowered."""
+
+    graph: Graph
+    plan: Plan
+    lowered: tuple[Lowered, ...]
+    reasons: dict[Node, str]
+
+    def op_types(self) -> set[str]:
+        """Return the operators that are in some region."""
+        return {node.op_type for region in self.plan.regions for node in region.nodes}
+
+
+def fuse(model: onnx.ModelProto) -> Fused:
+    """Return the model planned with a target that takes whatever can be lowered."""
+    graph = prepare(load(model))
+    reasons: dict[Node, str] = {}
+
+    def accept(region: Region) -> str | None:
+        try:
+            lower(region, graph)
+        except Refused as refused:
+            if len(region.nodes) == 1:
+                reasons[region.nodes[0]] = str(refused)
+            return str(refused)
+        return None
+
+    made = plan(graph, Target(accept))
+    return Fused(graph, made, tuple(lower(r, graph) for r in made.regions), reasons)
+
+
+def run(fused: Fused, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return the model's outputs; raises KeyError for an output that nothing computes."""
+    graph = fused.graph
+    data: dict[Value, np.ndarray] = {v: feeds[v.name] for v in graph.inputs if v.name in feeds}
+    data |= {v: v.weight.array() for v in graph.values.values() if v.weight is not None}
+    regions = {n: one for one in fused.lowered for n in one.region.nodes}
+    left = list(dict.fromkeys(regions.get(node, node) for node in graph.nodes))
+    while left:
+        ready = [work for work in left if all(v in data for v in reads(work))]
+        if not ready:
+            raise AssertionError("regions and nodes wait for each other")
+        for work in ready:
+            if isinstance(work, Node):
+                data.update(run_node(work, graph, data))
+            else:
+                program = parse_program(work.program)
+                found = interpret(program, [data[v] for v in work.inputs])
+                data.update(zip(work.outputs, found, strict=True))
+        left = [work for work in left if work not in ready]
+    return [data[v] for v in graph.outputs]
+
+
+def reads(work: Node | Lowered) -> Sequence[Value]:
+    """Return the values that a node or a region waits for."""
+    if isinstance(work, Lowered):
+        return work.inputs
+    return [v for v in (*work.inputs, *work.captures) if v is not None]
+
+
+def run_node(node: Node, graph: Graph, data: dict[Value, np.ndarray]) -> dict[Value, np.ndarray]:
+    """Return what one node computes by onnx.reference."""
+    protos = [part.proto for part in node.parts] or [node.proto]
+    given = reads(node)
+    outputs = [v for v in node.outputs if v is not None]
+    body = onnx.helper.make_graph(
+        protos, "one", [onnx.ValueInfoProto(name=v.name) for v in dict.fromkeys(given)],
+        [onnx.ValueInfoProto(name=v.name) for v in outputs],
+    )  # fmt: skip
+    proto = graph.model.proto
+    model = onnx.ModelProto(
+        ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions,
+        graph=body,
+    )  # fmt: skip
+    found = ReferenceEvaluator(model).run(None, {v.name: data[v] for v in given})
+    return dict(zip(outputs, found, strict=True))
+
+
+def pin(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return the model with these inputs made initializers."""
+    pinned = onnx.ModelProto()
+    pinned.CopyFrom(model)
+    inputs = [i for i in pinned.graph.input if i.name not in values]
+    del pinned.graph.input[:]
+    pinned.graph.input.extend(inputs)
+    for name, value in values.items():
+        pinned.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    return pinned
+
+
+def same(actual: np.ndarray, wanted: np.ndarray, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Assert equal type, shape, NaN positions and values within the tolerance."""
+    actual, wanted = np.asarray(actual), np.asarray(wanted)
+    assert actual.dtype == wanted.dtype, f"type {actual.dtype}, not {wanted.dtype}"
+    assert actual.shape == wanted.shape, f"shape {actual.shape}, not {wanted.shape}"
+    if actual.dtype.kind == "f":
+        np.testing.assert_allclose(actual, wanted, rtol=rtol, atol=atol, equal_nan=True)
+    else:
+        np.testing.assert_array_equal(actual, wanted)
