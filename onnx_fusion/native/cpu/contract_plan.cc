@@ -65,9 +65,51 @@ void sort_axis(Axis* axis, const Linear& address) {
   });
 }
 
-bool has_unit(const Axis& axis, const Linear& address) {
-  return std::any_of(axis.letters, axis.letters + axis.count,
-                     [&](uint8_t letter) { return magnitude(address.coef[letter]) == 1; });
+// The smallest step in memory between neighbours along an axis, 0 if it has none; *letter takes it.
+int64_t least_step(const BoundStage& stage, const Axis& axis, const Linear& address, int* letter) {
+  int64_t least = 0;
+  for (int i = 0; i < axis.count; ++i) {
+    const int64_t coef = magnitude(address.coef[axis.letters[i]]);
+    if (coef == 0 || stage.extents[axis.letters[i]] == 1 || (least != 0 && coef >= least)) continue;
+    least = coef;
+    *letter = axis.letters[i];
+  }
+  return least;
+}
+
+// An operand as far as the choice of its side needs it.
+struct Candidate {
+  int value;
+  Axis axis;
+  int64_t extent;
+  const BoundMap* map;  // null if it is not a plain load of linear indices
+  bool constant;
+};
+
+bool is_guarded_by(const BoundMap& map, int letter) {
+  return std::any_of(map.dims.begin(), map.dims.end(), [&](const BoundIndex& dim) {
+    return dim.guarded && dim.form.coef[letter] != 0;
+  });
+}
+
+// Cycles to bring an element into a panel of columns, and into a tile of rows: measured, roughly.
+double column_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
+  if (x.constant) return 0;
+  if (x.map == nullptr) return 1.5;
+  int letter = 0;
+  const int64_t step = least_step(stage, x.axis, x.map->address, &letter);
+  if (step == 1) return 0.1;
+  if (step == 2) return 0.3;
+  return least_step(stage, k, x.map->address, &letter) == 1 && k.count == 1 && !x.map->guarded ? 0.25
+                                                                                           : 1.0;
+}
+
+double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
+  if (x.constant) return 0;
+  if (x.map == nullptr) return 1.5;
+  int letter = 0;
+  if (least_step(stage, k, x.map->address, &letter) != 1) return 1.0;
+  return stage.extents[letter] < 8 || is_guarded_by(*x.map, letter) ? 1.0 : 0.02;
 }
 
 float as_float(uint64_t literal) {
@@ -83,52 +125,71 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
                            size_t count)
     : kernels_(gemm_kernels()), stage_(bound.stages[stage]), stage_index_(stage) {
   if (stage_.empty) return;
-  choose_axes(bound);
+  choose_axes(constants, count);
   choose_sources(bound, constants, count);
   choose_blocks();
-  epilogue_ = std::make_unique<Epilogue>(bound, stage, row_, column_);
+  epilogue_ = transposed_ ? std::make_unique<Epilogue>(bound, stage, column_, row_)
+                          : std::make_unique<Epilogue>(bound, stage, row_, column_);
 }
 
-void ContractPlan::choose_axes(const BoundProgram&) {
+void ContractPlan::choose_axes(const TensorView* constants, size_t count) {
   const Stage& stage = *stage_.stage;
   const Instruction& dot = stage.body[find_dot(stage)];
-  const LetterSet left = defining(stage, dot.args[0]).letters & ~dot.over;
-  const LetterSet right = defining(stage, dot.args[1]).letters & ~dot.over;
+  LetterSet sides[2], stored = 0;
+  for (int i = 0; i < 2; ++i) sides[i] = defining(stage, dot.args[i]).letters & ~dot.over;
   const Linear* store = nullptr;
-  LetterSet stored = 0;
   for (size_t i = 0; i < stage.body.size(); ++i) {
     if (stage.body[i].op != Op::op_store) continue;
-    if (store == nullptr || (stage.body[i].letters & dot.letters) == dot.letters) {
-      store = &stage_.maps[i].address;
-    }
+    if (store == nullptr) store = &stage_.maps[i].address;
     stored |= stage.body[i].letters;
   }
-  batch_ = axis_of(stage_, static_cast<LetterSet>((left & right) | (stored & ~(left | right))));
-  row_ = axis_of(stage_, left & ~right);
-  column_ = axis_of(stage_, right & ~left);
+  const LetterSet both = sides[0] & sides[1], any = sides[0] | sides[1];
+  batch_ = axis_of(stage_, static_cast<LetterSet>(both | (stored & ~any)));
   k_ = axis_of(stage_, dot.over);
-  row_value_ = dot.args[0];
-  column_value_ = dot.args[1];
-  rows_ = axis_extent(stage_, row_);
-  columns_ = axis_extent(stage_, column_);
+  batches_ = axis_extent(stage_, batch_);
+  depth_ = axis_extent(stage_, k_);
 
-  const int lanes = kernels_.lanes;
-  bool swap = has_unit(row_, *store);
-  if (!has_unit(column_, *store) && !swap) swap = rows_ > columns_;
-  if (!swap && columns_ <= lanes / 2 && rows_ >= 2 * lanes) swap = true;
-  if (swap && rows_ <= lanes / 2 && columns_ >= 2 * lanes) swap = false;
-  if (columns_ == 1) swap = rows_ > 1;
-  if (rows_ == 1) swap = false;
-  if (swap) {
-    std::swap(row_, column_);
-    std::swap(row_value_, column_value_);
-    std::swap(rows_, columns_);
+  Candidate operands[2];
+  for (int i = 0; i < 2; ++i) {
+    Candidate& x = operands[i];
+    x.value = dot.args[i];
+    x.axis = axis_of(stage_, static_cast<LetterSet>(sides[i] & ~both));
+    x.extent = axis_extent(stage_, x.axis);
+    const int line = stage.values[x.value];
+    const Instruction& load = stage.body[line];
+    const bool plain = load.op == Op::op_load && load.dtype == DType::f32 &&
+                       stage_.maps[line].linear && !stage_.maps[line].indirect;
+    x.map = plain ? &stage_.maps[line] : nullptr;
+    x.constant = plain && static_cast<size_t>(load.tensor) < count &&
+                 constants[load.tensor].data != nullptr;
   }
+  const int lanes = kernels_.lanes;
+  double least = 0;
+  int best = -1;
+  for (int i = 1; i >= 0; --i) {
+    const Candidate &columns = operands[i], &rows = operands[1 - i];
+    const double m = static_cast<double>(rows.extent), n = static_cast<double>(columns.extent);
+    const double k = static_cast<double>(std::max<int64_t>(depth_, 1));
+    int letter = 0;
+    const bool transposed = m > 1 && least_step(stage_, columns.axis, *store, &letter) != 1 &&
+                            least_step(stage_, rows.axis, *store, &letter) == 1;
+    const double cost = m * k * static_cast<double>(round_up(columns.extent, lanes) / lanes) +
+                        n * k * column_cost(stage_, columns, k_) +
+                        m * k * row_cost(stage_, rows, k_) + (transposed ? 0.2 * m * n : 0.0);
+    if (best >= 0 && cost >= least) continue;
+    best = i;
+    least = cost;
+    transposed_ = transposed;
+  }
+  row_ = operands[1 - best].axis;
+  column_ = operands[best].axis;
+  row_value_ = operands[1 - best].value;
+  column_value_ = operands[best].value;
+  rows_ = operands[1 - best].extent;
+  columns_ = operands[best].extent;
   sort_axis(&batch_, *store);
   sort_axis(&row_, *store);
   sort_axis(&column_, *store);
-  batches_ = axis_extent(stage_, batch_);
-  depth_ = axis_extent(stage_, k_);
 
   const int64_t vectors = round_up(columns_, lanes) / lanes;
   const int64_t panels = round_up(vectors, kernels_.max_vectors) / kernels_.max_vectors;
@@ -275,7 +336,8 @@ void ContractPlan::choose_blocks() {
                          : std::min(row_block_, round_up(std::max<int64_t>(
                                                              tile_rows_, kSumFloats / width_ - 8),
                                                          tile_rows_));
-  strip_rows_ = std::min(row_chunk_, std::max(tile_rows_, 32 / tile_rows_ * tile_rows_));
+  // Transposed, the strip's rows become the stretches that are stored.
+  strip_rows_ = std::min(row_chunk_, (transposed_ ? 64 : 32) / tile_rows_ * tile_rows_);
   if (rows_ == 1) strip_rows_ = 1;
   strip_panels_ = std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_));
   if (rows_ == 1) {
@@ -294,6 +356,7 @@ void ContractPlan::choose_blocks() {
   if (packs_columns) column_floats_ = panel_block_ * width_ * depth;
   sum_floats_ = one_block ? round_up(strip_rows_, tile_rows_) * strip_panels_ * width_
                           : row_chunk_ * panel_block_ * width_;
+  if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   prologue_bytes_ = 0;
   if (rows_side_.source == Source::computed) {
     prologue_bytes_ = std::max(prologue_bytes_, rows_side_.prologue->scratch_bytes());

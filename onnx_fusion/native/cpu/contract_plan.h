@@ -51,7 +51,7 @@ class ContractPlan final : public StagePlan {
   struct Item;  // part of one batch's rows and panels
   struct Buffers;
 
-  void choose_axes(const BoundProgram& bound);
+  void choose_axes(const TensorView* constants, size_t count);
   void choose_sources(const BoundProgram& bound, const TensorView* constants, size_t count);
   void choose_blocks();
   void cache_rows(const TensorView& constant);
@@ -79,6 +79,7 @@ class ContractPlan final : public StagePlan {
   int64_t width_ = 1;      // of a panel, in floats
   int64_t tile_rows_ = 1;  // of a register tile
   int64_t panels_ = 1;
+  bool transposed_ = false;  // stores are contiguous along the rows
 
   Side rows_side_, columns_side_;
   ColumnTables column_tables_;
@@ -92,7 +93,8 @@ class ContractPlan final : public StagePlan {
   int64_t row_block_ = 1, panel_block_ = 1;      // packed at once
   int64_t row_chunk_ = 1;                        // accumulators held over the blocks of k
   int64_t strip_rows_ = 1, strip_panels_ = 1;    // carried through the epilogue at once
-  int64_t row_floats_ = 0, column_floats_ = 0, sum_floats_ = 0;  // of a task's buffers
+  int64_t row_floats_ = 0, column_floats_ = 0;  // of a task's buffers
+  int64_t sum_floats_ = 0, turned_floats_ = 0;
   size_t prologue_bytes_ = 0;
 
   std::unique_ptr<Epilogue> epilogue_;

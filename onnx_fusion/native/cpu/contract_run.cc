@@ -52,6 +52,7 @@ struct ContractPlan::Buffers {
   float* rows;
   float* columns;
   float* sums;
+  float* turned;  // a finished strip, transposed
   char* prologue;
   char* epilogue;
 };
@@ -71,9 +72,10 @@ void ContractPlan::run(const RunContext& context) const {
   }
   const int64_t parts = split.rows * split.panels;
 
-  const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_) *
+  const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_ +
+                                           turned_floats_) *
                            sizeof(float) +
-                       prologue_bytes_ + epilogue_->scratch_bytes() + 5 * 64;
+                       prologue_bytes_ + epilogue_->scratch_bytes() + 6 * 64;
   const auto task = [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return;
@@ -82,6 +84,7 @@ void ContractPlan::run(const RunContext& context) const {
     buffers.rows = take(&at, row_floats_);
     buffers.columns = take(&at, column_floats_);
     buffers.sums = take(&at, sum_floats_);
+    buffers.turned = take(&at, turned_floats_);
     buffers.prologue = at;
     buffers.epilogue = at + (prologue_bytes_ + 63) / 64 * 64;
     for (int64_t i = begin; i < end; ++i) {
@@ -195,9 +198,16 @@ void ContractPlan::run_block(const RunContext& context, const Item& item, const 
         if (!one_block) c += (row - row0) * ldc + (panel - panel0) * width_;
         run_strip(context, item, buffers, block, row, row_end, panel, panel_end, packed_row,
                   packed_panel, c, ldc, add);
-        if (last) {
-          epilogue_->run(context, item.fixed, row, row_end, panel * width_,
-                         std::min(columns_, panel_end * width_), c, ldc, buffers.epilogue);
+        if (!last) continue;
+        const int64_t column = panel * width_, column_end = std::min(columns_, panel_end * width_);
+        if (transposed_) {
+          const int64_t ld = row_end - row;
+          kernels_.transpose(c, ldc, ld, column_end - column, buffers.turned, ld);
+          epilogue_->run(context, item.fixed, column, column_end, row, row_end, buffers.turned, ld,
+                         buffers.epilogue);
+        } else {
+          epilogue_->run(context, item.fixed, row, row_end, column, column_end, c, ldc,
+                         buffers.epilogue);
         }
       }
     }
