@@ -1,10 +1,10 @@
 """Integer expressions over dims and letters, held as polynomials with a unique normal form.
 
-An `Expr` is a constant plus integer multiples of monomials. A monomial is a sorted tuple of atoms; an
-atom is a dim, a letter, or a `//`, `%`, `min` or `max` of two expressions. Atoms are interned, so two
-expressions are equal exactly if their constants and terms are. Every expression also has a syntax tree,
-what the printed text reads back as: one derived from the normal form, or, for an expression that was
-read from text, the text's own, since the rules of a program are about its text.
+An `Expr` is a constant plus integer multiples of monomials. A monomial is a sorted tuple of atoms;
+an atom is a dim, a letter, or a `//`, `%`, `min` or `max` of two expressions. Atoms are interned,
+so two expressions are equal exactly if their constants and terms are. Every expression also has a
+syntax tree, what its text reads back as: one derived from the normal form, or, for an expression
+that was read from text, the text's own, since the rules of a program are about its text.
 """
 
 from __future__ import annotations
@@ -13,15 +13,9 @@ import math
 import operator
 from collections.abc import Callable, Iterable
 
-from onnx_fusion.errors import ProgramError
+from onnx_fusion.program.tree import Tree, derive, show
 
-Tree = tuple
-"""("int", n), ("dim", name), ("letter", name), ("neg", t), or (op, t, t) with + - * // % min max."""
-
-MAX_INT = 1 << 40
-"""The largest number that a text may hold."""
-
-# Products of sums are kept as they are beyond this many terms: texts may hold (a + b) * (c + d) * ...
+# Products of sums stay factored beyond this many terms: a text may hold (a + b) * (c + d) * ...
 _MAX_TERMS = 64
 
 
@@ -83,11 +77,11 @@ class Expr:
     def tree(self) -> Tree:
         """The syntax tree of the expression's text."""
         if self._tree is None:
-            self._tree = _derive(self)
+            self._tree = derive(self._const, self._terms)
         return self._tree
 
     def names(self) -> frozenset[str]:
-        """Return the names of all letters and dims; of a text's expression, all that are written."""
+        """Return the names of all letters and dims; of an expression read, all that are written."""
         if self._names is None:
             self._names = frozenset().union(*(a.names for m in self._terms for a in m))
         return self._names
@@ -107,7 +101,8 @@ class Expr:
     def __hash__(self) -> int:
         if self._hash is None:
             terms = self.terms
-            self._hash = hash((self._const, frozenset(terms.items()))) if terms else hash(self._const)
+            form = (self._const, frozenset(terms.items())) if terms else self._const
+            self._hash = hash(form)
         return self._hash
 
     def __eq__(self, other: object) -> bool:
@@ -206,7 +201,9 @@ class Expr:
         return const(other) % self
 
 
-def _make(constant: int, terms: dict[tuple[Atom, ...], int] | None, tree: Tree | None = None) -> Expr:
+def _make(
+    constant: int, terms: dict[tuple[Atom, ...], int] | None, tree: Tree | None = None
+) -> Expr:
     e = Expr.__new__(Expr)
     e._const = constant
     e._terms = terms
@@ -265,7 +262,7 @@ def maximum(a: Expr | int, b: Expr | int) -> Expr:
 
 
 def read(tree: Tree, names: Iterable[str]) -> Expr:
-    """Return the expression of a text: its tree stays as it is, and `names` are those written in it."""
+    """Return the expression that a text says: the tree stays, `names` are those written in it."""
     e = _make(0, None, tree)
     e._names = frozenset(names)
     return e
@@ -435,7 +432,7 @@ def remove(mono: tuple[Atom, ...], part: tuple[Atom, ...]) -> tuple[Atom, ...] |
 
 
 def collect(e: Expr) -> dict[tuple[Atom, ...], Expr]:
-    """Return the expression as sum of (product of factors with letters) * (letter-free coefficient)."""
+    """Return the expression by its products of factors with letters, each with its coefficient."""
     groups: dict[tuple[Atom, ...], Expr] = {}
     for mono, c in e.terms.items():
         with_letters = tuple(a for a in mono if a.lettered)
@@ -447,100 +444,6 @@ def collect(e: Expr) -> dict[tuple[Atom, ...], Expr]:
     return groups
 
 
-def _derive(e: Expr) -> Tree:
-    """Return the syntax tree that prints the normal form: `64 * h + d`, `(N - 1) * i + 1`, `N - 1`."""
-    signed: list[tuple[bool, Tree]] = []
-    groups = collect(e)
-    free = groups.pop((), _SMALL[0])
-    for mono, c in sorted(groups.items(), key=_group_order):
-        terms = c.terms
-        if not terms:
-            signed.append((c._const < 0, _product(abs(c._const), mono)))
-        elif len(terms) == 1 and not c._const:
-            ((dims, n),) = terms.items()
-            signed.append((n < 0, _product(abs(n), dims + mono)))
-        else:
-            tree = c.tree
-            for atom in mono:
-                tree = ("*", tree, atom.tree())
-            signed.append((False, tree))
-    for mono, n in sorted(free.terms.items(), key=_term_order):
-        signed.append((n < 0, _product(abs(n), mono)))
-    if free._const or not signed:
-        signed.append((free._const < 0, _number(abs(free._const))))
-    first = next((k for k, (negative, _) in enumerate(signed) if not negative), 0)
-    negative, tree = signed.pop(first)
-    if negative:
-        tree = _negate(tree)
-    for negative, part in signed:
-        tree = ("-" if negative else "+", tree, part)
-    return tree
-
-
-def _group_order(item: tuple[tuple[Atom, ...], Expr]) -> tuple:
-    mono, c = item
-    degree = max((len(m) for m in c.terms), default=0)
-    size = max((abs(n) for n in c.terms.values()), default=abs(c._const))
-    return -degree, -size, [a.text for a in mono]
-
-
-def _term_order(item: tuple[tuple[Atom, ...], int]) -> tuple:
-    return -len(item[0]), -abs(item[1]), [a.text for a in item[0]]
-
-
-def _product(n: int, factors: tuple[Atom, ...]) -> Tree:
-    trees = [a.tree() for a in factors]
-    if n != 1:
-        trees.insert(0, _number(n))
-    tree = trees[0]
-    for factor in trees[1:]:
-        tree = ("*", tree, factor)
-    return tree
-
-
-def _number(n: int) -> Tree:
-    if n <= MAX_INT:
-        return ("int", n)
-    high, low = divmod(n, MAX_INT)
-    tree = ("*", _number(high), ("int", MAX_INT))
-    return ("+", tree, ("int", low)) if low else tree
-
-
-def _negate(tree: Tree) -> Tree:
-    """Return the tree of a product with its first factor negated."""
-    if tree[0] == "*":
-        return ("*", _negate(tree[1]), tree[2])
-    return ("neg", tree)
-
-
-_RANK = {"+": 1, "-": 1, "*": 2, "//": 2, "%": 2, "neg": 3}
-
-
-def show(tree: Tree) -> str:
-    """Return the text of a tree, with the fewest parentheses that read back as the same tree."""
-    kind = tree[0]
-    if kind in ("int", "dim", "letter"):
-        return str(tree[1])
-    if kind == "neg":
-        return "-" + _wrap(tree[1], 3)
-    if kind in ("min", "max"):
-        return f"{kind}({show(tree[1])}, {show(tree[2])})"
-    rank = _RANK[kind]
-    return f"{_wrap(tree[1], rank)} {kind} {_wrap(tree[2], rank + 1)}"
-
-
-def _wrap(tree: Tree, rank: int) -> str:
-    text = show(tree)
-    return text if _RANK.get(tree[0], 4) >= rank else f"({text})"
-
-
 def as_int(e: Expr) -> int | None:
     """Return the value of a constant expression, else None."""
     return None if e.terms else e._const
-
-
-def check_divisor(n: int) -> int:
-    """Return n if it may be divided by; raise ProgramError otherwise."""
-    if n <= 0:
-        raise ProgramError(f"a divisor is {n}, and must be positive")
-    return n

@@ -17,8 +17,18 @@ from onnx_fusion.program.expr import (
     evaluate,
     interval,
 )
-from onnx_fusion.program.model import Index, Input, Instruction, Load, Program, Ref, Select, Stage
-from onnx_fusion.program.model import Store, Tensor
+from onnx_fusion.program.model import (
+    Index,
+    Input,
+    Instruction,
+    Load,
+    Program,
+    Ref,
+    Select,
+    Stage,
+    Store,
+    Tensor,
+)
 from onnx_fusion.program.verify import affine, value_letters
 
 Box = list[tuple[int, int]]
@@ -33,8 +43,8 @@ def bind(
     """Return the value of every dim for inputs of these physical shapes.
 
     `scalars` holds, by the input's position, the contents of each input that has `as`. Raises
-    ProgramError if a shape contradicts the program, a limit is exceeded, or an index or a store cannot
-    be proved to stay inside its tensor. The program must be verified.
+    ProgramError if a shape contradicts the program, a limit is exceeded, or an index or a store
+    cannot be proved to stay inside its tensor. The program must be verified.
     """
     return _Binder(program, shapes, scalars or {}).run()
 
@@ -202,5 +212,3 @@ class _Binder:
             for b in boxes[:k]:
                 if all(x < y + m and y < x + n for (x, n), (y, m) in zip(a, b, strict=True)):
                     raise ProgramError(f"two stores of '{name}' overlap")
-
-

@@ -1,4 +1,4 @@
-"""Integer expressions of tile programs: made by operators, compared by value, simplified, evaluated."""
+"""Integer expressions of tile programs: made, compared, simplified, replaced, evaluated."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ from collections.abc import Mapping
 
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.program.algebra import (
-    MAX_INT,
     Atom,
     Expr,
-    Tree,
     as_int,
     build,
-    check_divisor,
     const,
     dim,
     letter,
     maximum,
     minimum,
     read,
-    show,
 )
 from onnx_fusion.program.simplify import at_least_zero, simplify
+from onnx_fusion.program.tree import MAX_INT, Tree, show
 
 __all__ = [
     "MAX_INT",
@@ -84,8 +81,8 @@ def _replace_atom(atom: Atom, names: dict[str, Expr]) -> Expr:
 def evaluate(expr: Expr, env: Mapping[str, int]) -> int:
     """Return the value of the expression, letters and dims taken from `env`.
 
-    Raises ProgramError if a name is missing, a divisor is not positive, or an intermediate result of
-    the expression's text is outside +-2^60.
+    Raises ProgramError if a name is missing, a divisor is not positive, or an intermediate result
+    of the expression's text is outside +-2^60.
     """
     low, high = _bound(expr.tree, {name: (n, n) for name, n in env.items()})
     assert low == high
@@ -95,11 +92,11 @@ def evaluate(expr: Expr, env: Mapping[str, int]) -> int:
 def interval(
     expr: Expr, env: Mapping[str, int], ranges: Mapping[str, Expr | int]
 ) -> tuple[int, int]:
-    """Return bounds of the expression over 0 <= letter < ranges[letter] (section 7 of the specification).
+    """Return bounds of the expression over 0 <= letter < ranges[letter] (section 7).
 
-    The arithmetic follows the expression's text, so that every implementation finds the same bounds.
-    Raises ProgramError as `evaluate` does, for any intermediate bound; a letter that occurs must not be
-    empty.
+    The arithmetic follows the expression's text, so that every implementation finds the same
+    bounds. Raises ProgramError as `evaluate` does, for any intermediate bound; a letter that occurs
+    must not be empty.
     """
     known = {name: (n, n) for name, n in env.items()}
     for name, extent in ranges.items():
@@ -132,13 +129,19 @@ def _times(a: Interval, b: Interval) -> Interval:
     return min(corners), max(corners)
 
 
+def _divisor(n: int) -> int:
+    if n <= 0:
+        raise ProgramError(f"a divisor is {n}, and must be positive")
+    return n
+
+
 def _floor_divide(a: Interval, b: Interval) -> Interval:
-    c = check_divisor(b[0])
+    c = _divisor(b[0])
     return a[0] // c, a[1] // c
 
 
 def _remainder(a: Interval, b: Interval) -> Interval:
-    c = check_divisor(b[0])
+    c = _divisor(b[0])
     return (a[0] % c, a[1] % c) if a[0] // c == a[1] // c else (0, c - 1)
 
 

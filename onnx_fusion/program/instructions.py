@@ -22,7 +22,7 @@ B = frozenset({DType.BOOL})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """An instruction: operands of one of `types`, all the same; the result has it too, or is bool."""
+    """An instruction: operands of one of `types`, all the same; the result is too, or is bool."""
 
     name: str
     arity: int
@@ -44,10 +44,6 @@ class Reduction:
 
 def _is_float(a: np.ndarray) -> bool:
     return a.dtype.kind == "f"
-
-
-def _sign(a: np.ndarray) -> np.ndarray:
-    return np.sign(a)
 
 
 _erf = np.frompyfunc(math.erf, 1, 1)
@@ -91,7 +87,7 @@ def _where(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 _ROWS = (
     Row("neg", 1, F | I, np.negative),
     Row("abs", 1, F | I, np.abs),
-    Row("sign", 1, F | I, _sign),
+    Row("sign", 1, F | I, np.sign),
     Row("sqrt", 1, F, np.sqrt),
     Row("exp", 1, F, np.exp, wide=True),
     Row("log", 1, F, np.log, wide=True),
@@ -156,7 +152,7 @@ ARITHMETIC = F | I
 
 
 def result_type(op: str, args: tuple[DType, ...]) -> DType | None:
-    """Return the type that an instruction gives for operands of these types, None if it does not exist."""
+    """Return the type an instruction gives for operands of these types, None if there is none."""
     row = INSTRUCTIONS.get(op)
     if row is None or len(args) != row.arity:
         return None

@@ -102,7 +102,9 @@ class _Stage:
                 shape = [1] * len(self.names)
                 shape[axis] = -1
                 points = part.get(name, range(self.counts[name]))
-                self.grid[name] = np.arange(points.start, points.stop, dtype=np.int64).reshape(shape)
+                self.grid[name] = np.arange(points.start, points.stop, dtype=np.int64).reshape(
+                    shape
+                )
             self.values = []
             for line in self.stage.body:
                 if isinstance(line, Store):
@@ -204,9 +206,7 @@ class _Stage:
             return np.broadcast_to(fill, np.broadcast_shapes(*(i.shape for i in index)))
         return np.where(inside, array[tuple(index)], fill)
 
-    def reduce(
-        self, op: str, a: np.ndarray, letters: tuple[str, ...], dtype: DType
-    ) -> np.ndarray:
+    def reduce(self, op: str, a: np.ndarray, letters: tuple[str, ...], dtype: DType) -> np.ndarray:
         row = REDUCTIONS[op]
         axes = tuple(self.names.index(name) for name in letters)
         wide = np.float64 if row.wide and a.dtype == np.float32 else a.dtype

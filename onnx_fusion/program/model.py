@@ -76,7 +76,7 @@ class Ref:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor in memory: its logical shape, and the order memory holds the dims in (None for row)."""
+    """A tensor in memory: its logical shape, and the order of dims in memory (None for row)."""
 
     name: str
     dtype: DType
@@ -107,7 +107,7 @@ class Input(Tensor):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Load:
-    """The element of a tensor at an index per logical dim; `fill` where one is outside, None to forbid it."""
+    """The element of a tensor at an index per logical dim; `fill`, unless None, where outside."""
 
     tensor: str
     index: tuple[Expr | Ref, ...]

@@ -18,15 +18,13 @@ from onnx_fusion.program.algebra import (
 _ZERO, _ONE = const(0), const(1)
 
 
-def simplify(
-    expr: Expr, ranges: Mapping[str, Expr | int], signed: Set[str] = frozenset()
-) -> Expr:
+def simplify(expr: Expr, ranges: Mapping[str, Expr | int], signed: Set[str] = frozenset()) -> Expr:
     """Return an expression equal to `expr` wherever 0 <= letter < ranges[letter] and dims are >= 0.
 
-    `ranges` must be those of one stage: the result is only good where none of the letters that occur
-    in `expr` is empty, so a dim that is the range of such a letter counts as >= 1. Nothing is assumed
-    of the dims in `signed` (those bound to data, which may be negative) nor of letters without a range.
-    Divisors are assumed to be positive.
+    `ranges` must be those of one stage: the result is only good where none of the letters that
+    occur in `expr` is empty, so a dim that is the range of such a letter counts as >= 1. Nothing is
+    assumed of the dims in `signed` (those bound to data, which may be negative) nor of letters
+    without a range. Divisors are assumed to be positive.
     """
     facts = _Facts(ranges, signed, expr.letters())
     for _ in range(4):
@@ -109,10 +107,10 @@ class _Facts:
         for g in _factors(rest, right):
             a, b = split(rest, g)
             m, zero = split(right, g)
-            if a.terms and zero == _ZERO and m != right and self.within(b, g):
-                if self.proves(g - 1):
-                    quotient, remainder = self.divide(a, m)
-                    return whole + quotient, remainder * g + b
+            smaller = a.terms and zero == _ZERO and m != right
+            if smaller and self.within(b, g) and self.proves(g - 1):
+                quotient, remainder = self.divide(a, m)
+                return whole + quotient, remainder * g + b
         return whole + rest // right, rest % right
 
     def within(self, expr: Expr, end: Expr) -> bool:
@@ -140,7 +138,7 @@ class _Facts:
         return expr
 
     def proves(self, expr: Expr) -> bool:
-        """Return whether a lower bound of the expression is a sum of products that are never negative."""
+        """Return whether a lower bound of the expression is a sum of products that are >= 0."""
         low = self.lower(expr)
         if low is None:
             return False

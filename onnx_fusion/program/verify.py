@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
-from onnx_fusion.program.expr import MAX_INT, Expr, Tree
+from onnx_fusion.program.expr import Expr
 from onnx_fusion.program.instructions import ARITHMETIC, INSTRUCTIONS, REDUCTIONS, result_type
 from onnx_fusion.program.model import (
     Apply,
@@ -30,6 +30,7 @@ from onnx_fusion.program.model import (
     literal,
     refs,
 )
+from onnx_fusion.program.tree import MAX_INT, Tree, has_letters
 
 MAX_INPUTS, MAX_OUTPUTS, MAX_TEMPS = 256, 64, 256
 MAX_DIMS, MAX_BINDS, MAX_RANK = 128, 16, 16
@@ -44,7 +45,7 @@ INDEX_TYPES = (DType.I64, DType.I32)
 
 
 def verify(program: Program) -> None:
-    """Raise ProgramError, one line that names the text's line, if the program breaks a static rule."""
+    """Raise ProgramError, one line that names the text's, if the program breaks a static rule."""
     _Verifier(program).run()
 
 
@@ -64,9 +65,7 @@ def value_letters(stage: Stage) -> list[frozenset[str]]:
     return letters
 
 
-def _type_of(
-    line: Instruction, args: Sequence[DType], tensors: dict[str, DType]
-) -> DType | str:
+def _type_of(line: Instruction, args: Sequence[DType], tensors: dict[str, DType]) -> DType | str:
     """Return the result's type, or what is wrong with the operands'."""
     match line:
         case Load(tensor, _, _):
@@ -168,7 +167,7 @@ class _Verifier:
         self.need(depth <= MAX_DEPTH, f"an expression is nested over {MAX_DEPTH} deep")
 
     def measure(self, tree: Tree, rank: int = 0) -> tuple[int, int]:
-        """Return nodes and depth of a tree whose printed form stands where `rank` needs no parentheses."""
+        """Return nodes and depth of a tree, printed where only what ranks lower is parenthesised."""
         kind = tree[0]
         if kind == "int":
             self.need(0 <= tree[1] <= MAX_INT, "a number is over 2^40")
@@ -184,7 +183,7 @@ class _Verifier:
         own = 1 if kind in ("+", "-") else 2
         left, right = self.measure(tree[1], own), self.measure(tree[2], own + 1)
         if kind in ("//", "%"):
-            self.need(not _has_letters(tree[2]), "a divisor has letters")
+            self.need(not has_letters(tree[2]), "a divisor has letters")
         return left[0] + right[0] + 1, max(left[1], right[1]) + (own < rank)
 
     def input(self, t: Tensor) -> None:
@@ -311,13 +310,13 @@ class _Verifier:
                 self.need(name not in seen, f"letter '{name}' occurs twice in a store's map")
                 seen.add(name)
         missing = letters[line.value.k] - seen
-        self.need(not missing, f"letter '{min(missing, default='')}' of the value is not in the map")
+        self.need(not missing, f"the map lacks letter '{min(missing, default='')}' of the value")
         given = types[line.value.k]
         self.need(given is tensor.dtype, f"the value is {given}, the tensor {tensor.dtype}")
 
 
 def affine(tree: Tree) -> list[tuple[str | None, Tree]] | None:
-    """Return the terms of a store's index as (letter, coefficient), or (None, term) without a letter.
+    """Return the terms of a store's index: (letter, coefficient), or (None, term) without a letter.
 
     Returns None if the index is not of the form that stores need. The tree of a term that is
     subtracted is wrapped in a negation.
@@ -327,19 +326,13 @@ def affine(tree: Tree) -> list[tuple[str | None, Tree]] | None:
         return None if left is None or right is None else left + right
     if tree[0] == "-":
         left, right = affine(tree[1]), tree[2]
-        return None if left is None or _has_letters(right) else [*left, (None, ("neg", right))]
-    if not _has_letters(tree):
+        return None if left is None or has_letters(right) else [*left, (None, ("neg", right))]
+    if not has_letters(tree):
         return [(None, tree)]
     if tree[0] == "letter":
         return [(tree[1], ("int", 1))]
     if tree[0] == "*":
         for side, other in ((tree[1], tree[2]), (tree[2], tree[1])):
-            if side[0] == "letter" and not _has_letters(other):
+            if side[0] == "letter" and not has_letters(other):
                 return [(side[1], other)]
     return None
-
-
-def _has_letters(tree: Tree) -> bool:
-    if tree[0] == "letter":
-        return True
-    return not isinstance(tree[1], (int, str)) and any(map(_has_letters, tree[1:]))
