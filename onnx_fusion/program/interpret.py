@@ -1,7 +1,7 @@
 """The meaning of programs, in NumPy: every kernel is tested against this.
 
-A value is an array with one axis per letter of the stage, of extent 1 for a letter it does not depend
-on, so that NumPy's broadcasting is broadcasting by letter.
+A value is an array with one axis per letter of the stage, of extent 1 for a letter it does not
+depend on, so that NumPy's broadcasting is broadcasting by letter.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from onnx_fusion.program.model import (
 from onnx_fusion.program.verify import value_letters, value_types
 
 CHUNK = 1 << 22
-"""A stage is run in parts that hold at most about this many elements per value, where it can be cut."""
+"""Where it can be cut, a stage is run in parts with about this many elements per value at most."""
 
 
 def interpret(program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return the physical outputs of a verified program for physical inputs.
 
-    f32 functions, sums and products are computed in float64 and rounded once; the basic arithmetic is
-    that of the type. bf16 is held as uint16 bits. Raises ProgramError where `bind` does, and for an
-    indirect index out of range.
+    f32 functions, sums and products are computed in float64 and rounded once; the basic arithmetic
+    is that of the type. bf16 is held as uint16 bits. Raises ProgramError where `bind` does, and for
+    an indirect index out of range.
     """
     for t, array in zip(program.inputs, inputs, strict=False):
         if array.dtype != t.dtype.numpy:

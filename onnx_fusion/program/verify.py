@@ -167,7 +167,7 @@ class _Verifier:
         self.need(depth <= MAX_DEPTH, f"an expression is nested over {MAX_DEPTH} deep")
 
     def measure(self, tree: Tree, rank: int = 0) -> tuple[int, int]:
-        """Return nodes and depth of a tree, printed where only what ranks lower is parenthesised."""
+        """Return nodes and depth of a tree that is parenthesised if it ranks lower than `rank`."""
         kind = tree[0]
         if kind == "int":
             self.need(0 <= tree[1] <= MAX_INT, "a number is over 2^40")
