@@ -28,6 +28,8 @@ from onnx_fusion.program.text import print_program
 from onnx_fusion.program.verify import verify
 
 MAX_INPUTS = 64
+MAX_INLINE = 4096
+"""Constants up to this many bytes may be written into a program or a portable function."""
 MAX_SPLITS = 12
 
 
@@ -149,7 +151,7 @@ class _Draft:
         }
         names = {t: f"s{t.serial}" for t in self.sources}
         used = [t for t in self.sources if names[t] in loaded]
-        used = self.with_binders(used, [*roots, *temps], stages)
+        used = self.with_binders([*used, *self.kept(region, used)], [*roots, *temps], stages)
         if len(used) > MAX_INPUTS:
             raise Refused(f"{len(used)} inputs, and at most {MAX_INPUTS} are allowed")
         rename = {names[t]: f"x{k}" for k, t in enumerate(used)}
@@ -178,6 +180,23 @@ class _Draft:
         text = print_program(program)
         inputs = tuple(self.sources[t] for t in used)
         return Lowered(region, text, inputs, region.outputs)
+
+    def kept(self, region: Region, used: list[Tensor]) -> list[Tensor]:
+        """Return the inputs that the program does not read, but the region's operators do.
+
+        The portable function needs them: a shape known to be what another input's is, or constants
+        that are too big to be written into the function.
+        """
+        found = []
+        for value in region.inputs:
+            weight = value.weight
+            if weight is not None and weight.nbytes <= MAX_INLINE:
+                continue
+            tensor = self.tensors.get(value) or self.source(value)
+            self.tensors[value] = tensor
+            if tensor in self.sources and tensor not in used:
+                found.append(tensor)
+        return found
 
     def with_binders(
         self, used: list[Tensor], others: list[Tensor], stages: list[tp.Stage]
