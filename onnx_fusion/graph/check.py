@@ -26,7 +26,27 @@ def check(proto: onnx.ModelProto, where: str) -> None:
         if node.domain == OWN_DOMAIN:
             raise ModelError(f"{where}: already optimized: node {node.name!r} is {node.op_type} of domain "
                              f"{OWN_DOMAIN}; start from the original model")
+    for i, node in enumerate(proto.graph.node):
+        _check_arity(node, i, opset(proto), where)
     _check_names(proto.graph, set(), where)
+
+
+def _check_arity(node: onnx.NodeProto, index: int, version: int | None, where: str) -> None:
+    """Raise ModelError if an ONNX operator has a wrong number of inputs or outputs."""
+    if node.domain not in ONNX_DOMAINS or version is None:
+        return
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+    except onnx.defs.SchemaError:
+        return
+    for kind, names, least, most in (("inputs", node.input, schema.min_input, schema.max_input),
+                                     ("outputs", node.output, schema.min_output, schema.max_output)):
+        if not least <= len(names) <= most:
+            raise ModelError(f"{where}: {describe(node, index)} has {len(names)} {kind}, "
+                             f"opset {version} wants {least if len(names) < least else most}")
+    if "" in node.input[: schema.min_input]:
+        raise ModelError(f"{where}: {describe(node, index)} leaves out input "
+                         f"{list(node.input).index('')}, which opset {version} requires")
 
 
 def opset(proto: onnx.ModelProto) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.weights import Weight
 
 
 def remove(graph: Graph, nodes: Iterable[Node]) -> None:
@@ -45,33 +46,16 @@ def prune(graph: Graph) -> None:
 
 
 def fresh_name(graph: Graph, hint: str) -> str:
-    """Return a value name that begins with `hint` and is not in use anywhere in the model."""
-    taken = graph.values.keys() | _model_names(graph)
+    """Return a value name that begins with `hint` and is not in use anywhere in the model; it is now."""
     name, count = hint, 1
-    while name in taken:
+    while name in graph.names or name in graph.values:
         name, count = f"{hint}_{count}", count + 1
+    graph.names.add(name)
     return name
 
 
-def add_constant(graph: Graph, hint: str, weight) -> Value:
+def add_constant(graph: Graph, hint: str, weight: Weight) -> Value:
     """Return a new constant value with a made-up name."""
     value = Value(fresh_name(graph, hint), weight.dtype, weight.shape, weight)
     graph.values[value.name] = value
     return value
-
-
-def _model_names(graph: Graph) -> set[str]:
-    """Return every name in the model, those inside subgraphs too."""
-    names: set[str] = set()
-    graphs = [graph.model.proto.graph]
-    while graphs:
-        inner = graphs.pop()
-        names.update(info.name for info in (*inner.input, *inner.output, *inner.initializer))
-        for node in inner.node:
-            names.update(node.input)
-            names.update(node.output)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g)
-                graphs.extend(attribute.graphs)
-    return names

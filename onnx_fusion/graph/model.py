@@ -75,7 +75,10 @@ class Node:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Graph:
-    """A graph in topological order. `opsets` maps each imported domain ("" for ONNX) to its version."""
+    """A graph in topological order. `opsets` maps each imported domain ("" for ONNX) to its version.
+
+    `names` holds every value name in the model, subgraphs included: made-up names avoid and join it.
+    """
 
     model: Model
     nodes: list[Node]
@@ -83,3 +86,4 @@ class Graph:
     inputs: list[Value]
     outputs: list[Value]
     opsets: dict[str, int]
+    names: set[str] = dataclasses.field(default_factory=set)

@@ -44,6 +44,17 @@ def reads(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def all_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every value name in a graph and in the subgraphs inside it."""
+    names = given(graph) | {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        names.update(node.output)
+        for body in subgraphs(node):
+            names |= all_names(body)
+    return names
+
+
 def sort_nodes(graph: onnx.GraphProto) -> tuple[list[int], list[int]]:
     """Return the nodes' indices in an order they can run in, and those that wait for each other.
 

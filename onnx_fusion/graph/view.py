@@ -63,7 +63,7 @@ def view(model: Model) -> Graph:
         value.is_output = True
     opsets = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version
               for entry in model.proto.opset_import}
-    return Graph(model, nodes, values, inputs, outputs, opsets)
+    return Graph(model, nodes, values, inputs, outputs, opsets, scope.all_names(source))
 
 
 def irs_bytes(value: Value) -> int:

@@ -56,7 +56,7 @@ def recognize(graph: Graph) -> Graph:
         if node not in position or node.domain:
             continue
         match = next(filter(None, (find(node) for find in _FINDERS.get(node.op_type, ()))), None)
-        if match is None or not _is_closed(match):
+        if match is None or not _take_casts(match) or not _is_closed(match):
             continue
         if match.op_type.endswith("oftmax") and not _softmax_has_axis(graph, match):
             continue
@@ -71,6 +71,43 @@ def recognize(graph: Graph) -> Graph:
             del position[part]
     edit.prune(graph)
     return graph
+
+
+def _take_casts(match: Match) -> bool:
+    """Add the casts to the same type that lie between the nodes; False if x is read in two ways.
+
+    A cast of x itself is taken in too, unless it is read outside: then what it writes is x.
+    """
+    x = match.inputs[0]
+    boundary: set[Value] = set()
+    for node in [*match.nodes]:
+        for value in filter(None, node.inputs):
+            while value not in match.inputs and _is_idle(value.producer):
+                cast = value.producer
+                if _source(value) is x and any(
+                        user not in match.nodes and not _is_idle(user) for user in value.consumers):
+                    boundary.add(value)
+                    break
+                match.nodes.add(cast)
+                value = cast.inputs[0]
+            if value is x:
+                boundary.add(x)
+    match.inputs[0] = next(iter(boundary), x)
+    return len(boundary) == 1
+
+
+def _is_idle(node: Node | None) -> bool:
+    """True for a Cast to the type that its input has."""
+    return (node is not None and node.op_type == "Cast" and not node.domain
+            and node.inputs[0].dtype is not None
+            and node.inputs[0].dtype is node.outputs[0].dtype)
+
+
+def _source(value: Value) -> Value:
+    """Return what `value` is a copy of, casts to the same type left out."""
+    while _is_idle(value.producer):
+        value = value.producer.inputs[0]
+    return value
 
 
 def _is_closed(match: Match) -> bool:
@@ -95,6 +132,7 @@ def _find_norm(node: Node) -> Match | None:
         if found is None:
             continue
         square_of, axes, epsilon, inner = found
+        top = _source(top)
         nodes = used | inner
         rank = len(square_of.shape) if square_of.shape is not None else 0
         if square_of.dtype is not DType.F32 or not rank:
@@ -184,6 +222,8 @@ def _step(value: Value, op_type: str) -> tuple[Value, Value, Node] | None:
     if value.is_output or value.captured or len(value.consumers) != 1:
         return None
     node = value.consumers[0]
+    if _is_idle(node):
+        return _step(node.outputs[0], op_type)
     if node.domain or node.op_type != op_type or len(node.inputs) != 2:
         return None
     other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
@@ -199,7 +239,7 @@ def _quotients(node: Node) -> Iterable[tuple[Value, Node, set[Node]]]:
             yield node.inputs[0], root, {node}
         return
     for a, b in (node.inputs, node.inputs[::-1]):
-        inverse = b.producer if b is not None else None
+        inverse = _source(b).producer if b is not None else None
         if inverse is None or inverse.domain:
             continue
         if inverse.op_type == "Reciprocal":
@@ -225,11 +265,11 @@ def _deviation(root: Node) -> tuple[Value, list[int], float, set[Node]] | None:
         if epsilon is None or mean is None:
             continue
         axes = _axes(mean)
-        square = mean.inputs[0].producer
+        square = _source(mean.inputs[0]).producer
         if axes is None or square is None or square.domain:
             continue
-        base = square.inputs[0]
-        if square.op_type == "Mul" and square.inputs[0] is square.inputs[1] or (
+        base = _source(square.inputs[0])
+        if square.op_type == "Mul" and base is _source(square.inputs[1]) or (
                 square.op_type == "Pow" and _scalar(square.inputs[1]) == 2.0):
             return base, axes, epsilon, {root, plus, mean, square}
     return None
@@ -239,9 +279,10 @@ def _centred(value: Value, axes: list[int]) -> tuple[Value, set[Node]] | None:
     """Return (x, nodes) if `value` is x - mean(x) over `axes`."""
     minus = _maker(value, "Sub")
     mean = _maker(minus.inputs[1], "ReduceMean") if minus is not None else None
-    if mean is None or mean.inputs[0] is not minus.inputs[0] or _axes(mean) != axes:
+    if mean is None or _axes(mean) != axes:
         return None
-    return minus.inputs[0], {minus, mean}
+    x = _source(minus.inputs[0])
+    return (x, {minus, mean}) if _source(mean.inputs[0]) is x else None
 
 
 def _find_softmax(node: Node) -> Match | None:
@@ -256,7 +297,7 @@ def _find_softmax(node: Node) -> Match | None:
                 candidates.append((a, inverse.inputs[0], {node, inverse}))
     for top, bottom, used in candidates:
         exp, total = _maker(top, "Exp"), _maker(bottom, "ReduceSum")
-        if exp is None or total is None or total.inputs[0] is not top:
+        if exp is None or total is None or _source(total.inputs[0]) is not _source(top):
             continue
         found = _shifted(exp.inputs[0], _axes(total))
         if found is not None:
@@ -270,7 +311,7 @@ def _find_log_softmax(node: Node) -> Match | None:
     log = _maker(node.inputs[1], "Log")
     total = _maker(log.inputs[0], "ReduceSum") if log is not None else None
     exp = _maker(total.inputs[0], "Exp") if total is not None else None
-    if exp is None or exp.inputs[0] is not node.inputs[0]:
+    if exp is None or _source(exp.inputs[0]) is not _source(node.inputs[0]):
         return None
     found = _shifted(node.inputs[0], _axes(total))
     if found is None:
@@ -285,15 +326,15 @@ def _shifted(value: Value, axes: list[int] | None) -> tuple[Value, int, set[Node
     highest = _maker(minus.inputs[1], "ReduceMax") if minus is not None else None
     if highest is None or axes is None or len(axes) != 1 or _axes(highest) != axes:
         return None
-    x = minus.inputs[0]
-    if highest.inputs[0] is not x or x.dtype is not DType.F32:
+    x = _source(minus.inputs[0])
+    if _source(highest.inputs[0]) is not x or x.dtype is not DType.F32:
         return None
     return x, axes[0] - len(x.shape), {minus, highest}
 
 
 def _maker(value: Value | None, op_type: str) -> Node | None:
-    """Return the node that writes `value` if it is ONNX's `op_type`."""
-    node = value.producer if value is not None else None
+    """Return the node that writes `value` if it is ONNX's `op_type`; casts to the same type do not count."""
+    node = _source(value).producer if value is not None else None
     return node if node is not None and node.op_type == op_type and not node.domain else None
 
 
