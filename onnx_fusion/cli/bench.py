@@ -22,6 +22,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--threads", type=positive, default=1, metavar="N", help="threads of both (default 1)"
     )
     parser.add_argument("--inputs", metavar="X.npz", help="as for verify; else random")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default 5)"
+    )
     add_planning(parser, short=True)
     parser.set_defaults(run=run)
 
@@ -38,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
         with show.progress() as progress:
             optimized = optimize(args.original, policy=args.policy, progress=progress)
-    result = bench(args.original, optimized, threads=args.threads, inputs=inputs)
+    result = bench(
+        args.original, optimized, threads=args.threads, inputs=inputs, seconds=args.seconds
+    )
     rows = [
         (name, f"{1e3 * t.median:.4g}", f"{1e3 * t.low:.4g}", f"{1e3 * t.high:.4g}", str(t.count))
         for name, t in (("original", result.original), ("optimized", result.optimized))

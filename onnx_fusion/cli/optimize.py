@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import tempfile
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.verify:
         print("verified: with the library" + ("" if args.no_fallback else " and without"))
-    print(f"took {summary.seconds:.1f} s")
+    print(f"took {summary.seconds:.2g} s")
     return 0
 
 
@@ -97,20 +98,26 @@ def optimize_verified(args: argparse.Namespace):
     from onnx_fusion.runtime.verify import verify
 
     target = Path(args.target)
+    folder = None
     try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         folder = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise OnnxFusionError(f"{target}: cannot be written: {error.strerror}") from None
-    try:
         made = Path(folder) / target.name
         summary = optimize_to(args, str(made))
         for library in (True,) if args.no_fallback else (True, False):
             report = verify(args.source, str(made), library=library)
             if not report.passed:
                 raise VerifyError(f"{target}: not written: {report.failure()}")
-        # The model goes last, so that it never stands beside data that is not its own.
-        for file in sorted(Path(folder).iterdir(), key=lambda path: path == made):
-            os.replace(file, target.parent / file.name)
+        if list(Path(folder).iterdir()) == [made]:
+            os.replace(made, target)
+        else:
+            # Its data's name depends on the files beside the target, so it is written anew there.
+            optimize_to(args, args.target)
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        raise OnnxFusionError(f"{target}: cannot be written: {said}") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
     return summary

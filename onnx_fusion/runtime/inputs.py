@@ -32,12 +32,17 @@ def read_proto(model: str | os.PathLike | onnx.ModelProto) -> onnx.ModelProto:
     try:
         proto = onnx.load(model, load_external_data=False)
     except OSError as error:
-        raise ModelError(f"{model}: cannot be read: {error.strerror}") from None
+        raise ModelError(f"{model}: cannot be read: {said(error)}") from None
     except Exception:
-        raise ModelError(f"{model}: is not an ONNX model") from None
+        raise ModelError(f"{model}: not an ONNX model") from None
     if not proto.ir_version or not proto.HasField("graph"):
-        raise ModelError(f"{model}: is not an ONNX model")
+        raise ModelError(f"{model}: not an ONNX model: it has no graph")
     return proto
+
+
+def said(error: OSError) -> str:
+    """Return what the system says about an error, as part of a line."""
+    return (error.strerror or str(error)).lower()
 
 
 def needed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -56,9 +61,9 @@ def read_inputs(path: str | os.PathLike, model: str | os.PathLike | onnx.ModelPr
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
-        raise OnnxFusionError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise OnnxFusionError(f"{path}: cannot be read: {said(error)}") from None
     except (ValueError, zipfile.BadZipFile, AttributeError, TypeError, EOFError):
-        raise OnnxFusionError(f"{path}: is not an .npz file of plain arrays") from None
+        raise OnnxFusionError(f"{path}: not an .npz file of plain arrays") from None
     found: Inputs = {}
     for value in needed(read_proto(model)):
         name = value.name
