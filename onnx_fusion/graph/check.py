@@ -44,9 +44,11 @@ def _check_arity(node: onnx.NodeProto, index: int, version: int | None, where: s
         if not least <= len(names) <= most:
             raise ModelError(f"{where}: {describe(node, index)} has {len(names)} {kind}, "
                              f"opset {version} wants {least if len(names) < least else most}")
-    if "" in node.input[: schema.min_input]:
-        raise ModelError(f"{where}: {describe(node, index)} leaves out input "
-                         f"{list(node.input).index('')}, which opset {version} requires")
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    for i, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False)):
+        if not name and formal.option == single:
+            raise ModelError(f"{where}: {describe(node, index)} leaves out input {i} ({formal.name}), "
+                             f"which opset {version} requires")
 
 
 def opset(proto: onnx.ModelProto) -> int | None:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnx_fusion.dtypes import from_onnx
 from onnx_fusion.graph import scope
-from onnx_fusion.graph.check import ONNX_DOMAINS
+from onnx_fusion.graph.check import OLDEST_OPSET, ONNX_DOMAINS
 from onnx_fusion.graph.load import Model
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.graph.weights import Weight, is_fixed_size
@@ -127,7 +127,8 @@ def _array(tensor: onnx.TensorProto) -> Any:
 
 def _topology(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model's nodes and names alone: what onnx-graphsurgeon reads without any loss."""
-    bare = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    bare = onnx.ModelProto(ir_version=proto.ir_version)
+    bare.opset_import.add(domain="", version=OLDEST_OPSET)
     graph = bare.graph
     graph.name = proto.graph.name
     for kind in ("input", "output"):

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from onnx_fusion.dtypes import DType
 from onnx_fusion.graph import edit
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.view import irs_bytes
@@ -30,9 +31,10 @@ GROWTH = 2
 _BATCH_BYTES = 32 << 20
 _FEED_BYTES = 1 << 10
 
+_CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 _KEPT = frozenset((
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
-    "Dropout", "If", "Loop", "Scan", "SequenceMap",
+    "Dropout", *_CONTROL_FLOW,
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 """Random, control flow, and the marks of a quantised model, which ONNX Runtime reads as patterns."""
 
@@ -41,23 +43,25 @@ def fold(graph: Graph) -> Graph:
     """Give every value that depends on constants only its weight, drop the nodes behind; return `graph`.
 
     Shapes must be inferred: what is computed from static extents is constant too, even if other extents
-    of the same value are not. Values keep their names. Not folded: outputs of the graph, results that
-    are large (MAX_BYTES, GROWTH), whatever is in _KEPT, and types that NumPy does not have.
+    of the same value are not. Values keep their names. Not folded: outputs of the graph, what control
+    flow reads, results that are large (MAX_BYTES, GROWTH), whatever is in _KEPT, and types that NumPy
+    does not have.
     """
-    _fold_sources(graph)
-    for batch in _batches(_choose(graph)):
+    pinned = _find_pinned(graph)
+    _fold_sources(graph, pinned)
+    for batch in _batches(_choose(graph, pinned)):
         _evaluate(graph, batch)
     _remove_done(graph)
     edit.prune(graph)
     return graph
 
 
-def _fold_sources(graph: Graph) -> None:
+def _fold_sources(graph: Graph, pinned: set[Node]) -> None:
     """Fold nodes that need no computing: Constant, Identity of a constant, arithmetic on extents."""
     for node in graph.nodes:
-        if node.domain or not node.outputs or node.outputs[0] is None or node.outputs[0].is_output:
+        output = node.outputs[0] if node.outputs else None
+        if node.domain or output is None or node in pinned:
             continue
-        output = node.outputs[0]
         if node.op_type == "Constant":
             weight = _constant(node)
         elif node.op_type == "Identity" and node.inputs[0] is not None:
@@ -94,7 +98,7 @@ def _extents(node: Node, output: Value) -> Weight | None:
     return Weight.of(np.array(known, output.dtype.numpy).reshape(() if output.shape == () else -1))
 
 
-def _choose(graph: Graph) -> list[Node]:
+def _choose(graph: Graph, pinned: set[Node]) -> list[Node]:
     """Return the nodes to compute, in the graph's order."""
     constant = {value: value.weight.nbytes for value in graph.values.values() if value.weight is not None}
     chosen = []
@@ -103,7 +107,7 @@ def _choose(graph: Graph) -> list[Node]:
         outputs = [value for value in node.outputs if value is not None]
         if node.domain or node.captures or node.op_type in _KEPT or not outputs or node.parts:
             continue
-        if any(value not in constant for value in inputs) or any(value.is_output for value in outputs):
+        if node in pinned or any(value not in constant for value in inputs):
             continue
         if any(value.dtype is None or value.dtype.text == "bf16" for value in (*inputs, *outputs)):
             continue
@@ -202,6 +206,27 @@ def _remove_done(graph: Graph) -> None:
                 value.weight is not None or value.consumers for value in outputs):
             gone.add(node)
     edit.remove(graph, gone)
+
+
+def _find_pinned(graph: Graph) -> set[Node]:
+    """Return the nodes that must stay: what writes outputs, and what control flow reads.
+
+    ONNX Runtime inlines an If whose condition is constant, and may then refuse a model that it ran before.
+    So the integer arithmetic that leads there stays as well.
+    """
+    pinned: set[Node] = set()
+    for node in reversed(graph.nodes):
+        for value in filter(None, node.outputs):
+            if value.is_output or value.captured or any(
+                    user.op_type in _CONTROL_FLOW or user in pinned and _is_integer(user)
+                    for user in value.consumers):
+                pinned.add(node)
+    return pinned
+
+
+def _is_integer(node: Node) -> bool:
+    return all(value is None or value.dtype in (DType.I64, DType.I32, DType.BOOL)
+               for value in node.outputs)
 
 
 def _is_done(value: Value, gone: set[Node]) -> bool:
