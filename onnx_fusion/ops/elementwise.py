@@ -151,10 +151,17 @@ def celu(s: Stage, site: Site, a: Ref) -> Ref:
 
 
 def softplus(s: Stage, site: Site | None, a: Ref) -> Ref:
-    """log(1 + exp(a)), written so that exp does not overflow."""
+    """log(1 + exp(a)), written so that exp does not overflow and small results keep their digits."""
     tail = s.apply("exp", s.apply("neg", s.apply("abs", a)))
-    tail = s.apply("log", s.apply("add", tail, like(s, a, 1)))
-    return s.apply("add", s.apply("max", a, like(s, a, 0)), tail)
+    return s.apply("add", s.apply("max", a, like(s, a, 0)), log_of_one_plus(s, tail))
+
+
+def log_of_one_plus(s: Stage, a: Ref) -> Ref:
+    """Write log(1 + a) for a >= 0: log(u) less what rounding u = 1 + a lost, relative to u."""
+    one = like(s, a, 1)
+    u = s.apply("add", a, one)
+    lost = s.apply("div", s.apply("sub", s.apply("sub", u, one), a), u)
+    return s.apply("sub", s.apply("log", u), lost)
 
 
 def softsign(s: Stage, site: Site, a: Ref) -> Ref:
@@ -232,33 +239,47 @@ def mean(s: Stage, total: Ref, count: int) -> Ref:
 
 
 def lower_pow(site: Site) -> list[Tensor | None]:
-    """Return Pow; a constant small exponent becomes multiplications or a square root."""
+    """Return Pow; a constant exponent of one element may become cheaper instructions.
+
+    Where the types differ, or are integers, ONNX Runtime computes in double and converts back.
+    """
     base, exponent = site.x(0), site.x(1)
-    need(base, F)
-    value = site.node.inputs[1]
-    known = None
-    if value.weight is not None and value.weight.array().size == 1:
-        known = float(value.weight.array().reshape(()))
-        shape = broadcast([base.shape, exponent.shape])
-
-    def power(s: Stage, a: Ref, b: Ref | None = None) -> Ref:
-        if known == 2:
-            return s.apply("mul", a, a)
-        if known == 3:
-            return s.apply("mul", s.apply("mul", a, a), a)
-        if known == 1:
-            return a
-        if known == 0.5:
-            return s.apply("pow", a, like(s, a, 0.5))
-        if known is not None:
-            return s.apply("pow", a, like(s, a, known))
-        return s.apply("pow", a, s.cast(s.type_of(a), b))
-
-    if known is not None:
-        return [pointwise(shape, base.dtype, (base,), power)]
+    need(base, N)
     need(exponent, N)
     shape = broadcast([base.shape, exponent.shape])
+    value = site.node.inputs[1]
+    known = None
+    if value.weight is not None and value.weight.size == 1:
+        known = float(value.weight.array().reshape(()))
+    wide = base.dtype if base.dtype is exponent.dtype and base.dtype in F else DType.F64
+
+    def power(s: Stage, a: Ref, b: Ref | None = None) -> Ref:
+        if b is None:
+            return power_of(s, a, known)
+        raised = s.apply("pow", s.cast(wide, a), s.cast(wide, b))
+        return s.cast(base.dtype, raised)
+
+    if known in (CHEAP_POWERS if base.dtype in F else WHOLE_POWERS):
+        return [pointwise(shape, base.dtype, (base,), power)]
     return [pointwise(shape, base.dtype, (base, exponent), power)]
+
+
+WHOLE_POWERS = (1.0, 2.0, 3.0)
+CHEAP_POWERS = (*WHOLE_POWERS, 0.5, -1.0)
+
+
+def power_of(s: Stage, a: Ref, exponent: float) -> Ref:
+    """Write a ** exponent for one of CHEAP_POWERS; C's pow(-inf, 0.5) is inf, and of -0.0 it is 0.0."""
+    if exponent == 1.0:
+        return a
+    if exponent == -1.0:
+        return s.apply("div", like(s, a, 1), a)
+    if exponent == 0.5:
+        root = s.apply("sqrt", s.apply("add", a, like(s, a, 0)))
+        endless = s.apply("eq", a, like(s, a, float("-inf")))
+        return s.apply("where", endless, like(s, a, float("inf")), root)
+    square = s.apply("mul", a, a)
+    return square if exponent == 2.0 else s.apply("mul", square, a)
 
 
 def lower_clip(site: Site) -> list[Tensor | None]:
@@ -289,7 +310,7 @@ def flatten_scalar(tensor: Tensor) -> Tensor:
     return Tensor(tensor.dtype, (), lambda s, i, g: tensor.at(s, zeros, g), tensor.steps)
 
 
-MOVABLE = tuple(d for d in DType if d is not DType.BF16)
+MOVABLE = tuple(d for d in DType if d not in (DType.BF16, DType.F16))
 
 
 def lower_cast(site: Site) -> list[Tensor | None]:
@@ -299,7 +320,7 @@ def lower_cast(site: Site) -> list[Tensor | None]:
         to = site.x(1).dtype
     else:
         to = dtypes.from_onnx(int(site.attr("to", 0)))
-    if to is None or to not in NB or x.dtype not in NB:
+    if to not in MOVABLE or x.dtype not in MOVABLE:
         raise Refused(f"no cast from {x.dtype} to {to}")
     return [pointwise(x.shape, to, (x,), lambda s, a: s.cast(to, a))]
 

@@ -245,13 +245,22 @@ def lower_transpose(site: Site) -> list[Tensor | None]:
 
 
 def lower_identity(site: Site) -> list[Tensor | None]:
-    """Return Identity, and Dropout at inference."""
     x = site.x(0)
-    if site.node.op_type == "Dropout":
-        training = constant(site.node, 2)
-        if site.output_used(1) or (training is not None and bool(training.reshape(-1)[0])):
-            raise Refused("Dropout with a mask output or in training mode")
     return [moved(x, x.shape, lambda s, i: i, keeps_outside=True)]
+
+
+def lower_dropout(site: Site) -> list[Tensor | None]:
+    """Return Dropout at inference: its input, and a mask that is true everywhere."""
+    x = site.x(0)
+    training = constant(site.node, 2)
+    if training is not None and bool(training.reshape(-1)[0]):
+        raise Refused("Dropout in training mode")
+    kept = moved(x, x.shape, lambda s, i: i, keeps_outside=True)
+    if not site.output_used(1):
+        return [kept]
+    dtype = site.node.outputs[1].dtype or DType.BOOL
+    mask = Tensor(dtype, x.shape, lambda s, i, g: s.const(dtype, 1))
+    return [kept, mask]
 
 
 def cut(x: Tensor, starts: dict[int, tuple[int, int]], shape: Shape) -> Tensor:
@@ -511,7 +520,7 @@ ROWS = [
     Row("DepthToSpace", M.SHUFFLE, lower_depth_to_space, flops=0),
     Row("SpaceToDepth", M.SHUFFLE, lower_space_to_depth, flops=0),
     Row("Identity", M.ONE_TO_ONE, lower_identity, flops=0),
-    Row("Dropout", M.ONE_TO_ONE, lower_identity, flops=0),
+    Row("Dropout", M.ONE_TO_ONE, lower_dropout, flops=0),
     Row("Slice", M.ONE_TO_ONE, lower_slice, flops=0),
     Row("Split", M.ONE_TO_ONE, lower_split, flops=0),
     Row("Concat", M.ONE_TO_ONE, lower_concat, flops=0),
