@@ -102,7 +102,7 @@ def optimize_file(
     Raises ModelError for a bad model, OnnxFusionError if `target` is `source` or cannot be written.
     """
     start = time.perf_counter()
-    if os.path.exists(target) and os.path.samefile(source, target):
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise OnnxFusionError(f"{target}: is the input itself; choose another output file")
     progress = progress or _silent
     planned = _plan(source, policy, strict, skip, progress)
