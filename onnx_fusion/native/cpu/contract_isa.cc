@@ -12,24 +12,37 @@ namespace onnx_fusion::cpu {
 #define ONNX_FUSION_EACH_ISA(X) X(neon)
 #endif
 
-#define X(isa)                        \
-  namespace isa {                     \
-  extern const GemmKernels gemm_kernels; \
+#define X(isa)                               \
+  namespace isa {                            \
+  extern const GemmKernels gemm_kernels;     \
+  extern const WindowKernels window_kernels; \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
 
-const GemmKernels& gemm_kernels() {
-  static const GemmKernels& chosen = []() -> const GemmKernels& {
+namespace {
+
+struct Chosen {
+  const GemmKernels* gemm = nullptr;
+  const WindowKernels* window = nullptr;
+};
+
+const Chosen& chosen() {
+  static const Chosen kernels = [] {
     const std::string name = isa_name();
-    const GemmKernels* kernels = nullptr;
+    Chosen choice;
 #define X(isa) \
-  if (kernels == nullptr || name == #isa) kernels = &isa::gemm_kernels;
+  if (choice.gemm == nullptr || name == #isa) choice = {&isa::gemm_kernels, &isa::window_kernels};
     ONNX_FUSION_EACH_ISA(X)
 #undef X
-    return *kernels;
+    return choice;
   }();
-  return chosen;
+  return kernels;
 }
+
+}  // namespace
+
+const GemmKernels& gemm_kernels() { return *chosen().gemm; }
+const WindowKernels& window_kernels() { return *chosen().window; }
 
 }  // namespace onnx_fusion::cpu

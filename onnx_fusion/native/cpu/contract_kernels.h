@@ -72,7 +72,38 @@ struct GemmKernels {
                     int64_t out_step);
 };
 
+// Consecutive outputs of a window along which the input has a constant step.
+struct WindowVector {
+  int64_t offset;  // of the first one's input, for tap offset 0
+  int32_t column;  // where the outputs go
+  int16_t lanes;
+  int16_t whole;  // all lanes exist and are inside the input for every tap
+};
+
+// One channel of a window: the weights are scalars.
+struct WindowRow {
+  const WindowVector* vectors;
+  int64_t count;
+  const uint16_t* masks;  // [vector][tap]: the lanes inside the input
+  const int64_t* inner;   // per tap
+  int taps;
+  int step;  // 1 or 2
+  const float* base;
+  const float* weights;  // per tap
+  float fill;            // of what is outside
+};
+
+struct WindowKernels {
+  // out[vector.column + lane] for every vector, in order; up to a vector more is written.
+  void (*row)(const WindowRow& row, float* out);
+  // out[i * ldo + c] = sum over taps of in[tap * pixels + i][c] * weights[tap * weight_step + c],
+  // i < pixels <= 4, c < channels.
+  void (*channels)(const float* const* in, int taps, int pixels, const float* weights,
+                   int64_t weight_step, int64_t channels, float* out, int64_t ldo);
+};
+
 // The ISA's in use.
 const GemmKernels& gemm_kernels();
+const WindowKernels& window_kernels();
 
 }  // namespace onnx_fusion::cpu

@@ -4,24 +4,14 @@
 #include <cstring>
 
 #include "cpu/contract.h"
+#include "cpu/contract_axes.h"
+#include "cpu/contract_window.h"
 
 namespace onnx_fusion {
-namespace {
-
-const Instruction& defining(const Stage& stage, int value) { return stage.body[stage.values[value]]; }
-
-int find_dot(const Stage& stage) {
-  for (size_t i = 0; i < stage.body.size(); ++i) {
-    if (stage.body[i].op == Op::op_dot) return static_cast<int>(i);
-  }
-  return -1;
-}
-
-}  // namespace
 
 std::string contract_refusal(const Program& program, size_t stage) {
   const Stage& s = program.stages[stage];
-  const int dot = find_dot(s);
+  const int dot = cpu::find_dot(s);
   if (dot < 0) return "a contraction needs a dot";
   for (const Instruction& line : s.body) {
     if (line.op == Op::op_store && (line.letters & s.body[dot].over) != 0) {
@@ -33,6 +23,10 @@ std::string contract_refusal(const Program& program, size_t stage) {
 
 std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t stage,
                                             const TensorView* constants, size_t count) {
+  if (!bound.stages[stage].empty) {
+    auto window = cpu::WindowPlan::make(bound, stage, constants, count);
+    if (window != nullptr) return window;
+  }
   return std::make_unique<cpu::ContractPlan>(bound, stage, constants, count);
 }
 
@@ -46,43 +40,10 @@ constexpr int64_t kStripFloats = 2048;      // through the epilogue at once
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-Axis axis_of(const BoundStage& stage, LetterSet letters) {
-  Axis axis;
-  for (size_t l = 0; l < stage.stage->letters.size(); ++l) {
-    if ((letters >> l & 1) != 0 && stage.extents[l] != 1) {
-      axis.letters[axis.count++] = static_cast<uint8_t>(l);
-    }
-  }
-  return axis;
-}
-
-int64_t magnitude(int64_t value) { return value < 0 ? -value : value; }
-
-// The letter with the largest step in memory comes first.
-void sort_axis(Axis* axis, const Linear& address) {
-  std::stable_sort(axis->letters, axis->letters + axis->count, [&](uint8_t a, uint8_t b) {
-    return magnitude(address.coef[a]) > magnitude(address.coef[b]);
-  });
-}
-
-// The smallest step in memory between neighbours along an axis, 0 if it has none; *letter takes it.
-int64_t least_step(const BoundStage& stage, const Axis& axis, const Linear& address, int* letter) {
-  int64_t least = 0;
-  for (int i = 0; i < axis.count; ++i) {
-    const int64_t coef = magnitude(address.coef[axis.letters[i]]);
-    if (coef == 0 || stage.extents[axis.letters[i]] == 1 || (least != 0 && coef >= least)) continue;
-    least = coef;
-    *letter = axis.letters[i];
-  }
-  return least;
-}
-
 // An operand as far as the choice of its side needs it.
 struct Candidate {
-  int value;
-  Axis axis;
+  const DotOperand* operand;
   int64_t extent;
-  const BoundMap* map;  // null if it is not a plain load of linear indices
   bool constant;
 };
 
@@ -94,29 +55,24 @@ bool is_guarded_by(const BoundMap& map, int letter) {
 
 // Cycles to bring an element into a panel of columns, and into a tile of rows: measured, roughly.
 double column_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
+  const BoundMap* map = x.operand->map;
   if (x.constant) return 0;
-  if (x.map == nullptr) return 1.5;
+  if (map == nullptr) return 1.5;
   int letter = 0;
-  const int64_t step = least_step(stage, x.axis, x.map->address, &letter);
+  const int64_t step = least_step(stage, x.operand->own, map->address, &letter);
   if (step == 1) return 0.1;
   if (step == 2) return 0.3;
-  return least_step(stage, k, x.map->address, &letter) == 1 && k.count == 1 && !x.map->guarded ? 0.25
-                                                                                           : 1.0;
+  const bool along_k = least_step(stage, k, map->address, &letter) == 1;
+  return along_k && k.count == 1 && !map->guarded ? 0.25 : 1.0;
 }
 
 double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
+  const BoundMap* map = x.operand->map;
   if (x.constant) return 0;
-  if (x.map == nullptr) return 1.5;
+  if (map == nullptr) return 1.5;
   int letter = 0;
-  if (least_step(stage, k, x.map->address, &letter) != 1) return 1.0;
-  return stage.extents[letter] < 8 || is_guarded_by(*x.map, letter) ? 1.0 : 0.02;
-}
-
-float as_float(uint64_t literal) {
-  const uint32_t bits = static_cast<uint32_t>(literal);
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+  if (least_step(stage, k, map->address, &letter) != 1) return 1.0;
+  return stage.extents[letter] < 8 || is_guarded_by(*map, letter) ? 1.0 : 0.02;
 }
 
 }  // namespace
@@ -125,43 +81,30 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
                            size_t count)
     : kernels_(gemm_kernels()), stage_(bound.stages[stage]), stage_index_(stage) {
   if (stage_.empty) return;
-  choose_axes(constants, count);
-  choose_sources(bound, constants, count);
+  const DotLetters letters = dot_letters(stage_);
+  choose_axes(letters, constants, count);
+  const bool swapped = letters.operands[0].value != row_value_;
+  const DotOperand &rows = letters.operands[swapped ? 1 : 0];
+  const DotOperand &columns = letters.operands[swapped ? 0 : 1];
+  choose_row_source(bound, rows, is_constant(rows, constants, count) ? &constants[rows.tensor] : nullptr);
+  choose_column_source(bound, columns,
+                       is_constant(columns, constants, count) ? &constants[columns.tensor] : nullptr);
   choose_blocks();
   epilogue_ = transposed_ ? std::make_unique<Epilogue>(bound, stage, column_, row_)
                           : std::make_unique<Epilogue>(bound, stage, row_, column_);
 }
 
-void ContractPlan::choose_axes(const TensorView* constants, size_t count) {
-  const Stage& stage = *stage_.stage;
-  const Instruction& dot = stage.body[find_dot(stage)];
-  LetterSet sides[2], stored = 0;
-  for (int i = 0; i < 2; ++i) sides[i] = defining(stage, dot.args[i]).letters & ~dot.over;
-  const Linear* store = nullptr;
-  for (size_t i = 0; i < stage.body.size(); ++i) {
-    if (stage.body[i].op != Op::op_store) continue;
-    if (store == nullptr) store = &stage_.maps[i].address;
-    stored |= stage.body[i].letters;
-  }
-  const LetterSet both = sides[0] & sides[1], any = sides[0] | sides[1];
-  batch_ = axis_of(stage_, static_cast<LetterSet>(both | (stored & ~any)));
-  k_ = axis_of(stage_, dot.over);
+void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* constants,
+                               size_t count) {
+  const Linear* store = letters.store;
+  batch_ = letters.batch;
+  k_ = letters.k;
   batches_ = axis_extent(stage_, batch_);
   depth_ = axis_extent(stage_, k_);
-
   Candidate operands[2];
   for (int i = 0; i < 2; ++i) {
-    Candidate& x = operands[i];
-    x.value = dot.args[i];
-    x.axis = axis_of(stage_, static_cast<LetterSet>(sides[i] & ~both));
-    x.extent = axis_extent(stage_, x.axis);
-    const int line = stage.values[x.value];
-    const Instruction& load = stage.body[line];
-    const bool plain = load.op == Op::op_load && load.dtype == DType::f32 &&
-                       stage_.maps[line].linear && !stage_.maps[line].indirect;
-    x.map = plain ? &stage_.maps[line] : nullptr;
-    x.constant = plain && static_cast<size_t>(load.tensor) < count &&
-                 constants[load.tensor].data != nullptr;
+    const DotOperand& x = letters.operands[i];
+    operands[i] = {&x, axis_extent(stage_, x.own), is_constant(x, constants, count)};
   }
   const int lanes = kernels_.lanes;
   double least = 0;
@@ -171,8 +114,9 @@ void ContractPlan::choose_axes(const TensorView* constants, size_t count) {
     const double m = static_cast<double>(rows.extent), n = static_cast<double>(columns.extent);
     const double k = static_cast<double>(std::max<int64_t>(depth_, 1));
     int letter = 0;
-    const bool transposed = m > 1 && least_step(stage_, columns.axis, *store, &letter) != 1 &&
-                            least_step(stage_, rows.axis, *store, &letter) == 1;
+    const bool transposed = m > 1 &&
+                            least_step(stage_, columns.operand->own, *store, &letter) != 1 &&
+                            least_step(stage_, rows.operand->own, *store, &letter) == 1;
     const double cost = m * k * static_cast<double>(round_up(columns.extent, lanes) / lanes) +
                         n * k * column_cost(stage_, columns, k_) +
                         m * k * row_cost(stage_, rows, k_) + (transposed ? 0.2 * m * n : 0.0);
@@ -181,12 +125,17 @@ void ContractPlan::choose_axes(const TensorView* constants, size_t count) {
     least = cost;
     transposed_ = transposed;
   }
-  row_ = operands[1 - best].axis;
-  column_ = operands[best].axis;
-  row_value_ = operands[1 - best].value;
-  column_value_ = operands[best].value;
+  const DotOperand &row = letters.operands[1 - best], &column = letters.operands[best];
+  row_ = row.own;
+  column_ = column.own;
+  row_value_ = row.value;
+  column_value_ = column.value;
   rows_ = operands[1 - best].extent;
   columns_ = operands[best].extent;
+  // k in the order in which the operand that is not constant lies in memory.
+  const bool rows_lead = row.map != nullptr && !operands[1 - best].constant;
+  const BoundMap* lead = rows_lead ? row.map : column.map;
+  if (lead != nullptr) sort_axis(&k_, lead->address);
   sort_axis(&batch_, *store);
   sort_axis(&row_, *store);
   sort_axis(&column_, *store);
@@ -199,100 +148,77 @@ void ContractPlan::choose_axes(const TensorView* constants, size_t count) {
   tile_rows_ = kernels_.rows[vectors_];
 }
 
-void ContractPlan::choose_sources(const BoundProgram& bound, const TensorView* constants,
-                                  size_t count) {
-  const auto constant = [&](int tensor) -> const TensorView* {
-    const bool known = tensor >= 0 && static_cast<size_t>(tensor) < count &&
-                       constants[tensor].data != nullptr;
-    return known ? &constants[tensor] : nullptr;
-  };
-  const auto line = [&](int value) -> const Instruction& {
-    return defining(*stage_.stage, value);
-  };
-  Axis row_k = k_;
-  rows_side_.prologue =
-      std::make_unique<Prologue>(bound, stage_index_, row_value_, row_, row_k);
-  const BoundMap* row_map = rows_side_.prologue->load(&rows_side_.tensor);
-  columns_side_.prologue =
-      std::make_unique<Prologue>(bound, stage_index_, column_value_, k_, column_);
-  const BoundMap* column_map = columns_side_.prologue->load(&columns_side_.tensor);
-
-  // k in the order in which the operand that is not constant lies in memory.
-  const bool rows_lead = row_map != nullptr && row_map->linear &&
-                         constant(rows_side_.tensor) == nullptr;
-  const BoundMap* lead = rows_lead ? row_map : column_map;
-  if (lead != nullptr && lead->linear) {
-    sort_axis(&k_, lead->address);
-    rows_side_.prologue = std::make_unique<Prologue>(bound, stage_index_, row_value_, row_, k_);
-    row_map = rows_side_.prologue->load(&rows_side_.tensor);
-    columns_side_.prologue =
-        std::make_unique<Prologue>(bound, stage_index_, column_value_, k_, column_);
-    column_map = columns_side_.prologue->load(&columns_side_.tensor);
+void ContractPlan::choose_row_source(const BoundProgram& bound, const DotOperand& operand,
+                                     const TensorView* constant) {
+  Side& side = rows_side_;
+  side.tensor = operand.tensor;
+  if (operand.map == nullptr ||
+      !build_tables(stage_, *operand.map, operand.fill, batch_, row_, k_, &side.tables)) {
+    side.prologue = std::make_unique<Prologue>(bound, stage_index_, row_value_, row_, k_);
+    return;
   }
-
-  if (row_map != nullptr && build_tables(stage_, *row_map, as_float(line(row_value_).literal),
-                                         batch_, row_, k_, &rows_side_.tables)) {
-    const OperandTables& tables = rows_side_.tables;
-    const RunTables runs = build_runs(tables);
-    const int64_t pieces = static_cast<int64_t>(runs.runs.size());
-    const bool long_runs = pieces <= 1 || depth_ / pieces >= 8;
-    const bool in_place = tables.guards.empty() ? runs.step == 1 || panels_ <= 2 : runs.step == 1;
-    if (const TensorView* view = constant(rows_side_.tensor)) {
-      cache_rows(*view);
-    } else if (long_runs && in_place) {
-      rows_side_.source = Source::direct;
-      row_step_ = runs.step;
-      int64_t longest = 0;
-      for (const Run& run : runs.runs) {
-        pieces_.push_back({run.begin, run.end});
-        longest = std::max(longest, run.end - run.begin);
-      }
-      if (!tables.guards.empty()) padding_.assign(static_cast<size_t>(longest), tables.fill);
-    } else {
-      rows_side_.source = Source::tables;
-    }
+  if (constant != nullptr) return cache_rows(*constant);
+  const bool guarded = !side.tables.guards.empty();
+  const RunTables runs = build_runs(side.tables);
+  const int64_t pieces = static_cast<int64_t>(runs.runs.size());
+  const bool long_runs = pieces <= 1 || depth_ / pieces >= 8;
+  const bool in_place = runs.step == 1 || (!guarded && panels_ <= 2);
+  if (!long_runs || !in_place) {
+    side.source = Source::tables;
+    return;
   }
-  if (pieces_.empty()) pieces_.push_back({0, depth_});
+  side.source = Source::direct;
+  row_step_ = runs.step;
+  int64_t longest = 0;
+  for (const Run& run : runs.runs) {
+    pieces_.push_back({run.begin, run.end});
+    longest = std::max(longest, run.end - run.begin);
+  }
+  if (guarded) padding_.assign(static_cast<size_t>(longest), side.tables.fill);
+}
 
-  if (column_map != nullptr &&
-      build_tables(stage_, *column_map, as_float(line(column_value_).literal), batch_, column_, k_,
-                   &columns_side_.tables)) {
-    OperandTables& tables = columns_side_.tables;
-    const int64_t padded = panels_ * width_;
-    column_tables_ = build_columns(tables.outer, kernels_.lanes, padded);
-    const RunTables runs = build_runs(tables);
-    const bool whole = std::all_of(
-        column_tables_.vectors.begin(), column_tables_.vectors.end(),
-        [](const ColumnVector& v) { return v.kind == kOneRun || v.lanes == 0; });
-    const bool plain = tables.guards.empty() && runs.runs.size() <= 1;
-    along_k_ = plain && !whole && runs.step == 1 && depth_ >= kernels_.lanes;
-    for (TableGuard& guard : tables.guards) {
-      guard.outer.resize(static_cast<size_t>(padded), 0);
-      column_guards_.push_back({guard.outer.data(), guard.inner.data(), guard.extent});
-    }
-    if (const TensorView* view = constant(columns_side_.tensor)) {
-      cache_columns(*view);
-    } else if (along_k_ && rows_ == 1 && rows_side_.source == Source::direct && row_step_ == 1 &&
-               padding_.empty() && pieces_.size() == 1) {
-      columns_side_.source = Source::dots;
-    } else if (plain && rows_ <= tile_rows_ && columns_ % width_ == 0 && depth_ > 1 &&
-               std::all_of(column_tables_.vectors.begin(), column_tables_.vectors.end(),
-                           [&](const ColumnVector& v) {
-                             const int64_t at = &v - column_tables_.vectors.data();
-                             const int64_t lane = at * kernels_.lanes;
-                             return v.kind == kOneRun &&
-                                    tables.outer[lane] == tables.outer[lane / width_ * width_] +
-                                                              lane % width_;
-                           })) {
-      columns_side_.source = Source::direct;
-      column_step_ = runs.step;
-    } else {
-      columns_side_.source = Source::tables;
-    }
+void ContractPlan::choose_column_source(const BoundProgram& bound, const DotOperand& operand,
+                                        const TensorView* constant) {
+  Side& side = columns_side_;
+  side.tensor = operand.tensor;
+  if (operand.map == nullptr ||
+      !build_tables(stage_, *operand.map, operand.fill, batch_, column_, k_, &side.tables)) {
+    side.prologue = std::make_unique<Prologue>(bound, stage_index_, column_value_, k_, column_);
+    return;
+  }
+  const int64_t padded = panels_ * width_;
+  OperandTables& tables = side.tables;
+  column_tables_ = build_columns(tables.outer, kernels_.lanes, padded);
+  const std::vector<ColumnVector>& vectors = column_tables_.vectors;
+  const RunTables runs = build_runs(tables);
+  const bool plain = tables.guards.empty() && runs.runs.size() <= 1;
+  const bool whole = std::all_of(vectors.begin(), vectors.end(), [](const ColumnVector& v) {
+    return v.kind == kOneRun || v.lanes == 0;
+  });
+  along_k_ = plain && !whole && runs.step == 1 && depth_ >= kernels_.lanes;
+  for (TableGuard& guard : tables.guards) {
+    guard.outer.resize(static_cast<size_t>(padded), 0);
+    column_guards_.push_back({guard.outer.data(), guard.inner.data(), guard.extent});
+  }
+  if (constant != nullptr) return cache_columns(*constant);
+  bool whole_panels = plain && whole && columns_ % width_ == 0;
+  for (int64_t c = 0; whole_panels && c < columns_; ++c) {
+    whole_panels = tables.outer[c] == tables.outer[c / width_ * width_] + c % width_;
+  }
+  const bool row_in_place = rows_side_.source == Source::direct && row_step_ == 1 &&
+                            padding_.empty() && pieces_.size() == 1;
+  if (rows_ == 1 && along_k_ && row_in_place) {
+    side.source = Source::dots;
+  } else if (rows_ <= tile_rows_ && whole_panels && depth_ > 1) {
+    side.source = Source::direct;
+    column_step_ = runs.step;
+  } else {
+    side.source = Source::tables;
   }
 }
 
 void ContractPlan::choose_blocks() {
+  if (pieces_.empty()) pieces_.push_back({0, depth_});
   // One row reads its weights once: nothing to keep in a cache between blocks of k.
   const int64_t depth_block = rows_ == 1 ? std::max<int64_t>(depth_, 1) : kDepthBlock;
   const int64_t blocks = std::max<int64_t>(1, (depth_ + depth_block / 2) / depth_block);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/contract_axes.h"
 #include "cpu/contract_tables.h"
 #include "cpu/weights.h"
 
@@ -51,8 +52,11 @@ class ContractPlan final : public StagePlan {
   struct Item;  // part of one batch's rows and panels
   struct Buffers;
 
-  void choose_axes(const TensorView* constants, size_t count);
-  void choose_sources(const BoundProgram& bound, const TensorView* constants, size_t count);
+  void choose_axes(const DotLetters& letters, const TensorView* constants, size_t count);
+  void choose_row_source(const BoundProgram& bound, const DotOperand& operand,
+                         const TensorView* constant);
+  void choose_column_source(const BoundProgram& bound, const DotOperand& operand,
+                            const TensorView* constant);
   void choose_blocks();
   void cache_rows(const TensorView& constant);
   void cache_columns(const TensorView& constant);

@@ -131,12 +131,4 @@ RunTables build_runs(const OperandTables& tables) {
   return result;
 }
 
-void locate(const BoundStage& stage, const Axis& axis, int64_t index, int64_t* letters) {
-  for (int place = axis.count - 1; place >= 0; --place) {
-    const int letter = axis.letters[place];
-    letters[letter] = index % stage.extents[letter];
-    index /= stage.extents[letter];
-  }
-}
-
 }  // namespace onnx_fusion::cpu

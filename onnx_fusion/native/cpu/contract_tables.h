@@ -43,7 +43,4 @@ struct RunTables {
 };
 RunTables build_runs(const OperandTables& tables);
 
-// The positions of `axis`'s letters at `index`, written into `letters`.
-void locate(const BoundStage& stage, const Axis& axis, int64_t index, int64_t* letters);
-
 }  // namespace onnx_fusion::cpu

@@ -51,6 +51,12 @@ using Mask = __mmask16;
       _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return (Floats)_mm512_mask_blend_ps(m, (__m512)otherwise, _mm512_permutex2var_ps(lo, even, hi));
 }
+// p[0], p[2], ...: nothing behind the last of them is touched.
+[[maybe_unused]] inline Floats load_even_all(const float* p) {
+  const __m512i pick =
+      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+  return (Floats)_mm512_permutex2var_ps(_mm512_loadu_ps(p), pick, _mm512_loadu_ps(p + 15));
+}
 
 #elif defined(__AVX2__)
 
@@ -80,6 +86,11 @@ using Mask = __m256i;
   const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
   return (Floats)_mm256_mask_i32gather_ps((__m256)otherwise, p, even, _mm256_castsi256_ps(m), 4);
 }
+// p[0], p[2], ...: nothing behind the last of them is touched.
+[[maybe_unused]] inline Floats load_even_all(const float* p) {
+  const __m256 both = _mm256_shuffle_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 7), 0xd8);
+  return (Floats)_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(both), 0xd8));
+}
 
 #else
 
@@ -108,6 +119,8 @@ using Mask = Ints;
   }
   return otherwise;
 }
+// p[0], p[2], ...: nothing behind the last of them is touched.
+[[maybe_unused]] inline Floats load_even_all(const float* p) { return Floats{p[0], p[2], p[4], p[6]}; }
 
 #endif
 
