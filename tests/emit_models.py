@@ -7,9 +7,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_fusion.emit import Emitted
+from onnx_fusion.emit import Emitted, emit
 from onnx_fusion.fusion.plan import Region
-from onnx_fusion.graph.load import Model
+from onnx_fusion.graph.load import Model, load
 from onnx_fusion.graph.model import Graph, Node
 from onnx_fusion.graph.view import read_type, view
 from onnx_fusion.lower import Lowered
@@ -95,6 +95,20 @@ def same(before: onnx.ModelProto, emitted: Emitted, feeds: dict[str, np.ndarray]
         assert want.dtype == got.dtype
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     return after
+
+
+def fuse(proto: onnx.ModelProto, *regions: str, **options) -> onnx.ModelProto:
+    """Emit with one region for each text of node names; check validity and results."""
+    model = load(proto)
+    graph = graph_of(model)
+    fused = [lower(f"r{k}", pick(graph, *names.split())) for k, names in enumerate(regions)]
+    return same(proto, emit(model, graph, fused, **options))
+
+
+def body(proto: onnx.ModelProto, k: int = 0) -> list[str]:
+    """The function's nodes as text."""
+    return [f"{' '.join(node.output)} = {node.op_type} {' '.join(node.input)}".rstrip()
+            for node in proto.functions[k].node]
 
 
 def make(nodes, inputs, outputs, weights=(), *, opset=17, ir=8, **more) -> onnx.ModelProto:

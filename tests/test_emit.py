@@ -5,31 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import onnx
 import pytest
-from emit_models import chain, floats, graph_of, kinds, lower, make, pick, same, whole
+from emit_models import body, chain, floats, fuse, graph_of, kinds, lower, make, pick, same, whole
 from onnx import helper, numpy_helper
 
 from onnx_fusion.emit import emit
 from onnx_fusion.emit.naming import number
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.graph.load import load
-from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.weights import Weight
-
-
-def fuse(proto: onnx.ModelProto, *regions: str, **options) -> onnx.ModelProto:
-    """Emit with one region for each text of node names; check validity and results."""
-    model = load(proto)
-    graph = graph_of(model)
-    fused = [lower(f"r{k}", pick(graph, *names.split())) for k, names in enumerate(regions)]
-    return same(proto, emit(model, graph, fused, **options))
-
-
-def body(proto: onnx.ModelProto, k: int = 0) -> list[str]:
-    """The function's nodes as text."""
-    return [f"{' '.join(node.output)} = {node.op_type} {' '.join(node.input)}".rstrip()
-            for node in proto.functions[k].node]
 
 
 def test_nothing_fused_changes_nothing():
@@ -133,6 +117,20 @@ def test_more_bodies_than_registered_names_are_numbered_by_bytes_saved():
     assert kinds(after)[:2] == ["FusedRegion_128", "FusedRegion_129"]
 
 
+def test_regions_beyond_the_last_name_are_left_out():
+    count = 1026
+    proto = make([(f"n{k}", "LeakyRelu", f"x{k}", f"x{k + 1}", {"alpha": k / 1100})
+                  for k in range(count)], [("x0", [3])], [(f"x{count}", [3])])
+    model = load(proto)
+    graph = graph_of(model)
+    fused = [lower(f"r{k}", pick(graph, f"n{k}"), saved=k) for k in range(count)]
+    emitted = emit(model, graph, fused)
+    after = same(proto, emitted)
+    assert [region.name for region in emitted.left_out] == ["r0", "r1"]
+    assert kinds(after)[:3] == ["LeakyRelu", "LeakyRelu", "FusedRegion_1023"]
+    assert len(after.functions) == 1024
+
+
 def test_up_to_the_registered_names_numbers_follow_appearance():
     bodies = [bytes([k]) for k in range(128)]
     assert number([*bodies, bodies[5]], [*range(129)]) == [*range(128), 5]
@@ -142,43 +140,6 @@ def test_bytes_saved_count_for_all_nodes_of_a_body():
     bodies = [bytes([k]) for k in range(129)] + [bytes([7])] * 3
     numbers = number(bodies, [10] * 128 + [19] + [5] * 3)
     assert numbers[7] == 0 and numbers[128] == 1 and numbers[0] == 2
-
-
-def test_omitted_inputs_stay_omitted_in_the_body():
-    proto = make([("clip", "Clip", "x  hi", "a", {}), ("neg", "Neg", "a", "y", {})],
-                 [("x", [5])], [("y", [5])], [("hi", np.float32(0.25))])
-    proto.graph.node[0].input[:] = ["x", "", "hi"]
-    after = fuse(proto, "clip neg")
-    assert list(after.graph.node[0].input) == ["x", "hi"]
-    assert list(after.functions[0].node[0].input) == ["i0", "", "i1"]
-
-
-@pytest.mark.parametrize("opset", [7, 9, 11, 13, 17, 21])
-def test_baked_constants_become_nodes_of_the_body(opset):
-    proto = make([("shape", "Constant", "", "shape", {"value": numpy_helper.from_array(
-                      np.array([2, 6], np.int64))}),
-                  ("reshape", "Reshape", "x shape", "a", {}), ("mul", "Mul", "a two", "y", {})],
-                 [("x", [3, 4])], [("y", [2, 6])], [("two", np.float32(2))], opset=opset)
-    model = load(proto)
-    graph = graph_of(model)
-    graph.values["shape"].weight = Weight.of(np.array([2, 6], np.int64))
-    fused = lower("r", pick(graph, "reshape", "mul"), baked=("shape", "two"))
-    after = same(proto, emit(model, graph, [fused]))
-    assert kinds(after) == ["FusedRegion_0"]
-    assert list(after.graph.node[0].input) == ["x"]
-    assert not after.graph.initializer
-    shape = ["c0 = Constant"] if opset >= 9 else ["c0_f64 = Constant", "c0 = Cast c0_f64"]
-    assert body(after) == [*shape, "c1 = Constant", "v0 = Reshape i0 c0", "o0 = Mul v0 c1"]
-
-
-def test_a_large_baked_constant_is_an_error():
-    proto = make([("mul", "Mul", "x w", "y", {})], [("x", [1025])], [("y", [1025])],
-                 [("w", floats(1025))])
-    model = load(proto)
-    graph = graph_of(model)
-    fused = lower("r", pick(graph, "mul"), baked=("w",))
-    with pytest.raises(OnnxFusionError, match="region 'r': constant 'w' of 4100 bytes .* 4096"):
-        emit(model, graph, [fused])
 
 
 def test_a_folded_constant_becomes_an_initializer_and_its_nodes_go():
@@ -228,56 +189,6 @@ def test_a_folded_constant_beside_an_output_that_is_not():
     after = same(proto, emit(model, graph, [lower("r", pick(graph, "mul"))]))
     assert kinds(after) == ["Split", "FusedRegion_0", "Add"]
     assert list(after.graph.node[0].output) == ["a_unfused", "b"]
-
-
-def test_a_normalization_folded_into_a_convolution():
-    """The pass's Conv, with weights of its own, is written; the statistics go with the original."""
-    weights = {"w": floats(4, 3, 3, 3), "scale": floats(4), "bias": floats(4), "mean": floats(4),
-               "var": np.abs(floats(4)) + 1}
-    proto = make([("conv", "Conv", "x w", "c", {"pads": [1, 1, 1, 1]}),
-                  ("bn", "BatchNormalization", "c scale bias mean var", "n", {}),
-                  ("relu", "Relu", "n", "y", {})],
-                 [("x", ["N", 3, 8, 8])], [("y", ["N", 4, 8, 8])], weights.items())
-    model = load(proto)
-    graph = graph_of(model)
-    conv, bn, relu = graph.nodes
-    factor = weights["scale"] / np.sqrt(weights["var"] + np.float32(1e-5))
-    kernel = Value("w_folded", weight=Weight.of(weights["w"] * factor[:, None, None, None]))
-    offset = Value("b_folded", weight=Weight.of(weights["bias"] - weights["mean"] * factor))
-    folded = Node("Conv", "", "conv", [conv.inputs[0], kernel, offset], [bn.outputs[0]],
-                  dict(conv.attrs), conv.origin | bn.origin, parts=(conv, bn))
-    bn.outputs[0].producer = folded
-    graph.nodes[:2] = [folded]
-    fused = lower("r", [folded, relu])
-    after = same(proto, emit(model, graph, [fused]))
-    assert kinds(after) == ["FusedRegion_0"]
-    assert list(after.graph.node[0].input) == ["x", "w_folded", "b_folded"]
-    assert body(after) == ["v0 = Conv i0 i1 i2", "o0 = Relu v0"]
-    assert {tensor.name for tensor in after.graph.initializer} == {"w_folded", "b_folded"}
-
-
-def test_a_recognised_row_stands_as_its_parts():
-    """A pass made one LayerNormalization of primitives, an operator that opset 13 lacks."""
-    proto = make([("mean", "ReduceMean", "x", "m", {"axes": [-1]}), ("sub", "Sub", "x m", "d", {}),
-                  ("pow", "Pow", "d two", "q", {}), ("var", "ReduceMean", "q", "v", {"axes": [-1]}),
-                  ("eps", "Add", "v e", "ve", {}), ("sqrt", "Sqrt", "ve", "s", {}),
-                  ("div", "Div", "d s", "n", {}), ("mul", "Mul", "n g", "h", {}),
-                  ("neg", "Neg", "h", "y", {})],
-                 [("x", [4, 8])], [("y", [4, 8])],
-                 [("two", np.float32(2)), ("e", np.float32(1e-5)), ("g", floats(8))], opset=13)
-    model = load(proto)
-    graph = graph_of(model)
-    parts = tuple(graph.nodes[:8])
-    norm = Node("LayerNormalization", "", "mean", [graph.values["x"], graph.values["g"]],
-                [graph.values["h"]], {"axis": -1, "epsilon": 1e-5},
-                frozenset(range(8)), parts=parts, body_is_parts=True)
-    graph.nodes[:8] = [norm]
-    after = same(proto, emit(model, graph, [lower("r", list(graph.nodes))]))
-    assert kinds(after) == ["FusedRegion_0"]
-    assert list(after.graph.node[0].input) == ["x", "g"]
-    assert [node.op_type for node in after.functions[0].node] == [
-        "Constant", "Constant", "ReduceMean", "Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div",
-        "Mul", "Neg"]
 
 
 def test_a_region_that_reads_what_it_is_not_given_is_an_error():

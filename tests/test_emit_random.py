@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,9 @@ from onnx import numpy_helper
 from onnx_fusion.emit import emit
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.load import load
+from onnx_fusion.passes.pipeline import prepare
 
+MODELS = pathlib.Path(__file__).parent.parent / "models"
 UNARY = ["Relu", "Tanh", "Neg", "Sigmoid", "Transpose", "Softmax", "Identity"]
 BINARY = ["Add", "Sub", "Mul", "MatMul", "Max"]
 
@@ -96,3 +100,21 @@ def test_runs_of_a_network_share_functions(size: int):
     after = same(proto, emit(model, graph, fused))
     assert len(after.functions) == 1
     assert kinds(after).count("FusedRegion_0") == count // 20
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_regions_of_whole_models_after_the_passes(path: pathlib.Path, seed: int):
+    """With folded constants, folded statistics and recognised rows in the regions."""
+    rng = np.random.default_rng(seed)
+    model = load(path)
+    graph = prepare(model)
+    ends = sorted({0, len(graph.nodes), *rng.integers(0, len(graph.nodes), len(graph.nodes) // 5)})
+    fused = []
+    for k, (start, stop) in enumerate(zip(ends, ends[1:], strict=False)):
+        nodes = graph.nodes[start:stop]
+        small = tuple(value.name for node in nodes for value in node.inputs
+                      if value is not None and value.weight is not None and value.weight.size < 8)
+        fused.append(lower(f"r{k}", nodes, small))
+    after = same(onnx.load(path), emit(model, graph, fused))
+    assert len(after.graph.node) < len(model.proto.graph.node)

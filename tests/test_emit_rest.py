@@ -6,20 +6,13 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
-from emit_models import chain, floats, graph_of, kinds, lower, make, pick, same, whole
+from emit_models import chain, floats, fuse, graph_of, kinds, lower, make, pick, same, whole
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fusion.emit import emit
 from onnx_fusion.graph.load import load
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.weights import Weight
-
-
-def fuse(proto: onnx.ModelProto, *regions: str, **options) -> onnx.ModelProto:
-    model = load(proto)
-    graph = graph_of(model)
-    fused = [lower(f"r{k}", pick(graph, *names.split())) for k, names in enumerate(regions)]
-    return same(proto, emit(model, graph, fused, **options))
 
 
 def rich() -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from onnx_fusion.errors import ModelError, OnnxFusionError
 from onnx_fusion.graph import scope
 
 if TYPE_CHECKING:
+    from onnx_fusion.fusion.plan import Region
     from onnx_fusion.graph.load import Model
     from onnx_fusion.graph.model import Graph, Value
     from onnx_fusion.graph.weights import Weight
@@ -28,10 +29,14 @@ CONSTANT_INITIALIZERS_IR = 4
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Emitted:
-    """A model ready to save: `proto`, whose initializers named in `weights` have no data here."""
+    """A model ready to save: `proto`, whose initializers named in `weights` have no data here.
+
+    `left_out` are the regions for which there was no name left (naming.MOST distinct ones).
+    """
 
     proto: onnx.ModelProto
     weights: dict[str, Weight]
+    left_out: tuple[Region, ...] = ()
 
 
 def emit(
@@ -50,8 +55,15 @@ def emit(
         return Emitted(proto, dict(model.weights))
     if any(function.domain == naming.DOMAIN for function in proto.functions):
         raise ModelError(f"{model.where}: has {naming.DOMAIN} functions; start from the original")
+    numbers: list[int | None] = [None] * len(fused)
+    left_out: tuple[Region, ...] = ()
+    if fallback:
+        numbers = _add_functions(proto, fused)
+        left_out = tuple(one.region for one, k in zip(fused, numbers, strict=True)
+                         if k >= naming.MOST)
+        fused = [one for one in fused if one.region not in left_out]
+    kinds = [naming.op_type(k) for k in numbers if k is None or k < naming.MOST]
     demand = find_demand(model.proto, graph, fused)
-    kinds = _add_functions(proto, fused) if fallback else [naming.op_type(None)] * len(fused)
     if all(entry.domain != naming.DOMAIN for entry in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(naming.DOMAIN, naming.VERSION))
     _write_nodes(proto, model.proto, demand, fused, kinds)
@@ -60,20 +72,21 @@ def emit(
     _write_value_info(proto, model.proto, fused)
     names = {tensor.name for tensor in proto.graph.initializer}
     weights = {name: weight for name, weight in model.weights.items() if name in names}
-    return Emitted(proto, weights | demand.folded)
+    return Emitted(proto, weights | demand.folded, left_out)
 
 
-def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[str]:
-    """Add the regions' functions, raise the IR version to theirs; return the nodes' op types."""
+def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[int]:
+    """Add the regions' functions, raise the IR version to theirs; return the regions' numbers."""
     opsets = {plain_domain(entry.domain): entry.version for entry in proto.opset_import}
     functions = [build_function(one, opsets) for one in fused]
     bodies = [function.SerializeToString(deterministic=True) for function in functions]
     numbers = naming.number(bodies, [one.region.irs_bytes_saved for one in fused])
     for k, function in sorted(dict(zip(numbers, functions, strict=True)).items()):
-        function.domain, function.name = naming.DOMAIN, naming.op_type(k)
-        proto.functions.append(function)
+        if k < naming.MOST:
+            function.domain, function.name = naming.DOMAIN, naming.op_type(k)
+            proto.functions.append(function)
     proto.ir_version = max(proto.ir_version, FUNCTION_IR)
-    return [naming.op_type(k) for k in numbers]
+    return numbers
 
 
 def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,14 @@ import onnx.numpy_helper
 from onnx import helper
 
 from onnx_fusion.emit.order import Item, order
+from onnx_fusion.emit.supply import (
+    ANY_CONSTANT_OPSET,
+    constant_nodes,
+    extent_nodes,
+    reshape_nodes,
+)
 from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.passes.elements import MAX_ELEMENTS
 
 if TYPE_CHECKING:
     from onnx_fusion.graph.model import Node, Value
@@ -21,9 +29,6 @@ if TYPE_CHECKING:
 FUNCTION_IR = 8
 """The first IR version with model-local functions."""
 
-ANY_CONSTANT_OPSET = 9
-"""The first opset whose Constant may have any element type."""
-
 LARGEST_CONSTANT = 4096
 """Bytes; anything larger belongs to the inputs, where functions and sessions can share it."""
 
@@ -32,28 +37,32 @@ def build_function(lowered: Lowered, opsets: Mapping[str, int]) -> onnx.Function
     """Return the region's operators as a function without a name.
 
     Its inputs and outputs are the fused node's, in order. Every value is renamed by position and
-    nodes carry neither names nor documentation, so equal regions give equal functions. What the
-    program holds as constants becomes Constant nodes. Raises OnnxFusionError if the operators do
-    not compute the outputs from the inputs, or a constant is too large.
+    nodes carry neither names nor documentation, so equal regions give equal functions. Constants
+    and shape tensors that the program does not read are made inside. Raises OnnxFusionError if
+    the operators do not compute the outputs from the inputs, or a constant is too large.
     """
     inputs = [value.name for value in lowered.inputs]
     outputs = [value.name for value in lowered.outputs]
-    nodes, constants = _select(lowered, inputs, outputs)
+    nodes = _Body(lowered, opsets.get("", ANY_CONSTANT_OPSET)).nodes(outputs)
     names = {name: f"i{k}" for k, name in enumerate(inputs)}
     names.update((name, f"o{k}") for k, name in enumerate(outputs))
-    for k, name in enumerate(constants):
-        names.setdefault(name, f"c{k}")
-    inner = (value.name for node in nodes for value in node.outputs if value is not None)
-    for k, name in enumerate(name for name in dict.fromkeys(inner) if name not in names):
-        names[name] = f"v{k}"
-    body = [node for name, weight in constants.items()
-            for node in _constant(names[name], weight, opsets.get("", ANY_CONSTANT_OPSET))]
-    body += [_renamed(node, names) for node in nodes]
-    function = onnx.FunctionProto(input=[f"i{k}" for k in range(len(inputs))],
-                                  output=[f"o{k}" for k in range(len(outputs))], node=body)
+    inner = dict.fromkeys(name for node in nodes for name in node.output if name)
+    names.update((name, f"v{k}") for k, name in enumerate(n for n in inner if n not in names))
+    body = [_renamed(node, names) for node in nodes]
+    function = onnx.FunctionProto(input=[names[name] for name in inputs],
+                                  output=[names[name] for name in outputs], node=body)
     for domain in sorted({plain_domain(node.domain) for node in body}):
         function.opset_import.append(helper.make_opsetid(domain, opsets[domain]))
     return function
+
+
+def refusal(lowered: Lowered, opsets: Mapping[str, int]) -> str | None:
+    """Return None if the region can have a function, else the reason."""
+    try:
+        build_function(lowered, opsets)
+    except OnnxFusionError as error:
+        return str(error).partition(": ")[2]
+    return None
 
 
 def plain_domain(domain: str) -> str:
@@ -89,72 +98,97 @@ def written_nodes(nodes: Sequence[Node]) -> Iterator[Node]:
             yield node
 
 
-def _select(lowered: Lowered, inputs: list[str], outputs: list[str]
-            ) -> tuple[list[Node], dict[str, Weight]]:
-    """Return the nodes that the outputs need, in order, and the constants they read."""
-    given = set(inputs)
-    items: dict[tuple[str, ...], Item[Node]] = {}
-    weights: dict[str, Weight] = {}
-    for node in written_nodes(lowered.region.nodes):
-        written = tuple(value.name for value in node.outputs if value is not None)
-        reads = [value.name for value in node.inputs if value is not None]
-        items.setdefault(written, Item(len(items), reads, written, node))
-        _collect(weights, node.inputs)
-        _collect(weights, node.outputs)
-    _collect(weights, lowered.outputs)
-    source = {name: item for item in items.values() for name in item.outputs}
-    used: dict[int, Item[Node]] = {}
-    constants: dict[str, Weight] = {}
-    work, seen = outputs[::-1], set(given)
-    while work:
-        name = work.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in weights:
-            constants[name] = weights[name]
-            if weights[name].nbytes > LARGEST_CONSTANT:
-                raise _error(lowered, f"constant '{name}' of {weights[name].nbytes} bytes is baked "
-                                      f"in, the limit is {LARGEST_CONSTANT}; make it an input")
-        elif name in source:
-            used.setdefault(source[name].position, source[name])
-            work.extend(reversed(source[name].reads))
-        else:
-            raise _error(lowered, f"reads '{name}', which is neither an input nor computed inside")
-    ordered, left = order([used[k] for k in sorted(used)])
-    if left:
-        raise _error(lowered, f"its operators form a cycle at '{left[0].outputs[0]}'")
-    return [item.content for item in ordered], constants
+class _Body:
+    """The nodes of one function, found from its outputs backwards, with the graph's names."""
+
+    def __init__(self, lowered: Lowered, opset: int) -> None:
+        self.lowered = lowered
+        self.opset = opset
+        self.values: dict[str, Value] = {}
+        self.source: dict[str, Item[list[onnx.NodeProto]]] = {}
+        for value in lowered.outputs:
+            self.values[value.name] = value
+        self.add(lowered.region.nodes)
+
+    def add(self, nodes: Sequence[Node]) -> None:
+        """Make these nodes known, after those that are."""
+        for node in written_nodes(nodes):
+            if any(value is not None and value.name in self.source for value in node.outputs):
+                continue
+            for value in (*node.inputs, *node.outputs):
+                if value is not None:
+                    self.values[value.name] = value
+            self.offer([node_proto(node)], len(self.source))
+
+    def offer(self, nodes: list[onnx.NodeProto], position: int) -> None:
+        """Make nodes known that stand together, in order; later ones replace earlier ones."""
+        inner = dict.fromkeys(name for node in nodes for name in node.output if name)
+        reads = dict.fromkeys(name for node in nodes for name in node.input if name)
+        item = Item(position, [name for name in reads if name not in inner], list(inner), nodes)
+        for name in inner:
+            self.source[name] = item
+
+    def nodes(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
+        """Return the nodes that the outputs need, in order."""
+        used: dict[int, Item[list[onnx.NodeProto]]] = {}
+        work, seen = list(reversed(outputs)), {value.name for value in self.lowered.inputs}
+        while work:
+            name = work.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            self.supply(name)
+            item = self.source[name]
+            used[id(item)] = item
+            work += reversed(item.reads)
+        ordered, left = order(sorted(used.values(), key=lambda item: item.position))
+        if left:
+            raise self.error(f"its operators form a cycle at '{left[0].outputs[0]}'")
+        return [node for item in ordered for node in item.content]
+
+    def supply(self, name: str) -> None:
+        """See to it that `source` has `name`: computed inside, constant, or made anew."""
+        value = self.values[name]
+        item = self.source.get(name)
+        made = [self.values[output] for output in item.outputs] if item is not None else []
+        if value.weight is not None and all(other.weight is not None for other in made):
+            self.offer(self.constant(name, value.weight), -1)
+        elif item is None:
+            extents = extent_nodes(value, self.lowered.inputs, self.opset)
+            if extents:
+                self.offer(extents, -1)
+            elif value.producer is not None and _is_small(value):
+                self.add([value.producer])
+            if name not in self.source:
+                raise self.error(f"reads '{name}', which is neither an input nor computed inside")
+
+    def constant(self, name: str, weight: Weight) -> list[onnx.NodeProto]:
+        nodes = reshape_nodes(name, weight, self.lowered.inputs, self.opset)
+        if not nodes and weight.nbytes > LARGEST_CONSTANT:
+            raise self.error(f"constant '{name}' of {weight.nbytes} bytes is baked in, "
+                             f"the limit is {LARGEST_CONSTANT}; make it an input")
+        return nodes or constant_nodes(name, weight, self.opset)
+
+    def error(self, what: str) -> OnnxFusionError:
+        return OnnxFusionError(f"region '{self.lowered.region.name}': {what}")
 
 
-def _collect(weights: dict[str, Weight], values: Sequence[Value | None]) -> None:
-    for value in values:
-        if value is not None and value.weight is not None:
-            weights[value.name] = value.weight
+def _is_small(value: Value) -> bool:
+    """True for what shape arithmetic works on: computing it again costs nothing."""
+    dims = value.shape
+    return dims is not None and all(isinstance(dim, int) for dim in dims) and (
+        math.prod(dims) <= MAX_ELEMENTS)
 
 
-def _renamed(node: Node, names: Mapping[str, str]) -> onnx.NodeProto:
-    proto = node_proto(node)
-    for field in (proto.input, proto.output):
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    """Return the node, which the caller gives away, with other names and no documentation."""
+    for field in (node.input, node.output):
         for k, name in enumerate(field):
             if name:
                 field[k] = names[name]
     for field in ("name", "doc_string", "metadata_props"):
-        proto.ClearField(field)
-    return proto
-
-
-def _constant(name: str, weight: Weight, opset: int) -> list[onnx.NodeProto]:
-    """Return the nodes that give a constant; opsets 7 and 8 allow floating-point ones only."""
-    dtype = weight.dtype
-    if opset < ANY_CONSTANT_OPSET and dtype is not None and dtype.numpy.kind != "f":
-        array = weight.array()
-        wide = array.astype(np.float64)
-        if np.array_equal(wide.astype(object), array.astype(object)):
-            tensor = onnx.numpy_helper.from_array(wide)
-            return [helper.make_node("Constant", [], [f"{name}_f64"], value=tensor),
-                    helper.make_node("Cast", [f"{name}_f64"], [name], to=dtype.onnx)]
-    return [helper.make_node("Constant", [], [name], value=weight.tensor("", data=True))]
+        node.ClearField(field)
+    return node
 
 
 def _attribute(key: str, value: object) -> onnx.AttributeProto:
@@ -164,6 +198,3 @@ def _attribute(key: str, value: object) -> onnx.AttributeProto:
         return onnx.AttributeProto(name=key, type=onnx.AttributeProto.INTS)
     return helper.make_attribute(key, value)
 
-
-def _error(lowered: Lowered, what: str) -> OnnxFusionError:
-    return OnnxFusionError(f"region '{lowered.region.name}': {what}")

@@ -15,6 +15,10 @@ REGISTERED = 128
 """How many numbered names the library registers unless a session asks for more."""
 
 
+MOST = 1024
+"""How many numbered names the library registers at most."""
+
+
 def number(bodies: Sequence[bytes], saved: Sequence[int]) -> list[int]:
     """Return each fused node's number: nodes with equal bodies share one.
 
