@@ -117,6 +117,7 @@ def test_more_names_are_registered_for_a_model_that_has_them():
     )
     assert np.array_equal(small.run(None, {"x": x})[0], np.abs(x))
     assert np.array_equal(session(model).run(None, {"x": x})[0], x)
+    assert np.array_equal(session(chain([0, 5000])).run(None, {"x": x})[0], x)
 
 
 def test_options_may_be_used_again():

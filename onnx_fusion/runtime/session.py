@@ -17,6 +17,7 @@ from onnx_fusion.errors import LibraryError, ModelError
 from onnx_fusion.runtime.library import get_library_path
 
 NAMES = "onnx_fusion.names"
+MOST_NAMES = 1024
 _PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -76,7 +77,7 @@ def _register(
     model: str | os.PathLike[str] | onnx.ModelProto,
 ) -> None:
     wanted = count_names(model)
-    names = REGISTERED if wanted is None else wanted
+    names = REGISTERED if wanted is None else min(wanted, MOST_NAMES)
     path = get_library_path()
     try:
         has = int(options.get_session_config_entry(NAMES))
