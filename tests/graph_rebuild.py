@@ -40,7 +40,9 @@ def rebuild(graph: Graph, *, expand: bool) -> onnx.ModelProto:
             model.graph.initializer.append(weight.tensor(name, data=True))
     for tensor in source.graph.initializer:
         if tensor.name not in constants and tensor.name in read:
-            model.graph.initializer.append(tensor)
+            weight = graph.model.weights.get(tensor.name)
+            model.graph.initializer.append(
+                weight.tensor(tensor.name, data=True) if weight is not None else tensor)
     return model
 
 

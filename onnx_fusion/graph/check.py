@@ -15,7 +15,7 @@ ONNX_DOMAINS = ("", "ai.onnx")
 
 
 def check(proto: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError if the model is none, is already optimized, or its names do not fit together.
+    """Raise ModelError if it is no model, or already optimized, or its names do not fit together.
 
     Also if its IR version or opset is outside what the installed ONNX Runtime accepts.
     """
@@ -24,8 +24,8 @@ def check(proto: onnx.ModelProto, where: str) -> None:
     _check_versions(proto, where)
     for node in proto.graph.node:
         if node.domain == OWN_DOMAIN:
-            raise ModelError(f"{where}: already optimized: node {node.name!r} is {node.op_type} of domain "
-                             f"{OWN_DOMAIN}; start from the original model")
+            raise ModelError(f"{where}: already optimized: node {node.name!r} is {node.op_type} of "
+                             f"domain {OWN_DOMAIN}; start from the original model")
     for i, node in enumerate(proto.graph.node):
         _check_arity(node, i, opset(proto), where)
     _check_names(proto.graph, set(), where)
@@ -39,20 +39,22 @@ def _check_arity(node: onnx.NodeProto, index: int, version: int | None, where: s
         schema = onnx.defs.get_schema(node.op_type, version, "")
     except onnx.defs.SchemaError:
         return
-    for kind, names, least, most in (("inputs", node.input, schema.min_input, schema.max_input),
-                                     ("outputs", node.output, schema.min_output, schema.max_output)):
+    for kind, names, least, most in (
+        ("inputs", node.input, schema.min_input, schema.max_input),
+        ("outputs", node.output, schema.min_output, schema.max_output),
+    ):
         if not least <= len(names) <= most:
             raise ModelError(f"{where}: {describe(node, index)} has {len(names)} {kind}, "
                              f"opset {version} wants {least if len(names) < least else most}")
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     for i, (name, formal) in enumerate(zip(node.input, schema.inputs, strict=False)):
         if not name and formal.option == single:
-            raise ModelError(f"{where}: {describe(node, index)} leaves out input {i} ({formal.name}), "
-                             f"which opset {version} requires")
+            raise ModelError(f"{where}: {describe(node, index)} leaves out input {i} "
+                             f"({formal.name}), which opset {version} requires")
 
 
 def opset(proto: onnx.ModelProto) -> int | None:
-    """Return the version of ONNX's own operators that the model imports, None if it imports none."""
+    """Return the version of ONNX's own operators that the model imports, None if none."""
     versions = [entry.version for entry in proto.opset_import if entry.domain in ONNX_DOMAINS]
     return max(versions, default=None)
 
@@ -61,10 +63,10 @@ def _check_versions(proto: onnx.ModelProto, where: str) -> None:
     version = opset(proto)
     uses_onnx = any(node.domain in ONNX_DOMAINS for node in proto.graph.node)
     if version is None and uses_onnx:
-        raise ModelError(f"{where}: unknown opset: the model imports no version of the ONNX operators")
+        raise ModelError(f"{where}: unknown opset: the model imports no ONNX operators")
     if version is not None and version < OLDEST_OPSET and uses_onnx:
-        raise ModelError(f"{where}: opset {version} is too old, {OLDEST_OPSET} is the oldest supported; "
-                         "convert it with onnx.version_converter")
+        raise ModelError(f"{where}: opset {version} is too old, {OLDEST_OPSET} is the oldest "
+                         "supported; convert it with onnx.version_converter")
     if version is None:
         version = OLDEST_OPSET
     ir = proto.ir_version
@@ -82,7 +84,7 @@ def _check_versions(proto: onnx.ModelProto, where: str) -> None:
 
 @functools.cache
 def accepts(ir_version: int, version: int) -> bool:
-    """True if the installed ONNX Runtime loads a model of this IR version and opset; it is asked."""
+    """True if the installed ONNX Runtime, asked, loads a model of this IR version and opset."""
     import onnxruntime
 
     helper, float_type = onnx.helper, onnx.TensorProto.FLOAT
@@ -128,7 +130,8 @@ def _check_names(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
     for i, node in enumerate(graph.node):
         for name in node.input:
             if name and name not in known:
-                raise ModelError(f"{where}: {describe(node, i)} reads {name!r}, which nothing defines")
+                raise ModelError(f"{where}: {describe(node, i)} reads {name!r}, "
+                                 "which nothing defines")
         for body in scope.subgraphs(node):
             _check_names(body, known, where)
     for value in graph.output:

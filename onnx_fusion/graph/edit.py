@@ -9,7 +9,7 @@ from onnx_fusion.graph.weights import Weight
 
 
 def remove(graph: Graph, nodes: Iterable[Node]) -> None:
-    """Take nodes out of the graph; what they wrote loses its producer, and stays a value if read."""
+    """Take nodes out of the graph; what they wrote loses its producer, and stays a value."""
     gone = set(nodes)
     graph.nodes[:] = [node for node in graph.nodes if node not in gone]
     for node in gone:
@@ -46,7 +46,7 @@ def prune(graph: Graph) -> None:
 
 
 def fresh_name(graph: Graph, hint: str) -> str:
-    """Return a value name that begins with `hint` and is not in use anywhere in the model; it is now."""
+    """Return a value name that begins with `hint`, was not in use in the model, and now is."""
     name, count = hint, 1
     while name in graph.names or name in graph.values:
         name, count = f"{hint}_{count}", count + 1

@@ -20,9 +20,9 @@ from onnx_fusion.graph.weights import Weight, is_fixed_size, raw_size
 class Model:
     """A model as it was read. Nobody changes it.
 
-    `proto` is complete but for the initializers in `weights` (by name, of the main graph), which have
-    their name, type and dims and no data. `path` is the file, None for a proto; `where` names the model
-    in messages; `external` says that the input kept data in other files.
+    `proto` is complete but for the initializers in `weights` (by name, of the main graph), which
+    have their name, type and dims and no data. `path` is the file, None for a proto; `where` names
+    the model in messages; `external` says that the input kept data in other files.
     """
 
     proto: onnx.ModelProto
@@ -35,9 +35,9 @@ class Model:
 def load(source: str | os.PathLike[str] | onnx.ModelProto, base_dir: str | None = None) -> Model:
     """Return the model in a file, or in a proto (which is not changed, and must not change later).
 
-    A file is mapped, not read: keep it as it is until the result is written. External data is looked for
-    beside the file, for a proto in `base_dir`. Raises ModelError, one line, for what is no model, is cut
-    off, contradicts itself, or is outside what the installed ONNX Runtime accepts.
+    A file is mapped, not read: keep it as it is until the result is written. External data is
+    looked for beside the file, for a proto in `base_dir`. Raises ModelError, one line, for what is
+    no model, is cut off, contradicts itself, or is outside what the installed ONNX Runtime accepts.
     """
     if isinstance(source, onnx.ModelProto):
         where, path = "the model", None
@@ -134,7 +134,7 @@ def _external(
     info = {entry.key: entry.value for entry in tensor.external_data}
     location = info.get("location", "")
     if base_dir is None:
-        raise ModelError(f"{name} lies in {location!r}: give the folder as base_dir, or load it first")
+        raise ModelError(f"{name} lies in {location!r}: give its folder as base_dir")
     path = _inside(base_dir, location, name)
     if path not in mappings:
         mappings[path] = _map(path, f"{name}: external data")
@@ -149,8 +149,8 @@ def _external(
         raise ModelError(f"{name}: offset and length of external data must be numbers") from None
     size = len(mappings[path])
     if offset < 0 or length != need or offset + length > size:
-        raise ModelError(f"{name}: external data needs {need} bytes; offset {offset} and length {length} "
-                         f"do not give them in {location!r} of {size} bytes")
+        raise ModelError(f"{name}: external data needs {need} bytes; offset {offset} and length "
+                         f"{length} do not give them in {location!r} of {size} bytes")
     view = mappings[path][offset : offset + length]
     return Weight(tensor.data_type, shape, need, lambda: view, path)
 
@@ -159,7 +159,7 @@ def _inside(base_dir: str, location: str, name: str) -> str:
     """Return the path of `location`, which must not lead out of `base_dir`."""
     parts = pathlib.PurePosixPath(location.replace("\\", "/")).parts
     if not parts or os.path.isabs(location) or ".." in parts or "\0" in location:
-        raise ModelError(f"{name}: external data {location!r} is not a path inside the model's folder")
+        raise ModelError(f"{name}: external data {location!r} is no path inside the model's folder")
     base = os.path.realpath(base_dir)
     path = os.path.realpath(os.path.join(base, *parts))
     if os.path.commonpath([base, path]) != base:

@@ -28,8 +28,9 @@ class Value:
 
     `dtype` is None for what is not a tensor of a type in `dtypes`; `shape` is None if the rank is
     unknown. `weight` is set if the value is constant (an initializer that cannot be overridden, a
-    Constant node's value, or a folded one). `captured` says that a subgraph's body reads it; the nodes
-    that hold such bodies are in `consumers` too. A node is in `consumers` once, however often it reads.
+    Constant node's value, or a folded one). `captured` says that a subgraph's body reads it; the
+    nodes that hold such bodies are in `consumers` too. A node is in `consumers` once, however often
+    it reads.
     """
 
     name: str
@@ -50,11 +51,12 @@ class Node:
     """One operator application.
 
     `inputs` and `outputs` hold None where an optional one is omitted. `attrs` holds Python values:
-    int, float, str, lists of them, NumPy arrays for tensors, GraphProto for subgraphs. `origin` is the set of
-    indices, in the input model's graph, of the nodes this one came from, and `parts` those nodes
-    themselves if a pass replaced several by this one: they are what is written if it stays unfused.
-    `body_is_parts` says what stands for this node in a portable function: its parts, or the node itself.
-    `captures` are the values of this graph that its subgraphs read: it depends on them as on inputs.
+    int, float, str, lists of them, NumPy arrays for tensors, GraphProto for subgraphs. `origin` is
+    the set of indices, in the input model's graph, of the nodes this one came from, and `parts`
+    those nodes themselves if a pass replaced several by this one: they are what is written if it
+    stays unfused. `body_is_parts` says what stands for this node in a portable function: its parts,
+    or the node itself. `captures` are the values of this graph that its subgraphs read: it depends
+    on them as on inputs.
     """
 
     op_type: str
@@ -75,9 +77,11 @@ class Node:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Graph:
-    """A graph in topological order. `opsets` maps each imported domain ("" for ONNX) to its version.
+    """A graph in topological order. `opsets` maps each imported domain ("" for ONNX) to its
+    version.
 
-    `names` holds every value name in the model, subgraphs included: made-up names avoid and join it.
+    `names` holds every value name in the model, subgraphs included: made-up names avoid and join
+    it.
     """
 
     model: Model

@@ -26,10 +26,11 @@ def save(skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str | o
          external: bool = False) -> list[str]:
     """Write the model to `path` and return the paths written; the file appears whole or not at all.
 
-    Initializers of `skeleton` that have no data of their own get it from `weights`. With `external`, or if
-    the file would be over 2 GB, the data of those goes to a second file, `path` + ".data", beside it (with
-    a number if a weight still lies in a file of that name). Equal arguments give equal bytes. Raises
-    ModelError if a file cannot be written; nothing is left behind then, nor after an interrupt.
+    Initializers of `skeleton` that have no data of their own get it from `weights`. With
+    `external`, or if the file would be over 2 GB, the data of those goes to a second file, `path` +
+    ".data", beside it (with a number if a weight still lies in a file of that name). Equal
+    arguments give equal bytes. Raises ModelError if a file cannot be written; nothing is left
+    behind then, nor after an interrupt.
     """
     path = os.fspath(path)
     if external or _inline_size(skeleton, weights) > LARGEST:
@@ -40,9 +41,9 @@ def save(skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str | o
 
 
 def to_proto(skeleton: onnx.ModelProto, weights: Mapping[str, Weight]) -> onnx.ModelProto:
-    """Return the whole model in memory. Raises ModelError if it is over 2 GB, which no proto can be."""
+    """Return the whole model in memory. Raises ModelError if it is over 2 GB."""
     if _inline_size(skeleton, weights) > LARGEST:
-        raise ModelError("the model is over 2 GB, which a ModelProto cannot hold; write it to a file")
+        raise ModelError("the model is over 2 GB, too much for a ModelProto; write it to a file")
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton)
     for tensor in proto.graph.initializer:
@@ -62,7 +63,9 @@ def _inline_size(skeleton: onnx.ModelProto, weights: Mapping[str, Weight]) -> in
     return skeleton.ByteSize() + sum(sizes) + 64
 
 
-def _save_external(skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str) -> list[str]:
+def _save_external(
+    skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str
+) -> list[str]:
     data_path = _data_path(path, weights)
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton)
@@ -83,9 +86,8 @@ def _save_external(skeleton: onnx.ModelProto, weights: Mapping[str, Weight], pat
                 tensor.external_data.add(key=key, value=str(entry))
             _write_bytes(data_file, weight.raw())
             offset += weight.nbytes
-        rest = {name: weight for name, weight in weights.items()}
-        for tensor in moved:
-            del rest[tensor.name]
+        rest = {name: weight for name, weight in weights.items()
+                if name not in {tensor.name for tensor in moved}}
         if _inline_size(proto, rest) > LARGEST:
             raise ModelError(f"{path}: over 2 GB even without its weights, which ONNX cannot hold")
         _write_model(model_file, proto, rest)
@@ -131,7 +133,7 @@ def _write_model(file: BinaryIO, skeleton: onnx.ModelProto, weights: Mapping[str
 
 
 def _raw_head(tensor: onnx.TensorProto, weights: Mapping[str, Weight]) -> bytes:
-    """Return what stands before a tensor's bytes if they come from `weights`, b"" if they do not."""
+    """Return what stands before a tensor's bytes if they come from `weights`, else b""."""
     if tensor.name not in weights or not _has_no_data(tensor):
         return b""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -146,16 +148,11 @@ def _write_bytes(file: BinaryIO, data: memoryview) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[BinaryIO]:
-    """Give a new file that takes the place of `path` if the block ends well, and vanishes if not."""
+    """Give a new file that takes the place of `path` if the block ends well, else vanishes."""
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(8)}.tmp")
     try:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-        handle = os.open(temporary, flags, 0o666)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror.lower()}") from None
-    try:
-        with os.fdopen(handle, "wb", buffering=1 << 20) as file:
+        with open(temporary, "xb", buffering=1 << 20) as file:
             yield file
         os.replace(temporary, path)
     except OSError as error:

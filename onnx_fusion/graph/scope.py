@@ -1,4 +1,4 @@
-"""Which names a graph defines and reads, subgraphs included, and an order in which its nodes can run."""
+"""Which names a graph defines and reads, subgraphs included, and an order that runs it."""
 
 from __future__ import annotations
 

@@ -24,8 +24,9 @@ STAND_IN_EXTENT = 128
 def view(model: Model) -> Graph:
     """Return the model's graph: nodes in an order they can run in, each with a unique name.
 
-    An initializer is constant unless it is also a graph input in IR >= 4 (ONNX spec, IR.md: its value is
-    a default). Types and shapes are set for inputs and initializers only: `passes.infer` finds the rest.
+    An initializer is constant unless it is also a graph input in IR >= 4 (ONNX spec, IR.md: its
+    value is a default). Types and shapes are set for inputs and initializers only: `passes.infer`
+    finds the rest.
     """
     source = model.proto.graph
     surgeon = gs.import_onnx(_topology(model.proto))
@@ -74,7 +75,8 @@ def irs_bytes(value: Value) -> int:
     if value.dtype is None or value.shape is None:
         return 0
     stand_in = [STAND_IN_BATCH] + [STAND_IN_EXTENT] * len(value.shape)
-    extents = (dim if isinstance(dim, int) else stand_in[axis] for axis, dim in enumerate(value.shape))
+    extents = (dim if isinstance(dim, int) else stand_in[axis]
+               for axis, dim in enumerate(value.shape))
     return value.dtype.size * math.prod(extents)
 
 

@@ -17,9 +17,10 @@ from onnx_fusion.dtypes import DType, from_onnx
 class Weight:
     """A handle on one constant tensor.
 
-    `code` is the element type as TensorProto writes it, `dtype` the same if `dtypes` has it, else None.
-    `nbytes` counts the bytes that `raw_data` holds. `path` is the file whose mapping backs the data,
-    None if it is in memory. The data is read when `raw` or `array` is called and never kept.
+    `code` is the element type as TensorProto writes it, `dtype` the same if `dtypes` has it, else
+    None. `nbytes` counts the bytes that `raw_data` holds. `path` is the file whose mapping backs
+    the data, None if it is in memory. The data is read when `raw` or `array` is called and never
+    kept.
     """
 
     code: int

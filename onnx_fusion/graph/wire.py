@@ -1,8 +1,9 @@
-"""Takes a serialized model apart without parsing it: the skeleton here, the bytes of big tensors there.
+"""Takes a serialized model apart without parsing it: the skeleton here, the bytes of big tensors
+there.
 
-onnx.load of a 436 MB model holds it in memory two to three times. Here the file is mapped, the protobuf
-wire format (https://protobuf.dev/programming-guides/encoding) is walked down to the initializers, and
-what is parsed is the same message without their payloads.
+onnx.load of a 436 MB model holds it in memory two to three times. Here the file is mapped, the
+protobuf wire format (https://protobuf.dev/programming-guides/encoding) is walked down to the
+initializers, and what is parsed is the same message without their payloads.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ def _split_tensor(
     name = ""
     found: tuple[int, int] | None = None
     for field, kind, begin, body, end in _fields(buffer, start, stop, where):
-        if kind == _BYTES and end - body > DETACH_BYTES and found is None and (
-            field == _TENSOR_RAW or field in _TENSOR_PACKED and (end - body) % _TENSOR_PACKED[field] == 0
-        ):
+        unit = 1 if field == _TENSOR_RAW else _TENSOR_PACKED.get(field, 0)
+        if kind == _BYTES and end - body > DETACH_BYTES and found is None and unit:
+            if (end - body) % unit:
+                raise ModelError(f"{where}: truncated: initializer {name!r} has half an element")
             found = body, end
             continue
         if field == _TENSOR_NAME and kind == _BYTES:
@@ -89,7 +91,8 @@ def _split_tensor(
 def _fields(
     buffer: memoryview, start: int, stop: int, where: str
 ) -> Iterator[tuple[int, int, int, int, int]]:
-    """Yield (field number, wire type, where its tag starts, where its content starts, where it ends)."""
+    """Yield (field number, wire type, where its tag starts, where its content starts, where it
+    ends)."""
     at = start
     while at < stop:
         begin = at

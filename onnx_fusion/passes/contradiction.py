@@ -17,7 +17,8 @@ Info = tuple[DType | None, tuple[Dim | None, ...] | None]
 def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
     """Raise ModelError at the first node that neither onnx nor ONNX Runtime accepts on its own.
 
-    onnx alone is no judge: it complains about models that run. Returns if ONNX Runtime accepts them all.
+    onnx alone is no judge: it complains about models that run. Returns if ONNX Runtime accepts them
+    all.
     """
     for node in graph.nodes:
         if node.proto is None or node.parts or node.captures:
@@ -27,9 +28,11 @@ def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
             continue
         reason = _refusal(alone)
         if reason:
-            shapes = ", ".join(_show(value.name, found, graph) if value else "-" for value in node.inputs)
+            shapes = ", ".join("-" if value is None else _show(value.name, found, graph)
+                               for value in node.inputs)
+            version = graph.opsets.get(node.domain, "?")
             raise ModelError(f"{graph.model.where}: node {node.name!r} ({node.op_type}, opset "
-                             f"{graph.opsets.get(node.domain, '?')}): {reason} for input shapes {shapes}")
+                             f"{version}): {reason} for input shapes {shapes}")
 
 
 def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
@@ -51,7 +54,7 @@ def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
             dtype, shape = found.get(value.name, (None, None))
             if dtype is None:
                 return None
-            dims = None if shape is None else [dim if isinstance(dim, int) else None for dim in shape]
+            dims = shape and [dim if isinstance(dim, int) else None for dim in shape]
             alone.graph.input.append(
                 onnx.helper.make_tensor_value_info(value.name, dtype.onnx, dims))
     for value in filter(None, node.outputs):

@@ -4,46 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
+from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Dim, Node, Value
 
 MAX_ELEMENTS = 64
-_MAX_DEPTH = 64
+_MAX_VALUES = 256
 
 Elements = list[Dim | None]
-"""The elements of a small integer tensor of rank 0 or 1: known, equal to a symbol's extent, or unknown."""
+"""Each element of an integer tensor of rank 0 or 1: known, a symbol's extent, or unknown."""
+
+Seen = dict[Value, Elements | None]
 
 
-def elements(value: Value | None, depth: int = 0) -> Elements | None:
-    """Return what is known of each element of `value`, None if it is no small integer vector or scalar."""
-    if value is None or depth > _MAX_DEPTH or value.dtype is None or value.dtype.text not in ("i64", "i32"):
+def elements(value: Value | None, seen: Seen | None = None) -> Elements | None:
+    """Return what is known of each element of `value`, None if it is no small integer tensor.
+
+    `seen` holds what was found in this call already; it also bounds how far back it looks.
+    """
+    seen = {} if seen is None else seen
+    if value is None or value.dtype not in (DType.I64, DType.I32):
         return None
+    if value not in seen and len(seen) < _MAX_VALUES:
+        seen[value] = None
+        seen[value] = _find(value, seen)
+    return seen.get(value)
+
+
+def _find(value: Value, seen: Seen) -> Elements | None:
     if value.weight is not None:
         small = value.weight.size <= MAX_ELEMENTS and len(value.weight.shape) <= 1
         return value.weight.array().reshape(-1).tolist() if small else None
     node = value.producer
     if node is None or node.domain or node.outputs[0] is not value or node.op_type not in _RULES:
         return None
-    found = _RULES[node.op_type](node, depth + 1)
+    found = _RULES[node.op_type](node, seen)
     if found is None or len(found) > MAX_ELEMENTS:
         return None
     rank = None if value.shape is None else len(value.shape)
-    return found if rank in (0, 1) and (rank == 1 or len(found) == 1) else None
+    if rank not in (0, 1) or rank == 0 and len(found) != 1:
+        return None
+    limit = 1 << (8 * value.dtype.size - 1)
+    return [dim if not isinstance(dim, int) or -limit <= dim < limit else None for dim in found]
 
 
-def _shape(node: Node, depth: int) -> Elements | None:
+def _shape(node: Node, seen: Seen) -> Elements | None:
     shape = node.inputs[0].shape
     return None if shape is None else list(
         shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))])
 
 
-def _same(node: Node, depth: int) -> Elements | None:
-    return elements(node.inputs[0], depth)
+def _same(node: Node, seen: Seen) -> Elements | None:
+    return elements(node.inputs[0], seen)
 
 
-def _gather(node: Node, depth: int) -> Elements | None:
-    source, index = elements(node.inputs[0], depth), elements(node.inputs[1], depth)
+def _gather(node: Node, seen: Seen) -> Elements | None:
+    source, index = elements(node.inputs[0], seen), elements(node.inputs[1], seen)
     if source is None or index is None or len(node.inputs[0].shape) != 1:
         return None
     if not all(isinstance(i, int) and -len(source) <= i < len(source) for i in index):
@@ -51,13 +66,13 @@ def _gather(node: Node, depth: int) -> Elements | None:
     return [source[i] for i in index]
 
 
-def _slice(node: Node, depth: int) -> Elements | None:
-    source = elements(node.inputs[0], depth)
+def _slice(node: Node, seen: Seen) -> Elements | None:
+    source = elements(node.inputs[0], seen)
     if len(node.inputs) == 1:
         starts, ends, steps = node.attrs.get("starts"), node.attrs.get("ends"), [1]
     else:
-        starts, ends = elements(node.inputs[1], depth), elements(node.inputs[2], depth)
-        steps = elements(node.inputs[4], depth) if len(node.inputs) > 4 else [1]
+        starts, ends = elements(node.inputs[1], seen), elements(node.inputs[2], seen)
+        steps = elements(node.inputs[4], seen) if len(node.inputs) > 4 else [1]
     bounds = (starts, ends, steps)
     if source is None or any(bound is None or len(bound) != 1 or not isinstance(bound[0], int)
                              for bound in bounds):
@@ -68,18 +83,20 @@ def _slice(node: Node, depth: int) -> Elements | None:
     return source[start:end:step]
 
 
-def _concat(node: Node, depth: int) -> Elements | None:
-    pieces = [elements(value, depth) for value in node.inputs]
+def _concat(node: Node, seen: Seen) -> Elements | None:
+    pieces = [elements(value, seen) for value in node.inputs]
     return None if None in pieces else [element for piece in pieces for element in piece]
 
 
-def _arithmetic(compute: Callable[[int, int], int]) -> Callable[[Node, int], Elements | None]:
-    def apply(node: Node, depth: int) -> Elements | None:
-        a, b = (elements(value, depth) for value in node.inputs)
+def _arithmetic(compute: Callable[[int, int], int]) -> Callable[[Node, Seen], Elements | None]:
+    def apply(node: Node, seen: Seen) -> Elements | None:
+        a, b = (elements(value, seen) for value in node.inputs)
         if a is None or b is None or len(a) != len(b) and 1 not in (len(a), len(b)):
             return None
-        size = max(len(a), len(b)) if a and b else 0
-        pairs = zip(np.resize(np.array(a, object), size), np.resize(np.array(b, object), size), strict=True)
+        if not a or not b:
+            return []
+        size = max(len(a), len(b))
+        pairs = zip(a * (size // len(a)), b * (size // len(b)), strict=True)
         return [compute(x, y) if isinstance(x, int) and isinstance(y, int) else _neutral(node, x, y)
                 for x, y in pairs]
 
@@ -99,7 +116,7 @@ def _divide(x: int, y: int) -> int:
     return 0 if y == 0 else int(abs(x) // abs(y)) * (1 if (x < 0) == (y < 0) else -1)
 
 
-_RULES: dict[str, Callable[[Node, int], Elements | None]] = {
+_RULES: dict[str, Callable[[Node, Seen], Elements | None]] = {
     "Shape": _shape,
     "Gather": _gather,
     "Slice": _slice,

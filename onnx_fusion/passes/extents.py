@@ -3,9 +3,9 @@
     x[N, 64, H, W] -- Conv 3x3, pad 1 --> [N, 64, a, b] --+
                    \\- Conv 1x1 --------> [N, 64, c, d] --+-- Add --> [N, 64, e, f]
 
-Both convolutions keep H and W, so a = c = e = H. Rules compute an output's extents from the inputs', as
-an int, a symbol, or a key: equal keys are equal extents. A wrong equality would make a kernel refuse a
-valid run, so a rule that is not sure has no opinion (None).
+Both convolutions keep H and W, so a = c = e = H. Rules compute an output's extents from the
+inputs', as an int, a symbol, or a key: equal keys are equal extents. A wrong equality would make a
+kernel refuse a valid run, so a rule that is not sure has no opinion (None).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Shape = tuple[Dim, ...]
 
 
 class Extents:
-    """Sets of extents known to be equal; each set has one name, an int or a declared symbol if it has one."""
+    """Sets of extents known to be equal; each set has one name, an int or a declared symbol if it
+    has one."""
 
     def __init__(self) -> None:
         self._same: dict[str, Dim] = {}
@@ -46,7 +47,7 @@ class Extents:
         return tuple(self.find(dim) for dim in shape)
 
     def learn(self, dim: Dim, extent: Extent) -> None:
-        """Take up that a made-up symbol `dim` equals `extent`; what the model declares is never renamed."""
+        """Take up that `dim` equals `extent`, if it is made up: other symbols keep their names."""
         dim = self.find(dim)
         if not isinstance(dim, str) or not dim.startswith(MADE_UP) or extent is None:
             return
@@ -58,7 +59,7 @@ class Extents:
 
 
 def rule(node: Node) -> Callable[[Node, Sequence[Shape | None]], list[Extent] | None] | None:
-    """Return the function that gives the extents of a node's first output, None if there is none."""
+    """Return the function that gives the extents of a node's first output, None if none does."""
     return _RULES.get(node.op_type) if node.domain == "" else None
 
 
@@ -83,7 +84,8 @@ def broadcast(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None
 
 
 def _windows(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Conv and the pools (ONNX spec, Conv): floor((x + pads - reach) / stride) + 1."""
+    """Return the extents of Conv and the pools (ONNX spec, Conv): floor((x + pads - reach) /
+    stride) + 1."""
     x = shapes[0]
     weight = shapes[1] if len(shapes) > 1 else None
     kernel = node.attrs.get("kernel_shape") or (weight[2:] if weight is not None else None)
@@ -131,7 +133,8 @@ def _upsampled(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | Non
     extra = node.attrs.get("output_padding") or [0] * rank
     out: list[Extent] = [x[0], None]
     for i in range(rank):
-        shift = extra[i] + dilations[i] * (kernel[i] - 1) + 1 - pads[i] - pads[rank + i] - strides[i]
+        reach = dilations[i] * (kernel[i] - 1) + 1
+        shift = extra[i] + reach - pads[i] - pads[rank + i] - strides[i]
         out.append(_line(x[2 + i], strides[i], shift))
     return out
 
@@ -156,8 +159,12 @@ def _concat(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
             out.append(("sum", known, *symbols) if symbols else known)
         else:
             sure = [dim for dim in dims if isinstance(dim, int)]
-            out.append(sure[0] if sure else min(dims, key=lambda dim: (dim.startswith(MADE_UP), dim)))
+            out.append(sure[0] if sure else min(dims, key=_is_made_up_and_name))
     return out
+
+
+def _is_made_up_and_name(dim: str) -> tuple[bool, str]:
+    return dim.startswith(MADE_UP), dim
 
 
 def _pad(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
@@ -171,7 +178,7 @@ def _pad(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
 
 
 def reshaped(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Reshape as far as its target is known; -1 is what remains of the product."""
+    """Return the extents of Reshape as far as its target is known; -1 is the product's rest."""
     target = elements(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("shape")
     if target is None:
         return None
@@ -274,8 +281,9 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
         ("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "And", "Or", "Xor",
          "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where", "BitShift",
          "BitwiseAnd", "BitwiseOr", "BitwiseXor"), broadcast),
-    **dict.fromkeys(("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
-                     "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LRN"), _first),
+    **dict.fromkeys(
+        ("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
+         "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LRN"), _first),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), _windows),
     "ConvTranspose": _upsampled,
     "Concat": _concat,

@@ -1,9 +1,10 @@
 """Computes what depends on constants only.
 
-ONNX Runtime does the computing, so the numbers are those that an unfolded model gives; big constants are
-fed to it where they lie. onnx-graphsurgeon's fold_constants runs it too, but on a copy of the graph with
-every weight serialized (three times the model in memory), computes results before it looks at their size,
-elides casts of shape arithmetic in ways that need not hold at run time, and writes to stderr.
+ONNX Runtime does the computing, so the numbers are those that an unfolded model gives; big
+constants are fed to it where they lie. onnx-graphsurgeon's fold_constants runs it too, but on a
+copy of the graph with every weight serialized (three times the model in memory), computes results
+before it looks at their size, elides casts of shape arithmetic in ways that need not hold at run
+time, and writes to stderr.
 """
 
 from __future__ import annotations
@@ -33,19 +34,20 @@ _FEED_BYTES = 1 << 10
 
 _CONTROL_FLOW = frozenset(("If", "Loop", "Scan", "SequenceMap"))
 _KEPT = frozenset((
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
-    "Dropout", *_CONTROL_FLOW,
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
+    "Bernoulli", "Dropout", *_CONTROL_FLOW,
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
-"""Random, control flow, and the marks of a quantised model, which ONNX Runtime reads as patterns."""
+"""Random, control flow, and the marks of quantised models, which ONNX Runtime looks for."""
 
 
 def fold(graph: Graph) -> Graph:
-    """Give every value that depends on constants only its weight, drop the nodes behind; return `graph`.
+    """Give every value that depends on constants only its weight, drop the nodes behind; return
+    `graph`.
 
-    Shapes must be inferred: what is computed from static extents is constant too, even if other extents
-    of the same value are not. Values keep their names. Not folded: outputs of the graph, what control
-    flow reads, results that are large (MAX_BYTES, GROWTH), whatever is in _KEPT, and types that NumPy
-    does not have.
+    Shapes must be inferred: what is computed from static extents is constant too, even if other
+    extents of the same value are not. Values keep their names. Not folded: outputs of the graph,
+    what control flow reads, results that are large (MAX_BYTES, GROWTH), whatever is in _KEPT, and
+    types that NumPy does not have.
     """
     pinned = _find_pinned(graph)
     _fold_sources(graph, pinned)
@@ -57,7 +59,7 @@ def fold(graph: Graph) -> Graph:
 
 
 def _fold_sources(graph: Graph, pinned: set[Node]) -> None:
-    """Fold nodes that need no computing: Constant, Identity of a constant, arithmetic on extents."""
+    """Fold what needs no computing: Constant, Identity of a constant, arithmetic on extents."""
     for node in graph.nodes:
         output = node.outputs[0] if node.outputs else None
         if node.domain or output is None or node in pinned:
@@ -100,7 +102,8 @@ def _extents(node: Node, output: Value) -> Weight | None:
 
 def _choose(graph: Graph, pinned: set[Node]) -> list[Node]:
     """Return the nodes to compute, in the graph's order."""
-    constant = {value: value.weight.nbytes for value in graph.values.values() if value.weight is not None}
+    constant = {value: value.weight.nbytes for value in graph.values.values()
+                if value.weight is not None}
     chosen = []
     for node in graph.nodes:
         inputs = [value for value in node.inputs if value is not None]
@@ -163,8 +166,8 @@ def _run(graph: Graph, nodes: list[Node]) -> dict[str, np.ndarray] | None:
     proto.graph.name = "constants"
     proto.graph.node.extend(node.proto for node in nodes)
     feeds = {}
-    for value in dict.fromkeys(value for node in nodes for value in node.inputs if value is not None):
-        if value.weight is None:
+    for value in dict.fromkeys(value for node in nodes for value in node.inputs):
+        if value is None or value.weight is None:
             continue
         if value.weight.nbytes <= _FEED_BYTES:
             proto.graph.initializer.append(value.weight.tensor(value.name, data=True))
@@ -195,7 +198,8 @@ def _set_weight(value: Value, weight: Weight) -> None:
 
 
 def _remove_done(graph: Graph) -> None:
-    """Take out the nodes all of whose read outputs are constant, and those that only such nodes read.
+    """Take out the nodes all of whose read outputs are constant, and those that only such nodes
+    read.
 
     A node that nobody read in the first place stays.
     """
@@ -211,8 +215,8 @@ def _remove_done(graph: Graph) -> None:
 def _find_pinned(graph: Graph) -> set[Node]:
     """Return the nodes that must stay: what writes outputs, and what control flow reads.
 
-    ONNX Runtime inlines an If whose condition is constant, and may then refuse a model that it ran before.
-    So the integer arithmetic that leads there stays as well.
+    ONNX Runtime inlines an If whose condition is constant, and may then refuse a model that it ran
+    before. So the integer arithmetic that leads there stays as well.
     """
     pinned: set[Node] = set()
     for node in reversed(graph.nodes):

@@ -13,12 +13,14 @@ _CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Gemm"))
 
 
 def fold_batchnorm(graph: Graph) -> Graph:
-    """Replace each Conv, ConvTranspose or Gemm with a BatchNormalization after it by one node; return `graph`.
+    """Replace each Conv, ConvTranspose or Gemm with a BatchNormalization after it by one node;
+    return `graph`.
 
-    With s = scale / sqrt(var + epsilon), the new weight is w * s and the new bias (b - mean) * s + bias
-    (ONNX spec, BatchNormalization in inference mode), computed in float64 and rounded once. All of them
-    must be constant float32 and the contraction's result have no other use. The new node has the
-    contraction's op_type and attributes, new constants with made-up names, and both nodes as `parts`.
+    With s = scale / sqrt(var + epsilon), the new weight is w * s and the new bias (b - mean) * s +
+    bias (ONNX spec, BatchNormalization in inference mode), computed in float64 and rounded once.
+    All of them must be constant float32 and the contraction's result have no other use. The new
+    node has the contraction's op_type and attributes, new constants with made-up names, and both
+    nodes as `parts`.
     """
     for norm in list(graph.nodes):
         if norm.op_type != "BatchNormalization" or norm.domain or not _is_inference(norm):
@@ -107,6 +109,6 @@ def _replace(graph: Graph, source: Node, norm: Node, weight: np.ndarray, bias: n
               edit.add_constant(graph, f"{output.name}_weight", Weight.of(weight)),
               edit.add_constant(graph, f"{output.name}_bias", Weight.of(bias))]
     attrs = {**source.attrs, "beta": 1.0} if source.op_type == "Gemm" else dict(source.attrs)
-    new = Node(source.op_type, "", source.name, inputs, [output], attrs, source.origin | norm.origin,
-               None, (source, norm))
+    new = Node(source.op_type, "", source.name, inputs, [output], attrs,
+               source.origin | norm.origin, None, (source, norm))
     edit.replace(graph, (source, norm), new)

@@ -22,11 +22,11 @@ Info = tuple[DType | None, tuple[Dim | None, ...] | None]
 def infer(graph: Graph) -> Graph:
     """Set `dtype` and `shape` of every value as far as they can be known; return `graph`.
 
-    onnx.shape_inference does the work, on protos without big data. Unknown extents get symbols that start
-    with MADE_UP, and equal ones the same symbol where a rule in `extents` shows it. What the model says
-    of its own inner values and outputs is used for types, for operators that onnx cannot infer, and, if
-    every input is static, for extents: exporters and people who make inputs dynamic by hand leave
-    declarations behind that are not true, and ONNX Runtime only warns.
+    onnx.shape_inference does the work, on protos without big data. Unknown extents get symbols that
+    start with MADE_UP, and equal ones the same symbol where a rule in `extents` shows it. What the
+    model says of its own inner values and outputs is used for types, for operators that onnx cannot
+    infer, and, if every input is static, for extents: exporters and people who make inputs dynamic
+    by hand leave declarations behind that are not true, and ONNX Runtime only warns.
 
     Raises ModelError if a node's input shapes contradict each other and ONNX Runtime thinks so too.
     """
@@ -116,8 +116,8 @@ def _set_given(value: Value, symbols: set[str]) -> None:
 
 
 def _declared_symbols(graph: Graph) -> set[str]:
-    dims = {dim for value in graph.inputs for dim in value.shape or ()}
-    return {dim for dim in dims if isinstance(dim, str) and not dim.startswith((MADE_UP, _ONNX_SYMBOL))}
+    dims = {dim for value in graph.inputs for dim in value.shape or () if isinstance(dim, str)}
+    return {dim for dim in dims if not dim.startswith((MADE_UP, _ONNX_SYMBOL))}
 
 
 def _declared(graph: Graph) -> dict[str, Info]:
@@ -128,7 +128,8 @@ def _declared(graph: Graph) -> dict[str, Info]:
 def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
     """Return what is known of values for which onnx found no type or no rank, and was not told yet.
 
-    From Reshape, Expand and the like if their target is known in part, else from what the model declares.
+    From Reshape, Expand and the like if their target is known in part, else from what the model
+    declares.
     """
     declared = _declared(graph)
     hints = []
@@ -138,16 +139,17 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
                 continue
             dtype, shape = declared.get(value.name, (None, None))
             dtype = value.dtype or dtype
-            compute = rule(node) if value is node.outputs[0] else None
-            out = compute(node, [None if v is None else v.shape for v in node.inputs]) if compute else None
-            shape = shape if out is None else out
+            compute = rule(node)
+            if compute is not None and value is node.outputs[0]:
+                shapes = [None if source is None else source.shape for source in node.inputs]
+                shape = compute(node, shapes) or shape
             if dtype is not None and (shape is not None or value.dtype is None):
                 hints.append(_value_info(value.name, dtype, shape, keep_symbols=False))
     return hints
 
 
 def _skeleton(graph: Graph) -> onnx.ModelProto:
-    """Return the graph as a proto for inference: constants without big data, nothing else declared."""
+    """Return the graph as inference sees it: constants without big data, nothing else declared."""
     model = graph.model.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import,
                             functions=model.functions)

@@ -1,16 +1,16 @@
 """Finds row norms and softmax that exporters wrote as primitives, and makes each one node.
 
-    x --+-- ReduceMean --+                                   LayerNormalization; without the left
-        |                |                                   half (Sub and its ReduceMean) it is
-        +------ Sub -----+--- d --+-- Pow 2 -- ReduceMean -- Add eps -- Sqrt --+      RMSNormalization
-                                  |                                            |
-                                  +--------------------- Div ------------------+-- Mul scale -- Add bias
+    x -+- ReduceMean -+                    LayerNormalization; RMSNormalization if d is x itself
+       |              |
+       +----- Sub ----+- d -+- Pow 2 - ReduceMean - Add eps - Sqrt -+
+                            |                                       |
+                            +------------------ Div ----------------+- Mul scale - Add bias
 
-    x --+-- ReduceMax --+
-        |               |
-        +----- Sub -----+-- Exp --+-- ReduceSum --+
-                                  |               |
-                                  +----- Div -----+          Softmax
+    x -+- ReduceMax -+                     Softmax
+       |             |
+       +---- Sub ----+- Exp -+- ReduceSum -+
+                             |             |
+                             +---- Div ----+
 
 The mapping table would cut these apart at each reduction (DNNFusion, Table 3: many-to-many after
 many-to-many is red), though one kernel runs them in one pass over a row.
@@ -47,9 +47,10 @@ def recognize(graph: Graph) -> Graph:
     """Replace row norms and softmax written as primitives by one node each; return `graph`.
 
     The node has domain "", the attributes and inputs of ONNX's operator of that name, `parts` (the
-    primitives, in order), and `body_is_parts`. Only float32, only if no inner value is used outside. Each
-    is checked by structure: how it is written (Pow or Mul, Div or Mul by a reciprocal, order of operands,
-    scale and bias there or not, axes as attribute or input) does not matter.
+    primitives, in order), and `body_is_parts`. Only float32, only if no inner value is used
+    outside. Each is checked by structure: how it is written (Pow or Mul, Div or Mul by a
+    reciprocal, order of operands, scale and bias there or not, axes as attribute or input) does not
+    matter.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
@@ -164,7 +165,8 @@ def _norm(op_type: str, x: Value, axes: list[int], epsilon: float, nodes: set[No
     scale = _step(output, "Mul")
     bias = _step(scale[1], "Add") if scale is not None else None
     if per_channel and isinstance(x.shape[1], int):
-        factors = [_per_channel(step[0], rank, x.shape[1]) if step else None for step in (scale, bias)]
+        factors = [_per_channel(step[0], rank, x.shape[1]) if step else None
+                   for step in (scale, bias)]
         if len(axes) > 1 or factors[0] is not None:
             return _assemble("InstanceNormalization", {"epsilon": epsilon}, x, (x.shape[1],),
                              [scale, bias], factors, nodes, output)
@@ -232,7 +234,8 @@ def _step(value: Value, op_type: str) -> tuple[Value, Value, Node] | None:
 
 
 def _quotients(node: Node) -> Iterable[tuple[Value, Node, set[Node]]]:
-    """Yield (a, node that computes sqrt, nodes used) for each way to read `node` as a / sqrt(...)."""
+    """Yield (a, node that computes sqrt, nodes used) for each way to read `node` as a /
+    sqrt(...)."""
     if node.op_type == "Div":
         root = _maker(node.inputs[1], "Sqrt")
         if root is not None:
@@ -302,7 +305,8 @@ def _find_softmax(node: Node) -> Match | None:
         found = _shifted(exp.inputs[0], _axes(total))
         if found is not None:
             x, axis, inner = found
-            return Match("Softmax", {"axis": axis}, [x], used | {exp, total} | inner, node.outputs[0])
+            nodes = used | {exp, total} | inner
+            return Match("Softmax", {"axis": axis}, [x], nodes, node.outputs[0])
     return None
 
 
@@ -317,7 +321,8 @@ def _find_log_softmax(node: Node) -> Match | None:
     if found is None:
         return None
     x, axis, inner = found
-    return Match("LogSoftmax", {"axis": axis}, [x], {node, log, total, exp} | inner, node.outputs[0])
+    nodes = {node, log, total, exp} | inner
+    return Match("LogSoftmax", {"axis": axis}, [x], nodes, node.outputs[0])
 
 
 def _shifted(value: Value, axes: list[int] | None) -> tuple[Value, int, set[Node]] | None:
@@ -333,7 +338,7 @@ def _shifted(value: Value, axes: list[int] | None) -> tuple[Value, int, set[Node
 
 
 def _maker(value: Value | None, op_type: str) -> Node | None:
-    """Return the node that writes `value` if it is ONNX's `op_type`; casts to the same type do not count."""
+    """Return the node that writes `value`, casts to the same type left out, if it is `op_type`."""
     node = _source(value).producer if value is not None else None
     return node if node is not None and node.op_type == op_type and not node.domain else None
 
