@@ -20,6 +20,7 @@ from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.lower.split import find_split
 from onnx_fusion.ops import table
+from onnx_fusion.ops.movement import filled
 from onnx_fusion.ops.row import Site
 from onnx_fusion.ops.stage import NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
@@ -105,8 +106,7 @@ class _Draft:
             return None
         number = weight.array().reshape(()).item()
         shape = tuple(ex.const(1) for _ in weight.shape)
-        dtype = weight.dtype
-        return Tensor(dtype, shape, lambda stage, index, guard: stage.const(dtype, number))
+        return filled(weight.dtype, shape, number)
 
     def source(self, value: Value) -> Tensor:
         """Return a tensor that is read from one of the node's inputs."""

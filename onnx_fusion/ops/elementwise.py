@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from onnx_fusion import dtypes
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
@@ -55,6 +57,7 @@ def row(
     flops: float = 1.0,
     steps: int = 1,
     same: bool = True,
+    sample: tuple[float, float] = (-4.0, 4.0),
 ) -> Row:
     """Return the row of an operator that is `write(stage, site, *elements)` on broadcast inputs."""
 
@@ -68,14 +71,20 @@ def row(
         dtype = result or tensors[0].dtype
         return [pointwise(shape, dtype, tensors, lambda s, *r: write(s, site, *r), steps)]
 
-    return Row(op_type, mapping, lower, flops=flops)
+    return Row(op_type, mapping, lower, flops=flops, sample=sample)
 
 
-def unary(op_type: str, op: str, allowed: tuple[DType, ...] = F, flops: float = 1.0) -> Row:
+def unary(
+    op_type: str,
+    op: str,
+    allowed: tuple[DType, ...] = F,
+    flops: float = 1.0,
+    sample: tuple[float, float] = (-4.0, 4.0),
+) -> Row:
     """Return the row of an operator that is one instruction of one input."""
     result = DType.BOOL if op in ("is_nan", "is_inf") else None
     write = lambda s, site, a: s.apply(op, a)  # noqa: E731
-    return row(op_type, allowed, write, result=result, flops=flops)
+    return row(op_type, allowed, write, result=result, flops=flops, sample=sample)
 
 
 def binary(
@@ -101,13 +110,6 @@ def variadic(op_type: str, op: str, after: Callable | None = None) -> Row:
 def like(s: Stage, a: Ref, value: float) -> Ref:
     """Write `value` as a literal of a's type."""
     return s.const(s.type_of(a), value)
-
-
-def clamp(s: Stage, a: Ref, low: Ref | None, high: Ref | None) -> Ref:
-    """Write min(max(a, low), high)."""
-    if low is not None:
-        a = s.apply("max", a, low)
-    return s.apply("min", a, high) if high is not None else a
 
 
 def positive(s: Stage, a: Ref) -> Ref:
@@ -170,7 +172,7 @@ def softsign(s: Stage, site: Site, a: Ref) -> Ref:
 
 def hard_sigmoid(s: Stage, a: Ref, alpha: float, beta: float) -> Ref:
     scaled = s.apply("add", s.apply("mul", a, like(s, a, alpha)), like(s, a, beta))
-    return clamp(s, scaled, like(s, a, 0), like(s, a, 1))
+    return s.apply("min", s.apply("max", scaled, like(s, a, 0)), like(s, a, 1))
 
 
 def gelu(s: Stage, site: Site, a: Ref) -> Ref:
@@ -283,21 +285,26 @@ def power_of(s: Stage, a: Ref, exponent: float) -> Ref:
 
 
 def lower_clip(site: Site) -> list[Tensor | None]:
-    """Return Clip: bounds are attributes below opset 11, inputs from then on."""
+    """Return Clip: bounds are attributes below opset 11, inputs from then on.
+
+    A missing bound of floats is the largest finite number, so that infinities are cut (ONNX Clip).
+    """
     x = site.x(0)
     need(x, N)
     low, high = site.maybe(1), site.maybe(2)
     extra = tuple(t for t in (low, high) if t is not None)
+    limit = float(np.finfo(x.dtype.numpy).max) if x.dtype in F else None
+    least = site.attr("min", None if limit is None else -limit)
+    most = site.attr("max", limit)
 
     def write(s: Stage, a: Ref, *bounds: Ref) -> Ref:
         left = list(bounds)
-        least = left.pop(0) if low is not None else None
-        most = left.pop(0) if high is not None else None
-        if "min" in site.node.attrs:
-            least = like(s, a, site.attr("min"))
-        if "max" in site.node.attrs:
-            most = like(s, a, site.attr("max"))
-        return clamp(s, a, least, most)
+        for op, given, default in (("max", low, least), ("min", high, most)):
+            if given is not None:
+                a = s.apply(op, a, left.pop(0))
+            elif default is not None:
+                a = s.apply(op, a, like(s, a, default))
+        return a
 
     return [pointwise(x.shape, x.dtype, (x, *map(flatten_scalar, extra)), write, 2)]
 
@@ -368,18 +375,18 @@ EXPENSIVE = 8.0
 
 ROWS = [
     unary("Abs", "abs", N), unary("Neg", "neg", N), unary("Sign", "sign", N),
-    unary("Sqrt", "sqrt"), unary("Exp", "exp", flops=EXPENSIVE), unary("Log", "log", flops=EXPENSIVE),
+    unary("Sqrt", "sqrt", sample=(0.0, 9.0)), unary("Exp", "exp", flops=EXPENSIVE), unary("Log", "log", flops=EXPENSIVE, sample=(0.01, 9.0)),
     unary("Sin", "sin", flops=EXPENSIVE), unary("Cos", "cos", flops=EXPENSIVE),
-    unary("Tan", "tan", flops=EXPENSIVE), unary("Asin", "asin", flops=EXPENSIVE),
-    unary("Acos", "acos", flops=EXPENSIVE), unary("Atan", "atan", flops=EXPENSIVE),
+    unary("Tan", "tan", flops=EXPENSIVE, sample=(-1.4, 1.4)), unary("Asin", "asin", flops=EXPENSIVE, sample=(-1.0, 1.0)),
+    unary("Acos", "acos", flops=EXPENSIVE, sample=(-1.0, 1.0)), unary("Atan", "atan", flops=EXPENSIVE),
     unary("Sinh", "sinh", flops=EXPENSIVE), unary("Cosh", "cosh", flops=EXPENSIVE),
     unary("Tanh", "tanh", flops=EXPENSIVE), unary("Asinh", "asinh", flops=EXPENSIVE),
-    unary("Acosh", "acosh", flops=EXPENSIVE), unary("Atanh", "atanh", flops=EXPENSIVE),
+    unary("Acosh", "acosh", flops=EXPENSIVE, sample=(1.1, 9.0)), unary("Atanh", "atanh", flops=EXPENSIVE, sample=(-0.95, 0.95)),
     unary("Erf", "erf", flops=EXPENSIVE), unary("Sigmoid", "sigmoid", flops=EXPENSIVE),
     unary("Floor", "floor"), unary("Ceil", "ceil"), unary("Round", "round"),
     unary("IsNaN", "is_nan"), unary("Not", "not", B), unary("BitwiseNot", "not", (DType.I32, DType.I64)),
     row("IsInf", F, is_inf, result=DType.BOOL),
-    row("Reciprocal", F, reciprocal), row("Relu", N, relu), row("LeakyRelu", F, leaky_relu),
+    row("Reciprocal", F, reciprocal, sample=(0.1, 4.0)), row("Relu", N, relu), row("LeakyRelu", F, leaky_relu),
     row("PRelu", F, prelu), row("Elu", F, elu, flops=EXPENSIVE), row("Selu", F, selu, flops=EXPENSIVE),
     row("Celu", F, celu, flops=EXPENSIVE), row("Softplus", F, softplus, flops=2 * EXPENSIVE),
     row("Softsign", F, softsign), row("Gelu", F, gelu, flops=EXPENSIVE), row("Mish", F, mish, flops=3 * EXPENSIVE),
@@ -395,7 +402,7 @@ ROWS = [
     binary("LessOrEqual", "le", N, DType.BOOL),
     row("Greater", N, swapped("lt"), result=DType.BOOL),
     row("GreaterOrEqual", N, swapped("le"), result=DType.BOOL),
-    Row("Pow", mapping, lower_pow, flops=EXPENSIVE), Row("Clip", mapping, lower_clip),
+    Row("Pow", mapping, lower_pow, flops=EXPENSIVE, sample=(0.1, 4.0)), Row("Clip", mapping, lower_clip),
     Row("Cast", mapping, lower_cast), Row("CastLike", mapping, lower_cast),
     Row("Where", mapping, lower_where),
     Row("BatchNormalization", MappingType.ONE_TO_ONE, lower_batchnorm, flops=4.0),

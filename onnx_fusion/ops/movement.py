@@ -52,6 +52,18 @@ def moved(
     return tensor
 
 
+def filled(dtype: DType, shape: Shape, value: float | int | bool) -> Tensor:
+    """Return the tensor that is `value` everywhere."""
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY, literal(dtype, value)):
+            raise NeedsTemp(tensor)
+        return stage.const(dtype, value)
+
+    tensor = Tensor(dtype, shape, read)
+    return tensor
+
+
 def number(entry: Index, tensor: Tensor) -> ex.Expr:
     """Return an index entry on which arithmetic is possible; store `tensor` first if it is data."""
     if isinstance(entry, Ref):
@@ -259,8 +271,7 @@ def lower_dropout(site: Site) -> list[Tensor | None]:
     if not site.output_used(1):
         return [kept]
     dtype = site.node.outputs[1].dtype or DType.BOOL
-    mask = Tensor(dtype, x.shape, lambda s, i, g: s.const(dtype, 1))
-    return [kept, mask]
+    return [kept, filled(dtype, x.shape, 1)]
 
 
 def cut(x: Tensor, starts: dict[int, tuple[int, int]], shape: Shape) -> Tensor:

@@ -83,6 +83,8 @@ class Row:
     `mapping` is its mapping type, or the function of the node that gives it. `lower` returns one
     tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
     operations per output element for the cost model. `anchor` marks what decides a region's kernel.
+    Tests draw inputs from the interval `sample` and accept there a relative error of `tolerance`
+    against ONNX Runtime.
     """
 
     op_type: str
@@ -92,6 +94,8 @@ class Row:
     reason: str = ""
     flops: float | Callable[[Node], float] = 1.0
     anchor: bool = False
+    sample: tuple[float, float] = (-4.0, 4.0)
+    tolerance: float = 1e-5
 
     def mapping_of(self, node: Node) -> MappingType:
         """Return the node's mapping type."""

@@ -80,6 +80,12 @@ def _safe(op: np.ufunc, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(trivial, np.zeros_like(a), op(a, np.where(trivial, 1, b).astype(b.dtype)))
 
 
+def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return C's pow, where np.power takes a square root if every exponent is 0.5."""
+    power = np.power(a, b)
+    return np.where(b == 0.5, np.where(a == -math.inf, math.inf, power + 0.0), power)
+
+
 def _where(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(c, a, b)
 
@@ -117,7 +123,7 @@ _ROWS = (
     Row("div", 2, F | I, _divide),
     Row("mod", 2, F | I, _remainder),
     Row("fmod", 2, F | I, _fmod),
-    Row("pow", 2, F, np.power, wide=True),
+    Row("pow", 2, F, _pow, wide=True),
     Row("min", 2, F | I, np.minimum),
     Row("max", 2, F | I, np.maximum),
     Row("and", 2, B | I, np.bitwise_and),
