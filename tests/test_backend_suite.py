@@ -1,7 +1,8 @@
 """ONNX's own backend suite through `optimize`: what plain ONNX Runtime passes, passes."""
 
-import ctypes
 import importlib
+import os
+import signal
 from pathlib import Path
 from types import ModuleType
 
@@ -36,12 +37,12 @@ def test_a_crash_is_that_cases_outcome(suite: ModuleType, monkeypatch: pytest.Mo
 
     def crash(case):
         if case.name == "test_exp":
-            ctypes.string_at(0)
+            os.kill(os.getpid(), signal.SIGKILL)
         return run(case)
 
     monkeypatch.setattr(suite, "run", crash)
     outcomes = {outcome.name: outcome for outcome in suite.run_all(every, jobs=2)}
     assert sorted(outcomes) == ["test_abs", "test_exp", "test_neg", "test_relu"]
     assert outcomes["test_exp"].plain == "passed"
-    assert outcomes["test_exp"].library == "crashed with -11"
+    assert outcomes["test_exp"].library == "crashed with -9"
     assert all(outcomes[f"test_{name}"].library == "passed" for name in ("abs", "neg", "relu"))
