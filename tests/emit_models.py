@@ -92,7 +92,7 @@ def same(before: onnx.ModelProto, emitted: Emitted, feeds: dict[str, np.ndarray]
     onnx.shape_inference.infer_shapes(after, check_type=True, strict_mode=True, data_prop=True)
     feeds = feeds or feeds_of(before)
     for want, got in zip(run(before, feeds), run(after, feeds), strict=True):
-        assert want.dtype == got.dtype
+        assert (want.dtype, want.shape) == (got.dtype, got.shape)
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     return after
 

@@ -99,6 +99,48 @@ def test_a_shape_that_the_program_does_not_read_is_made_of_extents(opset, given)
     assert "Shape" in [node.op_type for node in after.functions[0].node]
 
 
+def test_extents_come_from_several_inputs_and_axes():
+    proto = make([("sx", "Shape", "x", "sx", {}), ("sz", "Shape", "z", "sz", {}),
+                  ("zero", "Constant", "", "zero", attribute([0])),
+                  ("last", "Constant", "", "last", attribute([1])),
+                  ("n", "Gather", "sx zero", "n", {}), ("m", "Gather", "sz last", "m", {}),
+                  ("cat", "Concat", "n last m", "t", {"axis": 0}),
+                  ("mm", "MatMul", "x z", "p", {}), ("reshape", "Reshape", "p t", "y", {})],
+                 [("x", ["N", 4]), ("z", [4, "M"])], [("y", ["N", 1, "M"])])
+    model = load(proto)
+    graph = fold(infer(view(model)))
+    fused = lower("r", pick(graph, "mm", "reshape"), baked=("t",))
+    feeds = {"x": floats(2, 4), "z": floats(4, 5)}
+    after = same(proto, emit(model, graph, [fused]), feeds)
+    assert list(after.graph.node[0].input) == ["x", "z"]
+    assert [node.op_type for node in after.functions[0].node].count("Shape") == 2
+
+
+def test_an_extent_may_be_a_scalar_of_int32():
+    proto = make([("shape", "Shape", "x", "s", {}), ("zero", "Constant", "", "zero", {
+                      "value": numpy_helper.from_array(np.array(0, np.int64))}),
+                  ("n", "Gather", "s zero", "n", {}), ("int", "Cast", "n", "i", {"to": 6}),
+                  ("double", "Add", "i i", "d", {}), ("float", "Cast", "d", "f", {"to": 1}),
+                  ("sum", "ReduceSum", "x", "t", {"keepdims": 0}), ("div", "Div", "t f", "y", {})],
+                 [("x", ["N", 3])], [("y", [])], opset=11)
+    model = load(proto)
+    graph = fold(infer(view(model)))
+    fused = lower("r", pick(graph, "double", "float", "sum", "div"), baked=("i",))
+    after = same(proto, emit(model, graph, [fused]))
+    assert kinds(after) == ["FusedRegion_0"]
+    assert "Gather" in [node.op_type for node in after.functions[0].node]
+
+
+def test_a_constant_output_of_a_node_that_stays_in_the_body_is_its_own():
+    proto = make([("split", "Split", "x", "a b", {"axis": 0}), ("add", "Add", "a b", "y", {})],
+                 [("x", [4])], [("y", [2])])
+    model = load(proto)
+    graph = graph_of(model)
+    graph.values["a"].weight = Weight.of(np.zeros(2, np.float32))
+    after = same(proto, emit(model, graph, [lower("r", pick(graph, "split", "add"))]))
+    assert body(after) == ["v0 v1 = Split i0", "o0 = Add v0 v1"]
+
+
 def test_shape_arithmetic_that_is_more_than_picking_extents_is_computed_again():
     """The shape [2 N, 6] is no list of extents; its operators end at x, which the region has."""
     proto = make([("shape", "Shape", "x", "s", {}),

@@ -68,14 +68,11 @@ def extent_nodes(value: Value, inputs: Sequence[Value], opset: int) -> list[onnx
         return []
     shape = () if value.shape == () else (len(found),)
     symbols = dict.fromkeys(dim for dim in found if not isinstance(dim, int))
-    if not symbols:
-        array = np.array(found, value.dtype.numpy).reshape(shape)
-        return constant_nodes(value.name, Weight.of(array), opset)
     places: dict[Dim, tuple[Value, int]] = {}
     for given in inputs:
         for axis, dim in enumerate(given.shape or ()):
             places.setdefault(dim, (given, axis))
-    if any(dim not in places for dim in symbols):
+    if not symbols or any(dim not in places for dim in symbols):
         return []
 
     name, nodes, pool, index = value.name, [], [], {}
