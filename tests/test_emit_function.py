@@ -120,12 +120,12 @@ def test_an_extent_may_be_a_scalar_of_int32():
     proto = make([("shape", "Shape", "x", "s", {}), ("zero", "Constant", "", "zero", {
                       "value": numpy_helper.from_array(np.array(0, np.int64))}),
                   ("n", "Gather", "s zero", "n", {}), ("int", "Cast", "n", "i", {"to": 6}),
-                  ("double", "Add", "i i", "d", {}), ("float", "Cast", "d", "f", {"to": 1}),
+                  ("more", "Add", "i k", "d", {}), ("float", "Cast", "d", "f", {"to": 1}),
                   ("sum", "ReduceSum", "x", "t", {"keepdims": 0}), ("div", "Div", "t f", "y", {})],
-                 [("x", ["N", 3])], [("y", [])], opset=11)
+                 [("x", ["N", 3])], [("y", [])], [("k", np.int32(2))], opset=11)
     model = load(proto)
     graph = fold(infer(view(model)))
-    fused = lower("r", pick(graph, "double", "float", "sum", "div"), baked=("i",))
+    fused = lower("r", pick(graph, "more", "float", "sum", "div"), baked=("i",))
     after = same(proto, emit(model, graph, [fused]))
     assert kinds(after) == ["FusedRegion_0"]
     assert "Gather" in [node.op_type for node in after.functions[0].node]
