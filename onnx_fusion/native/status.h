@@ -12,6 +12,12 @@ class ProgramError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A program that is valid, but has a stage that no kernel here runs.
+class Unrunnable : public ProgramError {
+ public:
+  using ProgramError::ProgramError;
+};
+
 // An empty message is success; making one allocates nothing.
 struct [[nodiscard]] Status {
   std::string message;

@@ -155,7 +155,7 @@ class Binder {
       if (!value(stage.letters[l].extent, &extent) || extent < 0 || extent > kMaxExtent) {
         return Status(where + ": letter " + stage.letters[l].name + " has no extent with these shapes");
       }
-      bound.empty = bound.empty || extent == 0;
+      if (extent == 0) bound.empty |= static_cast<LetterSet>(1u << l);
       ranges_[l] = {0, extent - 1};
     }
     int64_t points;
@@ -167,7 +167,8 @@ class Binder {
     bound.conds.resize(lines);
     bound.indices.resize(lines);
     bound.is_linear.resize(lines);
-    for (size_t i = 0; i < lines && !bound.empty; ++i) {
+    for (size_t i = 0; i < lines; ++i) {
+      if (stage.body[i].letters & bound.empty) continue;
       Status status = bind_line(stage.body[i], i, &bound);
       if (!status.ok()) return Status("line " + number(stage.body[i].line) + ": " + status.message);
     }

@@ -53,7 +53,7 @@ struct BoundTensor {
 
 struct BoundStage {
   const Stage* stage = nullptr;
-  bool empty = false;  // a letter has extent 0: nothing is stored
+  LetterSet empty = 0;  // letters of extent 0: what depends on them is neither computed nor stored
   int64_t extents[kMaxLetters] = {};
   std::vector<BoundMap> maps;                  // per body line; empty but for load and store
   std::vector<std::vector<BoundCond>> conds;   // per body line; empty but for select

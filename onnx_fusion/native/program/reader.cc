@@ -128,6 +128,7 @@ int Reader::value() {
     number = number * 10 + (text_[at_++] - '0');
     if (number > 1000000) fail("a value's number is too large");
   }
+  if (at_ < text_.size() && is_word(text_[at_])) fail("a value runs into a name");
   return static_cast<int>(number);
 }
 

@@ -1,0 +1,96 @@
+// The instruction set, chosen once when it is first asked for.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/kernels.h"
+#include "machine.h"
+
+#if defined(__x86_64__)
+#define ONNX_FUSION_EACH_ISA(X) X(avx512) X(avx2) X(base)
+#else
+#define ONNX_FUSION_EACH_ISA(X) X(neon)
+#endif
+
+namespace onnx_fusion {
+namespace cpu {
+
+#define X(isa)                  \
+  namespace isa {               \
+  void fill_unary(Kernels*);    \
+  void fill_binary(Kernels*);   \
+  void fill_chain(Kernels*);    \
+  void fill_move(Kernels*);     \
+  void fill_cast(Kernels*);     \
+  void fill_reduce(Kernels*);   \
+  }
+ONNX_FUSION_EACH_ISA(X)
+#undef X
+
+namespace {
+
+bool supported(const char* name) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (std::strcmp(name, "avx512") == 0) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  }
+  if (std::strcmp(name, "avx2") == 0) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi2");
+  }
+#endif
+  return std::strcmp(name, "base") == 0 || std::strcmp(name, "neon") == 0;
+}
+
+// ONNX_FUSION_ISA if this machine has it, else the best one there is; a wrong name is reported once.
+const char* choose() {
+  const char* wanted = std::getenv("ONNX_FUSION_ISA");
+  const char* best = nullptr;
+#define X(isa)                                                                        \
+  if (best == nullptr && supported(#isa)) best = #isa;                                \
+  if (wanted != nullptr && std::strcmp(wanted, #isa) == 0 && supported(#isa)) return #isa;
+  ONNX_FUSION_EACH_ISA(X)
+#undef X
+  if (wanted != nullptr && *wanted != '\0') {
+    std::fprintf(stderr, "onnx_fusion: ONNX_FUSION_ISA is '%.40s', which this machine or library does "
+                         "not have; using %s\n", wanted, best);
+  }
+  return best;
+}
+
+const char* chosen() {
+  static const char* const name = choose();
+  return name;
+}
+
+Kernels make() {
+  Kernels k{};
+#define X(isa)                             \
+  if (std::strcmp(chosen(), #isa) == 0) {  \
+    isa::fill_unary(&k);                   \
+    isa::fill_binary(&k);                  \
+    isa::fill_chain(&k);                   \
+    isa::fill_move(&k);                    \
+    isa::fill_cast(&k);                    \
+    isa::fill_reduce(&k);                  \
+  }
+  ONNX_FUSION_EACH_ISA(X)
+#undef X
+  return k;
+}
+
+}  // namespace
+
+const Kernels& kernels() {
+  static const Kernels table = make();
+  return table;
+}
+
+}  // namespace cpu
+
+std::string isa_name() { return cpu::chosen(); }
+
+}  // namespace onnx_fusion

@@ -1,0 +1,251 @@
+// The functions that instructions.h names, written without branches so that loops over them become
+// vector code. Errors are bounded by docs/tile_program.md, section 6, and tested against float64.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#define ONNX_FUSION_INLINE [[maybe_unused]] static inline __attribute__((always_inline))
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+namespace {
+
+template <class To, class From>
+ONNX_FUSION_INLINE To bits(From x) {
+  static_assert(sizeof(To) == sizeof(From), "the same bits");
+  To y;
+  __builtin_memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+constexpr float kInf = __builtin_inff();
+constexpr float kNan = __builtin_nanf("");
+
+template <class T>
+using Unsigned = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+
+#define FOR_FLOATS(name, f, d)                                \
+  ONNX_FUSION_INLINE float name(float a) { return f(a); }    \
+  ONNX_FUSION_INLINE double name(double a) { return d(a); }
+#define FOR_INTS(signature_of) signature_of(int32_t) signature_of(int64_t)
+
+FOR_FLOATS(m_abs, __builtin_fabsf, __builtin_fabs)
+FOR_FLOATS(m_sqrt, __builtin_sqrtf, __builtin_sqrt)
+FOR_FLOATS(m_floor, __builtin_floorf, __builtin_floor)
+FOR_FLOATS(m_ceil, __builtin_ceilf, __builtin_ceil)
+FOR_FLOATS(m_round, __builtin_rintf, __builtin_rint)
+FOR_FLOATS(m_tan, __builtin_tanf, __builtin_tan)
+FOR_FLOATS(m_asin, __builtin_asinf, __builtin_asin)
+FOR_FLOATS(m_acos, __builtin_acosf, __builtin_acos)
+FOR_FLOATS(m_atan, __builtin_atanf, __builtin_atan)
+FOR_FLOATS(m_sinh, __builtin_sinhf, __builtin_sinh)
+FOR_FLOATS(m_cosh, __builtin_coshf, __builtin_cosh)
+FOR_FLOATS(m_asinh, __builtin_asinhf, __builtin_asinh)
+FOR_FLOATS(m_acosh, __builtin_acoshf, __builtin_acosh)
+FOR_FLOATS(m_atanh, __builtin_atanhf, __builtin_atanh)
+
+ONNX_FUSION_INLINE double m_exp(double a) { return __builtin_exp(a); }
+ONNX_FUSION_INLINE double m_log(double a) { return __builtin_log(a); }
+ONNX_FUSION_INLINE double m_sin(double a) { return __builtin_sin(a); }
+ONNX_FUSION_INLINE double m_cos(double a) { return __builtin_cos(a); }
+ONNX_FUSION_INLINE double m_tanh(double a) { return __builtin_tanh(a); }
+ONNX_FUSION_INLINE double m_erf(double a) { return __builtin_erf(a); }
+ONNX_FUSION_INLINE double m_sigmoid(double a) { return 1.0 / (1.0 + __builtin_exp(-a)); }
+
+// 2^n for n in [-252, 254], in two factors so that both are normal.
+ONNX_FUSION_INLINE float scale_by(float x, int32_t n) {
+  const int32_t half = n >> 1;
+  return x * bits<float>((half + 127) << 23) * bits<float>((n - half + 127) << 23);
+}
+
+// Cody and Waite's reduction by ln 2, then a polynomial on [-ln2/2, ln2/2].
+ONNX_FUSION_INLINE float m_exp(float a) {
+  float x = a < -104.0f ? -104.0f : a;
+  x = x > 89.0f ? 89.0f : x;
+  const float n = __builtin_rintf(x * 1.44269504088896341f);
+  float r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return scale_by(p, static_cast<int32_t>(n));
+}
+
+ONNX_FUSION_INLINE float m_log(float a) {
+  const bool tiny = a < 1.17549435e-38f;
+  const float x = tiny ? a * 8388608.0f : a;
+  int32_t i = bits<int32_t>(x);
+  // The mantissa in [sqrt(1/2), sqrt(2)).
+  const int32_t shifted = i - 0x3f3504f3;
+  const int32_t e = (shifted >> 23) - (tiny ? 23 : 0);
+  i = (shifted & 0x007fffff) + 0x3f3504f3;
+  const float f = bits<float>(i) - 1.0f;
+  const float z = f * f;
+  float p = 7.0376836292e-2f;
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const float n = static_cast<float>(e);
+  float y = f * z * p;
+  y = y + n * -2.12194440e-4f;
+  y = y - 0.5f * z;
+  float result = f + y + n * 0.693359375f;
+  result = a < kInf ? result : a;    // infinity and NaN
+  result = a == 0.0f ? -kInf : result;
+  return a < 0.0f ? kNan : result;
+}
+
+ONNX_FUSION_INLINE float m_sigmoid(float a) { return 1.0f / (1.0f + m_exp(-a)); }
+
+ONNX_FUSION_INLINE float m_tanh(float a) {
+  const float x = __builtin_fabsf(a);
+  const float z = a * a;
+  float p = -5.70498872745e-3f;
+  p = p * z + 2.06390887954e-2f;
+  p = p * z - 5.37397155531e-2f;
+  p = p * z + 1.33314422036e-1f;
+  p = p * z - 3.33332819422e-1f;
+  const float small = p * z * a + a;
+  const float large = 1.0f - 2.0f / (m_exp(x + x) + 1.0f);
+  return x < 0.625f ? small : __builtin_copysignf(large, a);
+}
+
+ONNX_FUSION_INLINE float m_erf(float a) {
+  const float t = __builtin_fabsf(a);
+  const float s = a * a;
+  float p = -5.96761703e-4f;
+  p = p * s + 4.99119423e-3f;
+  p = p * s - 2.67681349e-2f;
+  p = p * s + 1.12819925e-1f;
+  p = p * s - 3.76125336e-1f;
+  p = p * s + 1.28379166e-1f;
+  const float small = p * a + a;
+  // 1 - exp(polynomial), whose exponent is below -16 beyond 3.92.
+  const float u = t > 4.0f ? 4.0f : t;
+  float q = -1.72853470e-5f * u + 3.83197126e-4f;
+  q = q * (u * u) + (-3.88396438e-3f * u + 2.42546219e-2f);
+  q = q * u - 1.06777877e-1f;
+  q = q * u - 6.34846687e-1f;
+  q = q * u - 1.28717512e-1f;
+  q = q * u - u;
+  const float large = __builtin_copysignf(1.0f - m_exp(q), a);
+  return t > 0.921875f ? large : small;  // NaN takes the first
+}
+
+// r in [-pi/4, pi/4] and the quadrant; good for |a| < 2^20, beyond which the caller asks libm.
+constexpr float kReducible = 1048576.0f;
+ONNX_FUSION_INLINE float quadrant(float a, int32_t* q) {
+  const double x = a;
+  const double n = __builtin_rint(x * 0.63661977236758134308);
+  *q = static_cast<int32_t>(n);
+  return static_cast<float>(x - n * 1.57079632679489661923);
+}
+ONNX_FUSION_INLINE float sine(float r) {
+  const float z = r * r;
+  float p = -1.9515295891e-4f;
+  p = p * z + 8.3321608736e-3f;
+  p = p * z - 1.6666654611e-1f;
+  return p * z * r + r;
+}
+ONNX_FUSION_INLINE float cosine(float r) {
+  const float z = r * r;
+  float p = 2.443315711809948e-5f;
+  p = p * z - 1.388731625493765e-3f;
+  p = p * z + 4.166664568298827e-2f;
+  return p * (z * z) - 0.5f * z + 1.0f;
+}
+ONNX_FUSION_INLINE float m_sin(float a) {
+  int32_t q;
+  const float r = quadrant(a, &q);
+  const float y = (q & 1) ? cosine(r) : sine(r);
+  return (q & 2) ? -y : y;
+}
+ONNX_FUSION_INLINE float m_cos(float a) {
+  int32_t q;
+  const float r = quadrant(a, &q);
+  const float y = (q & 1) ? sine(r) : cosine(r);
+  return ((q + 1) & 2) ? -y : y;
+}
+
+template <class T>
+ONNX_FUSION_INLINE T m_neg(T a) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return -a;
+  } else {
+    return static_cast<T>(Unsigned<T>{0} - static_cast<Unsigned<T>>(a));
+  }
+}
+ONNX_FUSION_INLINE int32_t m_abs(int32_t a) { return a < 0 ? m_neg(a) : a; }
+ONNX_FUSION_INLINE int64_t m_abs(int64_t a) { return a < 0 ? m_neg(a) : a; }
+template <class T>
+ONNX_FUSION_INLINE T m_sign(T a) {
+  const T sign = a > 0 ? T{1} : T{-1};
+  return a > 0 || a < 0 ? sign : a;  // zero and NaN
+}
+ONNX_FUSION_INLINE bool m_is_inf(float a) { return __builtin_fabsf(a) == kInf; }
+ONNX_FUSION_INLINE bool m_is_inf(double a) { return __builtin_fabs(a) == __builtin_inf(); }
+ONNX_FUSION_INLINE uint8_t m_not(uint8_t a) { return a ^ 1; }
+ONNX_FUSION_INLINE int32_t m_not(int32_t a) { return ~a; }
+ONNX_FUSION_INLINE int64_t m_not(int64_t a) { return ~a; }
+
+#define ONNX_FUSION_WRAPPING(name, op)                                                        \
+  template <class T>                                                                          \
+  ONNX_FUSION_INLINE T name(T a, T b) {                                                       \
+    if constexpr (std::is_floating_point_v<T>) {                                              \
+      return a op b;                                                                          \
+    } else {                                                                                  \
+      return static_cast<T>(static_cast<Unsigned<T>>(a) op static_cast<Unsigned<T>>(b));      \
+    }                                                                                         \
+  }
+ONNX_FUSION_WRAPPING(m_add, +)
+ONNX_FUSION_WRAPPING(m_sub, -)
+ONNX_FUSION_WRAPPING(m_mul, *)
+#undef ONNX_FUSION_WRAPPING
+
+template <class T>
+ONNX_FUSION_INLINE T m_min(T a, T b) {
+  return (a < b) | (a != a) ? a : b;
+}
+template <class T>
+ONNX_FUSION_INLINE T m_max(T a, T b) {
+  return (a > b) | (a != a) ? a : b;
+}
+
+template <class T>
+ONNX_FUSION_INLINE T m_div(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return a / b;
+  } else {
+    return b == 0 ? T{0} : b == -1 ? m_neg(a) : static_cast<T>(a / b);
+  }
+}
+ONNX_FUSION_INLINE float m_fmod(float a, float b) { return __builtin_fmodf(a, b); }
+ONNX_FUSION_INLINE double m_fmod(double a, double b) { return __builtin_fmod(a, b); }
+ONNX_FUSION_INLINE int32_t m_fmod(int32_t a, int32_t b) { return b == 0 || b == -1 ? 0 : a % b; }
+ONNX_FUSION_INLINE int64_t m_fmod(int64_t a, int64_t b) { return b == 0 || b == -1 ? 0 : a % b; }
+template <class T>
+ONNX_FUSION_INLINE T m_mod(T a, T b) {
+  const T r = m_fmod(a, b);
+  if constexpr (std::is_floating_point_v<T>) {
+    if (r == 0) return b < 0 ? -T{0} : T{0};
+  }
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+ONNX_FUSION_INLINE float m_pow(float a, float b) { return __builtin_powf(a, b); }
+ONNX_FUSION_INLINE double m_pow(double a, double b) { return __builtin_pow(a, b); }
+
+#undef FOR_FLOATS
+#undef FOR_INTS
+
+}  // namespace
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -1,0 +1,76 @@
+// The one-dimensional passes that an ISA gives to the tile machine.
+#pragma once
+
+#include <cstdint>
+
+#include "dtype.h"
+#include "instructions.h"
+
+namespace onnx_fusion::cpu {
+
+// out[i] = f(a[i], b[i], c[i]) for i < n; out may be exactly a, b or c.
+using Pass = void (*)(void* out, const void* a, const void* b, const void* c, int64_t n);
+
+// Which operands of a pass are one element instead of n.
+enum Splat : int { kSplatNone, kSplatSecond, kSplatFirst };
+
+inline constexpr int kElementwise = static_cast<int>(Op::op_reduce_sum);
+inline constexpr int kComputeTypes = 5;  // f32 f64 i32 i64 bool
+inline constexpr int kSizes = 4;         // 1 2 4 8 bytes
+inline constexpr int kTypes = 13;
+
+// Cheap f32 instructions that may be joined two by two: out = outer(inner(a, b), c), where `c` may
+// stand on either side of `outer`.
+enum ChainOp : int { kChainAdd, kChainSub, kChainRsub, kChainMul, kChainMin, kChainMax, kChainOps };
+
+struct ReducePasses {
+  // out[r] = the reduction of in[r * length .. + length), rows of any length.
+  void (*rows)(void* out, const void* in, int64_t rows, int64_t length);
+  // out[j] = the reduction of in[r * lanes + j] over r.
+  void (*lanes)(void* out, const void* in, int64_t rows, int64_t lanes);
+  // acc[j] = acc[j] joined with in[j].
+  void (*join)(void* acc, const void* in, int64_t n);
+};
+
+struct Kernels {
+  Pass unary[kElementwise][kComputeTypes];
+  Pass binary[kElementwise][kComputeTypes][3];  // by Splat
+  Pass cast[kTypes][kTypes];                    // [from][to]
+  Pass where[kSizes][4];                        // bit 0: b (true side) is splat, bit 1: c is
+  Pass chain[kChainOps][kChainOps][4];          // [inner][outer], bit 0: b is splat, bit 1: c is
+  Pass clip;                                    // min(max(a, b[0]), c[0])
+  Pass silu;                                    // a * sigmoid(a)
+  ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
+
+  void (*fill[kSizes])(void* out, const void* value, int64_t n);
+  // out[i] = in[i * stride]; out[i * stride] = in[i]
+  void (*pick[kSizes])(void* out, const void* in, int64_t stride, int64_t n);
+  void (*spread[kSizes])(void* out, int64_t stride, const void* in, int64_t n);
+  // out[i] = offsets[i] < 0 ? *otherwise : in[offsets[i]]
+  void (*gather[kSizes])(void* out, const void* in, const int64_t* offsets, const void* otherwise,
+                         int64_t n);
+  // out[c * rows + r] = in[r * stride + c]
+  void (*transpose[kSizes])(void* out, int64_t out_stride, const void* in, int64_t in_stride,
+                            int64_t rows, int64_t columns);
+  // Each of in[0..rows) repeated `length` times.
+  void (*repeat[kSizes])(void* out, const void* in, int64_t rows, int64_t length);
+  void (*iota)(int64_t* out, int64_t first, int64_t step, int64_t n);
+};
+
+// The chosen ISA's.
+const Kernels& kernels();
+
+constexpr int compute_type(DType d) {
+  return d == DType::f32   ? 0
+         : d == DType::f64 ? 1
+         : d == DType::i32 ? 2
+         : d == DType::i64 ? 3
+         : d == DType::boolean ? 4
+                               : -1;
+}
+constexpr int size_index(DType d) {
+  const size_t size = dtype_size(d);
+  return size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
+}
+
+}  // namespace onnx_fusion::cpu

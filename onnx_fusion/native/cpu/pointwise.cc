@@ -1,0 +1,147 @@
+// Pointwise stages: the box of letters is cut where selects and guards change sides, each piece is
+// compiled on its own, and becomes tiles.
+#include <algorithm>
+
+#include "cpu/compile.h"
+#include "cpu/tiles_plan.h"
+
+namespace onnx_fusion {
+namespace cpu {
+namespace {
+
+constexpr size_t kMaxPieces = 64;
+constexpr int64_t kMinPiece = 2048;  // points; smaller stages are not cut
+
+// Where one-letter forms cross zero: `cuts[l]` holds positions at which a new piece begins.
+class Cutter {
+ public:
+  explicit Cutter(const BoundStage& stage) : stage_(stage) {
+    for (size_t i = 0; i < stage.stage->body.size(); ++i) {
+      if (stage.stage->body[i].letters & stage.empty) continue;
+      for (size_t c = 0; c < stage.conds[i].size(); ++c) {
+        const BoundCond& cond = stage.conds[i][c];
+        if (!cond.linear) continue;
+        const CondOp op = stage.stage->body[i].conds[c].op;
+        // a - b changes sign between the last position below and the first not below.
+        cut(cond.form, op == CondOp::le ? -1 : 0);
+        if (op == CondOp::eq) cut(cond.form, -1);
+      }
+    }
+    for (size_t i = 0; i < stage.stage->body.size(); ++i) {
+      if (stage.stage->body[i].op != Op::op_load) continue;
+      for (const BoundIndex& index : stage.maps[i].dims) {
+        if (!index.guarded || !index.linear) continue;
+        cut(index.form, 0);
+        Linear past = index.form;
+        past.base -= index.extent;
+        cut(past, 0);
+      }
+    }
+  }
+
+  // All pieces as boxes.
+  std::vector<std::vector<Interval>> pieces() {
+    int64_t points = 1;
+    for (size_t l = 0; l < stage_.stage->letters.size(); ++l) {
+      points *= std::max<int64_t>(stage_.extents[l], 1);
+    }
+    std::vector<std::vector<Interval>> boxes(1);
+    for (int l = 0; l < kMaxLetters; ++l) {
+      std::vector<int64_t> begins{0};
+      std::sort(cuts_[l].begin(), cuts_[l].end());
+      for (int64_t at : cuts_[l]) {
+        if (at > begins.back() && at < stage_.extents[l]) begins.push_back(at);
+      }
+      if (boxes.size() * begins.size() > kMaxPieces || points < kMinPiece) begins.resize(1);
+      std::vector<std::vector<Interval>> more;
+      for (const std::vector<Interval>& box : boxes) {
+        for (size_t b = 0; b < begins.size(); ++b) {
+          const int64_t end = b + 1 < begins.size() ? begins[b + 1] : stage_.extents[l];
+          more.push_back(box);
+          more.back().push_back({begins[b], std::max(end - 1, begins[b])});
+        }
+      }
+      boxes = std::move(more);
+    }
+    return boxes;
+  }
+
+ private:
+  // The first position of the only letter at which form + offset >= 0 changes.
+  void cut(const Linear& form, int64_t offset) {
+    int letter = -1;
+    for (int l = 0; l < kMaxLetters; ++l) {
+      if (form.coef[l] == 0) continue;
+      if (letter >= 0) return;
+      letter = l;
+    }
+    if (letter < 0) return;
+    const int64_t c = form.coef[letter], base = form.base + offset;
+    const int64_t step = c > 0 ? c : -c;
+    // c > 0: the first l with c*l + base >= 0; c < 0: the first with c*l + base < 0.
+    const int64_t need = c > 0 ? -base : base + 1;
+    const int64_t at = need <= 0 ? 0 : (need + step - 1) / step;
+    cuts_[letter].push_back(at);
+  }
+
+  const BoundStage& stage_;
+  std::vector<int64_t> cuts_[kMaxLetters];
+};
+
+// Tiles of about a kilofloat, long along memory; where a load runs across, a plane of both.
+void choose_chunks(Compiler* compiler) {
+  std::vector<TileAxis>& axes = compiler->axes();
+  if (axes.empty()) return;
+  const int64_t budget = compiler->values() > 24 ? 512 : 1024;
+  const size_t last = axes.size() - 1;
+  for (TileAxis& axis : axes) axis.chunk = 1;
+  int across = -1;
+  const auto look = [&](const Linear& address) {
+    if (address.coef[last] == 0 || address.coef[last] == 1) return;
+    for (size_t a = 0; a < last; ++a) {
+      if (address.coef[a] == 1 && axes[a].extent >= 4) across = static_cast<int>(a);
+    }
+  };
+  for (const TileLoad& load : compiler->loads()) look(load.address);
+  for (const TileStore& store : compiler->stores()) look(store.address);
+  int64_t rest = budget;
+  const auto take = [&](size_t a, int64_t most) {
+    axes[a].chunk = even_chunk(axes[a].extent, most);
+    rest /= axes[a].chunk;
+  };
+  if (across >= 0) {
+    take(last, 32);
+    take(static_cast<size_t>(across), rest);
+  }
+  for (size_t a = axes.size(); a-- > 0 && rest > 1;) {
+    if (axes[a].chunk == 1) take(a, rest);
+  }
+}
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t index) {
+  const BoundStage& stage = bound.stages[index];
+  auto plan = std::make_unique<cpu::TilesPlan>();
+  cpu::Slice slice{};
+  slice.bound = &bound;
+  slice.stage = index;
+  slice.stores = cpu::stores_of(stage);
+  if (slice.stores.empty()) return plan;
+  const auto size = [&](int line) {
+    return bound.tensors[static_cast<size_t>(stage.stage->body[static_cast<size_t>(line)].tensor)].elements;
+  };
+  const int largest = *std::max_element(slice.stores.begin(), slice.stores.end(),
+                                        [&](int a, int b) { return size(a) < size(b); });
+  slice.order = cpu::order_by(stage, stage.maps[static_cast<size_t>(largest)].address);
+  for (const std::vector<Interval>& box : cpu::Cutter(stage).pieces()) {
+    std::copy(box.begin(), box.end(), slice.box);
+    cpu::Compiler compiler(slice);
+    cpu::choose_chunks(&compiler);
+    plan->add(compiler.whole(false));
+  }
+  return plan;
+}
+
+}  // namespace onnx_fusion

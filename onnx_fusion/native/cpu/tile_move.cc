@@ -1,0 +1,360 @@
+// Loads, stores and everything else of a tile that follows an index map, run by run.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/tile_program.h"
+
+namespace onnx_fusion::cpu {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }  // b > 0
+
+// Narrows [lo, hi) to the i for which 0 <= at + i * step < extent.
+void clip(int64_t at, int64_t step, int64_t extent, int64_t* lo, int64_t* hi) {
+  if (step == 0) {
+    if (at < 0 || at >= extent) *hi = *lo;
+    return;
+  }
+  int64_t first, last;  // [first, last)
+  if (step > 0) {
+    first = ceil_div(-at, step);
+    last = ceil_div(extent - at, step);
+  } else {
+    first = ceil_div(at - extent + 1, -step);
+    last = ceil_div(at + 1, -step);
+  }
+  *lo = std::max(*lo, first);
+  *hi = std::max(*lo, std::min(*hi, last));
+}
+
+bool step_odometer(int count, const int64_t* size, int64_t* inside) {
+  for (int k = count; k-- > 0;) {
+    if (++inside[k] < size[k]) return true;
+    inside[k] = 0;
+  }
+  return false;
+}
+
+int64_t dot(const Linear& form, const int* axis, const int64_t* inside, int count) {
+  int64_t sum = 0;
+  for (int k = 0; k < count; ++k) sum += form.coef[axis[k]] * inside[k];
+  return sum;
+}
+
+uint16_t moving_axes(const TileLoad& load) {
+  uint16_t axes = 0;
+  for (const TileIndirect& indirect : load.indirects) axes |= indirect.axes;
+  for (const TileExpr& expr : load.exprs) axes |= expr.axes;
+  return axes;
+}
+
+bool has_axis(uint16_t axes, int axis) { return axes >> axis & 1; }
+
+}  // namespace
+
+TileRun::Walk TileRun::collapse(const Runs& runs, const Linear& form, const TileLoad* load) const {
+  Walk walk;
+  if (runs.count == 0) return walk;
+  int k = runs.count - 1;
+  walk.inner = runs.axis[k];
+  walk.length = runs.size[k];
+  walk.stride = form.coef[walk.inner];
+  const uint16_t moving = load != nullptr ? moving_axes(*load) : uint16_t{0};
+  while (k > 0) {
+    const int next = runs.axis[k - 1];
+    bool joined = form.coef[next] == walk.stride * walk.length && !has_axis(moving, next) &&
+                  !has_axis(moving, walk.inner);
+    if (load != nullptr) {
+      for (const TileGuard& guard : load->guards) {
+        joined = joined && guard.form.coef[next] == guard.form.coef[walk.inner] * walk.length;
+      }
+    }
+    if (!joined) break;
+    walk.length *= runs.size[k - 1];
+    --k;
+  }
+  walk.outer = k;
+  return walk;
+}
+
+void TileRun::letters_at(const Runs& runs, const int64_t* inside, int64_t* letters) const {
+  for (size_t a = 0; a < program_.axes.size(); ++a) {
+    const int l = program_.axes[a].letter[0];
+    if (program_.axes[a].letters == 1) letters[l] = program_.letter_lo[l] + position_[a];
+  }
+  for (int k = 0; k < runs.count; ++k) {
+    const TileAxis& axis = program_.axes[static_cast<size_t>(runs.axis[k])];
+    if (axis.letters == 1) letters[axis.letter[0]] += inside[k];
+  }
+}
+
+// Adds the indirect and computed indices of one point (or of a run along which they stay) to the
+// address; true if one of them is outside.
+bool TileRun::load_outside(const TileLoad& load, const int64_t* inside, const Runs& runs,
+                           int64_t* address) {
+  bool outside = false;
+  for (const TileIndirect& indirect : load.indirects) {
+    int64_t element = 0;
+    if (indirect.width != Width::scalar) {
+      for (int k = 0; k < runs.count; ++k) element += inside[k] * runs.step[k];
+    }
+    const char* values = pointers_[indirect.slot];
+    const int64_t value = indirect.wide ? reinterpret_cast<const int64_t*>(values)[element]
+                                        : reinterpret_cast<const int32_t*>(values)[element];
+    if (value < 0 || value >= indirect.extent) {
+      outside = true;
+    } else {
+      *address += value * indirect.stride;
+    }
+  }
+  if (!load.exprs.empty()) {
+    int64_t letters[kMaxLetters];
+    std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
+    letters_at(runs, inside, letters);
+    for (const TileExpr& expr : load.exprs) {
+      const int64_t value =
+          evaluate(*program_.bound->program, program_.bound->dims.data(), letters, expr.expr);
+      if (value < 0 || value >= expr.extent) {
+        outside = true;
+      } else {
+        *address += value * expr.stride;
+      }
+    }
+  }
+  if (outside && !load.has_else) fail(load.line);
+  return outside;
+}
+
+void TileRun::run_load(const Step& step) {
+  const TileLoad& load = program_.loads[static_cast<size_t>(step.ref)];
+  const Runs& runs = this->runs(step.width);
+  const bool leaf = load.tensor < 0;
+  const Linear& form = leaf ? leaf_.address : load.address;
+  const char* const source = leaf ? leaf_.data : context_.tensors[load.tensor];
+  // A load whose value is stored as it is may go there at once (`place` has set the pointer).
+  if (step.op != Op::op_store) {
+    pointers_[step.out] = scratch_ + program_.slots[static_cast<size_t>(step.out)].offset;
+  }
+  char* const out = pointers_[step.out];
+  const Walk walk = collapse(runs, form, &load);
+  const bool computed = !load.indirects.empty() || !load.exprs.empty();
+  if (walk.inner >= 0 && has_axis(moving_axes(load), walk.inner)) {
+    return load_scattered(step, load, source, out);
+  }
+  const int64_t start = at(form);
+  if (walk.outer > 0 && walk.stride != 0 && walk.stride != 1 && load.guards.empty() && !computed) {
+    for (int k = 0; k < walk.outer; ++k) {
+      if (form.coef[runs.axis[k]] == 1 && runs.size[k] >= 4) {
+        return load_transposed(load, runs, walk, k, source, out);
+      }
+    }
+  }
+  int64_t inside[kMaxLetters] = {};
+  char* to = out;
+  const size_t bytes = load.bytes;
+  int64_t guard_at[kMaxRank];
+  for (size_t g = 0; g < load.guards.size(); ++g) guard_at[g] = at(load.guards[g].form);
+  do {
+    int64_t address = start + dot(form, runs.axis, inside, walk.outer);
+    int64_t lo = 0, hi = walk.length;
+    for (size_t g = 0; g < load.guards.size(); ++g) {
+      const Linear& guard = load.guards[g].form;
+      clip(guard_at[g] + dot(guard, runs.axis, inside, walk.outer),
+           walk.inner >= 0 ? guard.coef[walk.inner] : 0, load.guards[g].extent, &lo, &hi);
+    }
+    if (computed && load_outside(load, inside, runs, &address)) hi = lo;
+    const int64_t n = hi - lo;
+    const char* const from =
+        n > 0 ? source + (address + lo * walk.stride) * static_cast<int64_t>(bytes) : nullptr;
+    if (walk.outer == 0 && n == walk.length && (walk.stride == 1 || n == 1)) {
+      pointers_[step.out] = const_cast<char*>(from);
+      return;
+    }
+    if (lo > 0) kernels_.fill[load.size](to, &load.otherwise, lo);
+    if (n > 0) {
+      char* const begin = to + static_cast<size_t>(lo) * bytes;
+      if (walk.stride == 1) {
+        std::memcpy(begin, from, static_cast<size_t>(n) * bytes);
+      } else if (walk.stride == 0) {
+        kernels_.fill[load.size](begin, from, n);
+      } else {
+        kernels_.pick[load.size](begin, from, walk.stride, n);
+      }
+    }
+    if (hi < walk.length) {
+      kernels_.fill[load.size](to + static_cast<size_t>(hi) * bytes, &load.otherwise,
+                               walk.length - hi);
+    }
+    to += static_cast<size_t>(walk.length) * bytes;
+  } while (step_odometer(walk.outer, runs.size, inside));
+}
+
+// Axis `plane` is contiguous in memory, the run's is not: both are copied as a plane.
+void TileRun::load_transposed(const TileLoad& load, const Runs& runs, const Walk& walk, int plane,
+                              const char* source, char* out) const {
+  const Linear& form = load.tensor < 0 ? leaf_.address : load.address;
+  const int64_t start = at(form);
+  int64_t inside[kMaxLetters] = {}, size[kMaxLetters];
+  std::copy(runs.size, runs.size + walk.outer, size);
+  size[plane] = 1;
+  do {
+    int64_t to = 0;
+    for (int k = 0; k < walk.outer; ++k) to += inside[k] * runs.step[k];
+    const int64_t from = start + dot(form, runs.axis, inside, walk.outer);
+    const int64_t bytes = static_cast<int64_t>(load.bytes);
+    kernels_.transpose[load.size](out + to * bytes, runs.step[plane], source + from * bytes,
+                                  walk.stride, walk.length, runs.size[plane]);
+  } while (step_odometer(walk.outer, size, inside));
+}
+
+void TileRun::load_scattered(const Step& step, const TileLoad& load, const char* source, char* out) {
+  const Runs& runs = this->runs(step.width);
+  const int64_t start = at(load.address);
+  int64_t inside[kMaxLetters] = {};
+  int64_t element = 0;
+  do {
+    int64_t address = start + dot(load.address, runs.axis, inside, runs.count);
+    bool outside = false;
+    for (const TileGuard& guard : load.guards) {
+      const int64_t index = at(guard.form) + dot(guard.form, runs.axis, inside, runs.count);
+      outside = outside || index < 0 || index >= guard.extent;
+    }
+    outside = load_outside(load, inside, runs, &address) || outside;
+    offsets_[element++] = outside ? -1 : address;
+  } while (step_odometer(runs.count, runs.size, inside));
+  kernels_.gather[load.size](out, source, offsets_, &load.otherwise, element);
+}
+
+void TileRun::run_index(const Step& step) {
+  const TileCond& cond = program_.conds[static_cast<size_t>(step.ref)][0];
+  const Runs& runs = this->runs(step.width);
+  int64_t* out = reinterpret_cast<int64_t*>(pointers_[step.out]);
+  int64_t inside[kMaxLetters] = {};
+  if (cond.linear) {
+    const Walk walk = collapse(runs, cond.form, nullptr);
+    const int64_t start = at(cond.form);
+    do {
+      kernels_.iota(out, start + dot(cond.form, runs.axis, inside, walk.outer), walk.stride,
+                    walk.length);
+      out += walk.length;
+    } while (step_odometer(walk.outer, runs.size, inside));
+    return;
+  }
+  int64_t letters[kMaxLetters];
+  do {
+    std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
+    letters_at(runs, inside, letters);
+    *out++ = evaluate(*program_.bound->program, program_.bound->dims.data(), letters, cond.a);
+  } while (step_odometer(runs.count, runs.size, inside));
+}
+
+// Clears the mask of one run where a condition does not hold.
+void TileRun::mask_run(const TileCond& cond, const Runs& runs, const int64_t* inside, int64_t length,
+                       uint8_t* mask) const {
+  if (cond.linear) {
+    const int64_t first = at(cond.form) + dot(cond.form, runs.axis, inside, runs.count);
+    const int64_t step = runs.count > 0 ? cond.form.coef[runs.axis[runs.count - 1]] : 0;
+    constexpr int64_t kFar = int64_t{1} << 61;
+    int64_t lo = 0, hi = length;
+    if (cond.op == CondOp::eq) {
+      clip(first, step, 1, &lo, &hi);
+    } else {
+      clip((cond.op == CondOp::lt ? -first - 1 : -first), -step, kFar, &lo, &hi);
+    }
+    std::memset(mask, 0, static_cast<size_t>(lo));
+    std::memset(mask + hi, 0, static_cast<size_t>(length - hi));
+    return;
+  }
+  int64_t point[kMaxLetters], letters[kMaxLetters];
+  std::copy(inside, inside + runs.count, point);
+  const Program& program = *program_.bound->program;
+  const int64_t* dims = program_.bound->dims.data();
+  for (int64_t i = 0; i < length; ++i) {
+    if (runs.count > 0) point[runs.count - 1] = i;
+    std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
+    letters_at(runs, point, letters);
+    const int64_t a = evaluate(program, dims, letters, cond.a);
+    const int64_t b = evaluate(program, dims, letters, cond.b);
+    const bool holds = cond.op == CondOp::eq ? a == b : cond.op == CondOp::lt ? a < b : a <= b;
+    mask[i] = mask[i] && holds;
+  }
+}
+
+void TileRun::run_mask(const Step& step) {
+  const Runs& runs = this->runs(step.width);
+  const int64_t length = runs.count > 0 ? runs.size[runs.count - 1] : 1;
+  uint8_t* mask = reinterpret_cast<uint8_t*>(pointers_[step.out]);
+  std::memset(mask, 1, static_cast<size_t>(runs.total));
+  int64_t inside[kMaxLetters] = {};
+  do {
+    for (const TileCond& cond : program_.conds[static_cast<size_t>(step.ref)]) {
+      mask_run(cond, runs, inside, length, mask);
+    }
+    mask += length;
+  } while (step_odometer(std::max(runs.count - 1, 0), runs.size, inside));
+}
+
+// Where a store's first element goes, over the axes that its map has.
+char* TileRun::store_target(const TileStore& store, Walk* walk, Runs* found) const {
+  const Runs& all = runs(store.width);
+  found->count = 0;
+  found->total = 1;
+  for (int k = 0; k < all.count; ++k) {
+    if (!has_axis(store.axes, all.axis[k])) continue;
+    found->axis[found->count] = all.axis[k];
+    found->size[found->count] = all.size[k];
+    found->step[found->count] = all.step[k];
+    found->total *= all.size[k];
+    ++found->count;
+  }
+  const bool sink = store.tensor < 0;
+  const Linear& form = sink ? sink_.address : store.address;
+  *walk = collapse(*found, form, nullptr);
+  if (found->total != all.total) {
+    walk->outer = std::max(found->count - 1, 0);  // the value's elements are not all taken
+    walk->length = found->count > 0 ? found->size[found->count - 1] : 1;
+  }
+  char* const base = sink ? sink_.data : context_.tensors[store.tensor];
+  return base + at(form) * static_cast<int64_t>(store.bytes);
+}
+
+void TileRun::run_store(const TileStore& store) {
+  Walk walk;
+  Runs runs;
+  char* const target = store_target(store, &walk, &runs);
+  const char* const value = pointers_[store.slot];
+  if (value == target) return;
+  const Linear& form = store.tensor < 0 ? sink_.address : store.address;
+  const int64_t bytes = static_cast<int64_t>(store.bytes);
+  const int64_t step = runs.count > 0 ? runs.step[runs.count - 1] : 1;
+  int64_t inside[kMaxLetters] = {}, size[kMaxLetters];
+  std::copy(runs.size, runs.size + walk.outer, size);
+  int plane = -1;
+  if (walk.stride != 1 && step == 1) {
+    for (int k = 0; k < walk.outer; ++k) {
+      if (form.coef[runs.axis[k]] == 1 && runs.size[k] >= 4) plane = k;
+    }
+  }
+  if (plane >= 0) size[plane] = 1;
+  do {
+    int64_t from = 0;
+    for (int k = 0; k < walk.outer; ++k) from += inside[k] * runs.step[k];
+    char* const to = target + dot(form, runs.axis, inside, walk.outer) * bytes;
+    const char* const in = value + from * bytes;
+    if (plane >= 0) {
+      kernels_.transpose[store.size](to, walk.stride, in, runs.step[plane], runs.size[plane],
+                                     walk.length);
+    } else if (walk.length == 1 || (walk.stride == 1 && step == 1)) {
+      std::memcpy(to, in, static_cast<size_t>(walk.length * bytes));
+    } else if (step == 1) {
+      kernels_.spread[store.size](to, walk.stride, in, walk.length);
+    } else {
+      for (int64_t i = 0; i < walk.length; ++i) {
+        std::memcpy(to + i * walk.stride * bytes, in + i * step * bytes,
+                    static_cast<size_t>(bytes));
+      }
+    }
+  } while (step_odometer(walk.outer, size, inside));
+}
+
+}  // namespace onnx_fusion::cpu
