@@ -12,6 +12,7 @@ from onnx_fusion.graph import scope
 OWN_DOMAIN = "onnx_fusion"
 OLDEST_OPSET = 7
 ONNX_DOMAINS = ("", "ai.onnx")
+_FAR = 99
 
 
 def check(proto: onnx.ModelProto, where: str) -> None:
@@ -21,6 +22,7 @@ def check(proto: onnx.ModelProto, where: str) -> None:
     """
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelError(f"{where}: not an ONNX model: it has no graph")
+    _check_text(proto.graph, where)
     _check_versions(proto, where)
     for node in proto.graph.node:
         if node.domain == OWN_DOMAIN:
@@ -29,6 +31,20 @@ def check(proto: onnx.ModelProto, where: str) -> None:
     for i, node in enumerate(proto.graph.node):
         _check_arity(node, i, opset(proto), where)
     _check_names(proto.graph, set(), where)
+
+
+def _check_text(graph: onnx.GraphProto, where: str) -> None:
+    """Raise ModelError if a name is not UTF-8, which protobuf leaves to the reader."""
+    texts = [tensor.name for tensor in graph.initializer]
+    texts += [info.name for info in (*graph.input, *graph.output, *graph.value_info)]
+    for node in graph.node:
+        texts += (node.name, node.op_type, node.domain, *node.input, *node.output)
+        texts += (attribute.name for attribute in node.attribute)
+        for body in scope.subgraphs(node):
+            _check_text(body, where)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError(f"{where}: not an ONNX model: the name {text!r} is not UTF-8")
 
 
 def _check_arity(node: onnx.NodeProto, index: int, version: int | None, where: str) -> None:
@@ -75,10 +91,10 @@ def _check_versions(proto: onnx.ModelProto, where: str) -> None:
     if accepts(ir, version):
         return
     runtime = f"ONNX Runtime {_runtime_version()}"
-    newest = next((n for n in range(version, 0, -1) if accepts(min(ir, 8), n)), 0)
+    newest = next((n for n in range(min(version, _FAR), 0, -1) if accepts(min(ir, 8), n)), 0)
     if newest < version:
         raise ModelError(f"{where}: opset {version} is unknown: {runtime} accepts up to {newest}")
-    newest = next((n for n in range(ir, 0, -1) if accepts(n, version)), 0)
+    newest = next((n for n in range(min(ir, _FAR), 0, -1) if accepts(n, version)), 0)
     raise ModelError(f"{where}: IR version {ir} is unknown: {runtime} accepts up to {newest}")
 
 

@@ -55,12 +55,16 @@ def load(source: str | os.PathLike[str] | onnx.ModelProto, base_dir: str | None 
             _drop_location(tensor)
         elif tensor.name in weights:
             _check_payload(tensor, weights[tensor.name], where)
+        else:
+            _check_small(tensor, where)
     for tensor in _inner_tensors(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             external = True
             data = bytes(_external(tensor, base_dir, where, mappings).raw())
             _drop_location(tensor)
             tensor.raw_data = data
+        else:
+            _check_small(tensor, where)
     check.check(proto, where)
     return Model(proto, weights, path, where, external)
 
@@ -124,6 +128,20 @@ def _check_payload(tensor: onnx.TensorProto, weight: Weight, where: str) -> None
     if weight.nbytes != need:
         raise ModelError(f"{name} has {weight.nbytes} bytes of data, "
                          f"but its shape {list(tensor.dims)} needs {need}")
+
+
+def _check_small(tensor: onnx.TensorProto, where: str) -> None:
+    """Raise ModelError if a tensor's own data does not fit its type and shape."""
+    if not is_fixed_size(tensor.data_type):
+        return
+    try:
+        fits = all(dim >= 0 for dim in tensor.dims) and (
+            len(Weight.of_tensor(tensor).raw()) == raw_size(tensor.data_type, tuple(tensor.dims)))
+    except (ValueError, TypeError, OverflowError):
+        fits = False
+    if not fits:
+        raise ModelError(f"{where}: tensor {tensor.name!r} has data that does not fit its shape "
+                         f"{list(tensor.dims)}")
 
 
 def _external(

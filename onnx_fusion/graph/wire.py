@@ -154,5 +154,7 @@ def copy_field(message: Message, field: FieldDescriptor, value: Any) -> None:
         getattr(message, field.name).CopyFrom(value)
     elif hasattr(value, "MergeFrom"):
         getattr(message, field.name).MergeFrom(value)
+    elif isinstance(value, bytes):  # a text that is not UTF-8 comes as bytes, too
+        message.MergeFromString(head(field.number, len(value)) + value)
     else:
         setattr(message, field.name, value)

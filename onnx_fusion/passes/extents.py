@@ -58,9 +58,16 @@ class Extents:
             self._same[dim] = extent
 
 
-def rule(node: Node) -> Callable[[Node, Sequence[Shape | None]], list[Extent] | None] | None:
-    """Return the function that gives the extents of a node's first output, None if none does."""
-    return _RULES.get(node.op_type) if node.domain == "" else None
+def output_extents(node: Node) -> list[Extent] | None:
+    """Return the extents of a node's first output by the rule for its operator, None if unknown."""
+    rule = _RULES.get(node.op_type) if node.domain == "" else None
+    if rule is None:
+        return None
+    shapes = [None if value is None else value.shape for value in node.inputs]
+    try:
+        return rule(node, shapes)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None  # attributes that make no sense are for shape inference to complain about
 
 
 def _first(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:

@@ -54,13 +54,17 @@ def _fold(source: Node, norm: Node) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     scale, shift, mean, variance = statistics
     factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-    channels = factor.shape[0]
+    channels = factor.size
+    if any(array.shape != (channels,) for array in statistics):
+        return None
     if source.op_type == "Gemm":
         folded = _fold_gemm(source, weight, bias, factor)
         if folded is None:
             return None
         weight, bias = folded
         return _round(weight, (bias - mean * factor) + shift)
+    if bias.shape not in ((), (channels,)) or weight.ndim < 3:
+        return None
     if source.op_type == "Conv":
         if weight.shape[0] != channels:
             return None
@@ -79,11 +83,13 @@ def _fold_gemm(source: Node, weight: np.ndarray, bias: np.ndarray,
                factor: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return Gemm's weight and bias times the factor of each output column, None if C has rows."""
     transposed = source.attrs.get("transB", 0)
+    if weight.ndim != 2:
+        return None
     columns = weight.shape[0] if transposed else weight.shape[1]
     beta = float(np.float32(source.attrs.get("beta", 1.0)))
     if columns != factor.shape[0] or beta == 0.0:
         return None
-    if bias.ndim > 2 or bias.ndim == 2 and bias.shape[0] != 1:
+    if bias.size not in (1, columns) or bias.shape[:-1] not in ((), (1,)):
         return None
     weight = weight * (factor[:, None] if transposed else factor[None, :])
     row = np.broadcast_to(bias.reshape(-1), factor.shape) * factor * beta

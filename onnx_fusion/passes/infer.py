@@ -9,7 +9,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Dim, Graph, Value
 from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
-from onnx_fusion.passes.extents import MADE_UP, Extents, rule
+from onnx_fusion.passes.extents import MADE_UP, Extents, output_extents
 
 _ONNX_SYMBOL = "unk__"
 _MAX_ROUNDS = 32
@@ -74,26 +74,28 @@ def _assign(graph: Graph, found: dict[str, Info]) -> None:
 
 
 def _unify(graph: Graph) -> None:
+    """Give extents that the rules show to be equal one name, until nothing new is learnt."""
     extents = Extents()
+    open_nodes = [node for node in graph.nodes if node.outputs and _is_open(node.outputs[0])]
     before = -1
     while before != extents.count():
         before = extents.count()
-        for node in graph.nodes:
-            compute = rule(node)
-            output = node.outputs[0] if node.outputs else None
-            if compute is None or output is None or output.shape is None:
-                continue
-            if all(isinstance(dim, int) for dim in output.shape):
-                continue
-            shapes = [None if value is None or value.shape is None else extents.shape(value.shape)
-                      for value in node.inputs]
-            out = compute(node, shapes) or ()
-            if len(out) == len(output.shape):
-                for dim, extent in zip(output.shape, out, strict=True):
+        for node in open_nodes:
+            for value in filter(None, node.inputs):
+                value.shape = value.shape and extents.shape(value.shape)
+            found = output_extents(node) or ()
+            output = node.outputs[0]
+            if len(found) == len(output.shape):
+                for dim, extent in zip(output.shape, found, strict=True):
                     extents.learn(dim, extent)
-    for value in graph.values.values():
-        if value.shape is not None:
-            value.shape = extents.shape(value.shape)
+        for value in graph.values.values():
+            if value.shape is not None:
+                value.shape = extents.shape(value.shape)
+
+
+def _is_open(value: Value | None) -> bool:
+    return value is not None and value.shape is not None and any(
+        isinstance(dim, str) for dim in value.shape)
 
 
 def _name(dim: Dim | None, told: Dim | None, value: Value, axis: int, symbols: set[str],
@@ -139,10 +141,8 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
                 continue
             dtype, shape = declared.get(value.name, (None, None))
             dtype = value.dtype or dtype
-            compute = rule(node)
-            if compute is not None and value is node.outputs[0]:
-                shapes = [None if source is None else source.shape for source in node.inputs]
-                shape = compute(node, shapes) or shape
+            if value is node.outputs[0]:
+                shape = output_extents(node) or shape
             if dtype is not None and (shape is not None or value.dtype is None):
                 hints.append(_value_info(value.name, dtype, shape, keep_symbols=False))
     return hints
