@@ -28,12 +28,18 @@ struct ColumnSegment {
 
 inline constexpr int kMaxGuards = 8;
 
-// Elements whose coordinate outer + inner is outside [0, extent) have the value `fill`.
+// Elements whose coordinate outer + inner is outside [0, extent) have the value `fill`. The few
+// values that `inner` takes are listed, so that masks are made once per block of columns.
 struct PackGuard {
-  const int32_t* outer;  // per column
-  const int32_t* inner;  // per k
+  const int32_t* outer;    // per column
+  const int32_t* inner;    // per k
+  const uint8_t* choice;   // per k: which of `values` inner is; null if there are too many
+  const int32_t* values;
+  int value_count;
   uint32_t extent;
 };
+
+inline constexpr int kMaxGuardValues = 32;
 
 // Columns of an operand, to be written as out[k][column of the panel].
 struct ColumnPack {
@@ -63,10 +69,9 @@ struct GemmKernels {
                  const float* b, int64_t b_panel, float* c, bool add);
   // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.
   void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
-  // `count` vectors from column `column` (of a panel's first vector) on, in panels of `vectors`
-  // vectors, all k < depth; absent columns are 0 or `fill`.
+  // `count` vectors from column `column` (of a panel's first vector) on, in panels of `vectors`, for `depth` k from k0 on; absent columns are 0 or `fill`.
   void (*pack_columns)(const ColumnPack& pack, int64_t column, int64_t count, int vectors,
-                       int64_t depth, float* out);
+                       int64_t k0, int64_t depth, float* out);
   // out[c * out_step + r] = in[r * in_step + c], r < rows, c < columns.
   void (*transpose)(const float* in, int64_t in_step, int64_t rows, int64_t columns, float* out,
                     int64_t out_step);

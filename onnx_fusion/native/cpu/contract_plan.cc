@@ -198,7 +198,10 @@ void ContractPlan::choose_column_source(const BoundProgram& bound, const DotOper
   along_k_ = plain && !whole && runs.step == 1 && depth_ >= kernels_.lanes;
   for (TableGuard& guard : tables.guards) {
     guard.outer.resize(static_cast<size_t>(padded), 0);
-    column_guards_.push_back({guard.outer.data(), guard.inner.data(), guard.extent});
+    column_guards_.push_back({guard.outer.data(), guard.inner.data(),
+                              guard.values.empty() ? nullptr : guard.choice.data(),
+                              guard.values.data(), static_cast<int>(guard.values.size()),
+                              guard.extent});
   }
   if (constant != nullptr) return cache_columns(*constant);
   bool whole_panels = plain && whole && columns_ % width_ == 0;
@@ -272,14 +275,18 @@ void ContractPlan::choose_blocks() {
   }
   strip_panels_ = std::min(strip_panels_, panels_);
   panel_block_ = std::max<int64_t>(1, kSumFloats / (std::min(row_chunk_, all_rows) * width_));
+  int64_t deepest = 1;
+  for (const Block& block : blocks_) {
+    deepest = std::max(deepest, pieces_[block.last - 1].k1 - pieces_[block.first].k0);
+  }
   if (packs_columns) {
-    panel_block_ = std::min(panel_block_, std::max<int64_t>(1, kPackedFloats / 2 / (depth * width_)));
+    panel_block_ = std::min(panel_block_, std::max<int64_t>(1, kPackedFloats / 3 / (deepest * width_)));
   }
   panel_block_ = round_up(panel_block_, strip_panels_);
   if (panel_block_ > panels_) panel_block_ = round_up(panels_, strip_panels_);
 
   if (packs_rows) row_floats_ = row_block_ * depth;
-  if (packs_columns) column_floats_ = panel_block_ * width_ * depth;
+  if (packs_columns) column_floats_ = panel_block_ * width_ * deepest;
   sum_floats_ = one_block ? round_up(strip_rows_, tile_rows_) * strip_panels_ * width_
                           : row_chunk_ * panel_block_ * width_;
   if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;

@@ -63,8 +63,8 @@ class ContractPlan final : public StagePlan {
 
   void pack_rows(const RunContext& context, const Item& item, int64_t row0, int64_t row1,
                  const Buffers& buffers) const;
-  void pack_columns(const RunContext& context, const Item& item, int64_t panel0, int64_t panel1,
-                    const Buffers& buffers) const;
+  void pack_columns(const RunContext& context, const Item& item, const Block& block,
+                    int64_t panel0, int64_t panel1, const Buffers& buffers) const;
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
                  int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row,

@@ -119,7 +119,6 @@ void ContractPlan::run_item(const RunContext& context, const Item& item,
     if (row_floats_ > 0) pack_rows(context, item, row0, row1, buffers);
     for (int64_t panel0 = item.panel0; panel0 < item.panel1; panel0 += panel_block_) {
       const int64_t panel1 = std::min(item.panel1, panel0 + panel_block_);
-      if (column_floats_ > 0) pack_columns(context, item, panel0, panel1, buffers);
       for (int64_t chunk0 = row0; chunk0 < row1; chunk0 += row_chunk_) {
         run_block(context, item, buffers, chunk0, std::min(row1, chunk0 + row_chunk_), panel0,
                   panel1, row0, panel0);
@@ -154,9 +153,10 @@ void ContractPlan::pack_rows(const RunContext& context, const Item& item, int64_
   }
 }
 
-// Packed as [panel][k][column of the panel].
-void ContractPlan::pack_columns(const RunContext& context, const Item& item, int64_t panel0,
-                                int64_t panel1, const Buffers& buffers) const {
+// One block of k, packed as [panel][k][column of the panel].
+void ContractPlan::pack_columns(const RunContext& context, const Item& item, const Block& block,
+                                int64_t panel0, int64_t panel1, const Buffers& buffers) const {
+  const int64_t k0 = pieces_[block.first].k0, depth = pieces_[block.last - 1].k1 - k0;
   const OperandTables& tables = columns_side_.tables;
   const ColumnPack pack{item.columns,
                         tables.outer.data(),
@@ -168,17 +168,17 @@ void ContractPlan::pack_columns(const RunContext& context, const Item& item, int
                         tables.fill,
                         along_k_};
   if (columns_side_.source == Source::tables) {
-    kernels_.pack_columns(pack, panel0 * width_, (panel1 - panel0) * vectors_, vectors_, depth_,
-                          buffers.columns);
+    kernels_.pack_columns(pack, panel0 * width_, (panel1 - panel0) * vectors_, vectors_, k0,
+                          depth, buffers.columns);
     return;
   }
   for (int64_t panel = panel0; panel < panel1; ++panel) {
-    float* out = buffers.columns + (panel - panel0) * width_ * depth_;
+    float* out = buffers.columns + (panel - panel0) * width_ * depth;
     const int64_t column1 = std::min(columns_, (panel + 1) * width_);
     if (column1 < (panel + 1) * width_) {
-      std::memset(out, 0, static_cast<size_t>(width_ * depth_) * sizeof(float));
+      std::memset(out, 0, static_cast<size_t>(width_ * depth) * sizeof(float));
     }
-    columns_side_.prologue->run(context, item.fixed, 0, depth_, panel * width_, column1, out,
+    columns_side_.prologue->run(context, item.fixed, k0, k0 + depth, panel * width_, column1, out,
                                 width_, 1, buffers.prologue);
   }
 }
@@ -190,6 +190,7 @@ void ContractPlan::run_block(const RunContext& context, const Item& item, const 
   const int64_t ldc = (one_block ? strip_panels_ : panel_block_) * width_;
   for (const Block& block : blocks_) {
     const bool add = &block != &blocks_.front(), last = &block == &blocks_.back();
+    if (column_floats_ > 0) pack_columns(context, item, block, panel0, panel1, buffers);
     for (int64_t panel = panel0; panel < panel1; panel += strip_panels_) {
       const int64_t panel_end = std::min(panel1, panel + strip_panels_);
       for (int64_t row = row0; row < row1; row += strip_rows_) {
@@ -221,6 +222,9 @@ void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers&
   const Source rows = rows_side_.source, columns = columns_side_.source;
   const OperandTables& row_tables = rows_side_.tables;
   const OperandTables& column_tables = columns_side_.tables;
+  const int64_t block_k0 = pieces_[block.first].k0;
+  const int64_t packed_depth =
+      columns == Source::cached ? depth_ : pieces_[block.last - 1].k1 - block_k0;
   const int64_t stream = rows_ == 1 && columns != Source::direct ? kernels_.stream_width : 1;
 
   for (int64_t panel = panel0; panel < panel1; panel += stream) {
@@ -272,13 +276,13 @@ void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers&
           b_step = column_step_;
         } else {
           b = columns == Source::cached
-                  ? item.columns + panel * width_ * depth_
-                  : buffers.columns + (panel - packed_panel) * width_ * depth_;
-          b += piece.k0 * width_;
+                  ? item.columns + panel * width_ * depth_ + piece.k0 * width_
+                  : buffers.columns + (panel - packed_panel) * width_ * packed_depth +
+                        (piece.k0 - block_k0) * width_;
         }
         if (stream > 1) {
-          kernels_.stream(static_cast<int>(panels), vectors_, k, a[0], a_step, b, width_ * depth_,
-                          to, more);
+          kernels_.stream(static_cast<int>(panels), vectors_, k, a[0], a_step, b,
+                          width_ * packed_depth, to, more);
         } else {
           kernels_.tile(count, vectors, k, a, a_step, b, b_step, to, ldc, more);
         }

@@ -32,6 +32,23 @@ void fill_table(const BoundStage& stage, const Axis& axis, const Linear& form, i
   }
 }
 
+void list_values(TableGuard* guard) {
+  for (int32_t value : guard->inner) {
+    const auto found = std::find(guard->values.begin(), guard->values.end(), value);
+    if (found == guard->values.end()) {
+      if (guard->values.size() == kMaxGuardValues) {
+        guard->values.clear();
+        guard->choice.clear();
+        return;
+      }
+      guard->choice.push_back(static_cast<uint8_t>(guard->values.size()));
+      guard->values.push_back(value);
+    } else {
+      guard->choice.push_back(static_cast<uint8_t>(found - guard->values.begin()));
+    }
+  }
+}
+
 bool depends_on(const Linear& form, const Axis& axis) {
   return std::any_of(axis.letters, axis.letters + axis.count,
                      [&](uint8_t letter) { return form.coef[letter] != 0; });
@@ -69,6 +86,7 @@ bool build_tables(const BoundStage& stage, const BoundMap& map, float fill, cons
     guard.extent = static_cast<uint32_t>(dim.extent);
     fill_table(stage, outer, dim.form, dim.form.base, &guard.outer);
     fill_table(stage, inner, dim.form, 0, &guard.inner);
+    list_values(&guard);
     tables->guards.push_back(std::move(guard));
   }
   fill_table(stage, batch, map.address, map.address.base, &tables->batch);

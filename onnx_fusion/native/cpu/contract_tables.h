@@ -12,6 +12,8 @@ namespace onnx_fusion::cpu {
 struct TableGuard {
   uint32_t extent;
   std::vector<int32_t> outer, inner;
+  std::vector<int32_t> values;  // that inner takes; empty if they are many
+  std::vector<uint8_t> choice;  // inner[k] = values[choice[k]]
 };
 
 // Element (b, o, k) is at batch[b] + outer[o] + inner[k] of the tensor, unless a guard's coordinate

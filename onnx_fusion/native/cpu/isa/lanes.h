@@ -34,6 +34,7 @@ typedef int32_t LooseInts __attribute__((vector_size(kLanes * 4), aligned(4), ma
 using Mask = __mmask16;
 [[maybe_unused]] inline Mask mask_all() { return 0xffff; }
 [[maybe_unused]] inline Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
+[[maybe_unused]] inline uint32_t mask_bits(Mask m) { return m; }
 [[maybe_unused]] inline Mask mask_and(Mask a, Mask b) { return a & b; }
 [[maybe_unused]] inline bool mask_has(Mask m, int lane) { return (m >> lane) & 1; }
 [[maybe_unused]] inline Mask mask_inside(const int32_t* outer, int32_t inner, uint32_t extent) {
@@ -67,6 +68,9 @@ using Mask = __m256i;
   return _mm256_cmpeq_epi32(
       _mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(bits)), lane), lane);
 }
+[[maybe_unused]] inline uint32_t mask_bits(Mask m) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m)));
+}
 [[maybe_unused]] inline Mask mask_and(Mask a, Mask b) { return _mm256_and_si256(a, b); }
 [[maybe_unused]] inline bool mask_has(Mask m, int lane) {
   return (_mm256_movemask_ps(_mm256_castsi256_ps(m)) >> lane) & 1;
@@ -99,6 +103,10 @@ using Mask = Ints;
 [[maybe_unused]] inline Mask mask_of(uint32_t bits) {
   const Ints lane = {1, 2, 4, 8};
   return (static_cast<int32_t>(bits) & lane) != 0;
+}
+[[maybe_unused]] inline uint32_t mask_bits(Mask m) {
+  const Ints bits = m & Ints{1, 2, 4, 8};
+  return static_cast<uint32_t>(bits[0] | bits[1] | bits[2] | bits[3]);
 }
 [[maybe_unused]] inline Mask mask_and(Mask a, Mask b) { return a & b; }
 [[maybe_unused]] inline bool mask_has(Mask m, int lane) { return m[lane] != 0; }
