@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 
 from onnx_fusion.emit import Emitted, emit
+from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.plan import Plan, Region
@@ -81,7 +82,7 @@ def optimize(
     With `fallback` each fused node carries a function of the original operators, so that the model also runs
     without the native library. Raises ModelError; models above protobuf's 2 GB need `optimize_file`.
     """
-    planned = _plan(model, policy, strict, skip, progress or _silent)
+    planned = _plan(model, policy, strict, skip, progress or _silent, fallback)
     emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
     return to_proto(emitted.proto, emitted.weights)
 
@@ -105,7 +106,7 @@ def optimize_file(
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise OnnxFusionError(f"{target}: is the input itself; choose another output file")
     progress = progress or _silent
-    planned = _plan(source, policy, strict, skip, progress)
+    planned = _plan(source, policy, strict, skip, progress, fallback)
     progress("emit", 0.0)
     emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
     progress("save", 0.0)
@@ -124,6 +125,7 @@ def _plan(
     strict: bool,
     skip: Collection[str],
     progress: Progress,
+    fallback: bool = True,
 ) -> Planned:
     if policy not in POLICIES:
         raise OnnxFusionError(f"policy '{policy}' is not one of {', '.join(POLICIES)}")
@@ -135,9 +137,10 @@ def _plan(
 
     def accept(region: Region) -> str | None:
         try:
-            return refusal(lower(region, graph, strict=strict).program)
+            made = lower(region, graph, strict=strict)
         except Refused as reason:
             return str(reason)
+        return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
     made = plan_graph(graph, Target(accept, take_yellow=True), skip)
     if policy == "default":
@@ -156,10 +159,12 @@ def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) ->
     if not planned.plan.regions:
         reason = "nothing is expected to run faster" if policy == "default" else "nothing can be"
         notes.append(f"nothing was fused: {reason}; see 'explain --policy {policy}'")
+    if emitted.left_out:
+        notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct")
     return Summary(
         len(planned.model.proto.graph.node),
         len(emitted.proto.graph.node),
-        len(planned.plan.regions),
+        len(planned.plan.regions) - len(emitted.left_out),
         before,
         before - saved,
         seconds,
