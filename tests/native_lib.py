@@ -1,0 +1,195 @@
+"""The native core by its plain C interface, for tests: check texts, run programs on arrays.
+
+The instruction set is chosen when a process first uses the library, so the other ones run in
+`server`s: child processes with ONNX_FUSION_ISA set, that run programs sent to them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import multiprocessing
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_fusion.dtypes import DType
+from onnx_fusion.program import Program, parse_program
+from onnx_fusion.runtime.library import get_library_path
+
+ISAS = ("base", "avx2", "avx512", "neon")
+_ERROR = 400
+
+
+class _Array(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("dims", ctypes.POINTER(ctypes.c_int64)),
+        ("rank", ctypes.c_uint64),
+        ("dtype", ctypes.c_int32),
+        ("constant", ctypes.c_int32),
+    )
+
+
+class NativeError(Exception):
+    """What the library says is wrong with a program, or with its inputs."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    lib = ctypes.CDLL(get_library_path())
+    lib.onnx_fusion_isa.restype = ctypes.c_char_p
+    lib.onnx_fusion_version.restype = ctypes.c_char_p
+    lib.onnx_fusion_create.restype = ctypes.c_void_p
+    for name in ("destroy", "shapes", "run"):
+        getattr(lib, f"onnx_fusion_{name}").argtypes = None
+    return lib
+
+
+def isa() -> str:
+    """Return the instruction set that this process uses."""
+    return library().onnx_fusion_isa().decode()
+
+
+def check(text: str) -> tuple[int, str]:
+    """Return 0 and "" if the program runs, 1 or 2 and why if it is not valid or not runnable."""
+    data = text.encode("latin-1", "replace")
+    error = ctypes.create_string_buffer(_ERROR)
+    code = library().onnx_fusion_check(data, ctypes.c_size_t(len(data)), error, _ERROR)
+    return code, error.value.decode()
+
+
+class Kernel:
+    """A program in the native library; `constant` says which inputs keep their data."""
+
+    def __init__(
+        self, text: str, inputs: Sequence[np.ndarray] = (), constant: Sequence[int] = ()
+    ) -> None:
+        self.program = parse_program(text)
+        self.kept = [np.ascontiguousarray(a) for a in inputs]
+        error = ctypes.create_string_buffer(_ERROR)
+        arrays = self.arrays(self.kept, constant)
+        data = text.encode()
+        self.handle = library().onnx_fusion_create(
+            data, ctypes.c_size_t(len(data)), arrays, ctypes.c_uint64(len(inputs)), error,
+            ctypes.c_size_t(_ERROR),
+        )  # fmt: skip
+        if not self.handle:
+            raise NativeError(error.value.decode())
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            library().onnx_fusion_destroy(ctypes.c_void_p(self.handle))
+
+    def arrays(self, inputs: Sequence[np.ndarray], constant: Sequence[int] = ()) -> ctypes.Array:
+        arrays = (_Array * max(len(inputs), 1))()
+        for k, (a, t) in enumerate(zip(inputs, self.program.inputs, strict=False)):
+            if not a.flags.c_contiguous:
+                raise ValueError("inputs must be contiguous")
+            dims = (ctypes.c_int64 * max(a.ndim, 1))(*a.shape)
+            dtype = DType.BF16 if t.dtype is DType.BF16 else _onnx(a.dtype)
+            arrays[k] = _Array(a.ctypes.data, dims, a.ndim, dtype.onnx, k in constant)
+        return arrays
+
+    def run(
+        self, inputs: Sequence[np.ndarray], threads: int = 1, repeats: int = 1
+    ) -> list[np.ndarray]:
+        """Return the physical outputs; `seconds` then holds the fastest run's time."""
+        inputs = [np.require(a, requirements="C") for a in inputs]
+        arrays = self.arrays(inputs)
+        count = len(self.program.outputs)
+        error = ctypes.create_string_buffer(_ERROR)
+        handle, number = ctypes.c_void_p(self.handle), ctypes.c_uint64(len(inputs))
+        dims, ranks = (ctypes.c_int64 * (16 * count))(), (ctypes.c_uint64 * count)()
+        size = ctypes.c_size_t(_ERROR)
+        if library().onnx_fusion_shapes(handle, arrays, number, dims, ranks, error, size):
+            raise NativeError(error.value.decode())
+        outputs, guarded = [], []
+        for k, t in enumerate(self.program.outputs):
+            shape = tuple(dims[16 * k : 16 * k + ranks[k]])
+            array, guard = _guarded(shape, t.dtype)
+            outputs.append(array)
+            guarded.append(guard)
+        pointers = (ctypes.c_void_p * count)(*(a.ctypes.data for a in outputs))
+        seconds = ctypes.c_double()
+        if library().onnx_fusion_run(
+            handle, arrays, number, pointers, threads, repeats, ctypes.byref(seconds), error, size
+        ):
+            raise NativeError(error.value.decode())
+        for guard in guarded:
+            if not (guard[:64] == 0xA5).all() or not (guard[-64:] == 0xA5).all():
+                raise NativeError("memory around an output was written")
+        self.seconds = seconds.value
+        return outputs
+
+
+def run(
+    text: str,
+    inputs: Sequence[np.ndarray],
+    threads: int = 1,
+    constant: Sequence[int] = (),
+) -> list[np.ndarray]:
+    """Return the outputs of a program run once."""
+    return Kernel(text, inputs if constant else (), constant).run(inputs, threads)
+
+
+def _onnx(dtype: np.dtype) -> DType:
+    return next(d for d in DType if d.numpy == dtype and d is not DType.BF16)
+
+
+def _guarded(shape: tuple[int, ...], dtype: DType) -> tuple[np.ndarray, np.ndarray]:
+    """Return an array filled with rubbish, and the bytes it lies in with 64 more at each side."""
+    count = int(np.prod(shape, dtype=np.int64)) * dtype.size
+    memory = np.full(count + 128, 0xA5, np.uint8)
+    return memory[64 : 64 + count].view(dtype.numpy).reshape(shape), memory
+
+
+class Server:
+    """A child process that runs programs on another instruction set."""
+
+    def __init__(self, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        before = os.environ.get("ONNX_FUSION_ISA")
+        os.environ["ONNX_FUSION_ISA"] = name
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        self.process.start()
+        if before is None:
+            del os.environ["ONNX_FUSION_ISA"]
+        else:
+            os.environ["ONNX_FUSION_ISA"] = before
+        self.isa = self.pipe.recv()
+
+    def run(self, *args) -> list[np.ndarray]:
+        """Return what `run` returns there, or raise what it raises."""
+        self.pipe.send(args)
+        result = self.pipe.recv()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+def _serve(pipe) -> None:
+    pipe.send(isa())
+    while True:
+        try:
+            args = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(run(*args))
+        except (NativeError, ValueError) as error:
+            pipe.send(error)
+
+
+@functools.cache
+def server(name: str) -> Server:
+    """Return the process for one instruction set, started once."""
+    return Server(name)
+
+
+@functools.cache
+def isas() -> tuple[str, ...]:
+    """Return the instruction sets that this machine and library have, without falling back."""
+    return tuple(name for name in ISAS if server(name).isa == name)
