@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
 from onnx_fusion.fusion.grow import plan
@@ -99,6 +100,69 @@ def run_node(node: Node, graph: Graph, data: dict[Value, np.ndarray]) -> dict[Va
     )  # fmt: skip
     found = ReferenceEvaluator(model).run(None, {v.name: data[v] for v in given})
     return dict(zip(outputs, found, strict=True))
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, np.ndarray],
+    constants: Mapping[str, np.ndarray] | None = None,
+    *,
+    outputs: Sequence[str] = ("y",),
+    opset: int = NEWEST_OPSET,
+    symbols: Mapping[str, Sequence[int | str]] | None = None,
+) -> onnx.ModelProto:
+    """Return a model of these nodes; `inputs` give types and shapes, `symbols` shapes with names in them."""
+    shapes = {name: list(array.shape) for name, array in inputs.items()} | dict(symbols or {})
+    graph = onnx.helper.make_graph(
+        nodes,
+        "test",
+        [
+            onnx.helper.make_tensor_value_info(
+                name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), shapes[name]
+            )
+            for name, array in inputs.items()
+        ],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [onnx.numpy_helper.from_array(a, name) for name, a in (constants or {}).items()],
+    )
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=8 if opset < 21 else 10)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def plain(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Return what ONNX Runtime computes, without its optimizer."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = {i.name for i in session.get_inputs()}
+    return session.run(None, {name: a for name, a in feeds.items() if name in names})
+
+
+def compare(
+    model: onnx.ModelProto,
+    *runs: Mapping[str, np.ndarray],
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+    regions: int | None = None,
+) -> Fused:
+    """Assert that all nodes are lowered and give what ONNX Runtime gives; `regions`: in how many."""
+    fused = fuse(model)
+    assert not fused.reasons, f"refused: {fused.reasons}"
+    if regions is not None:
+        assert len(fused.plan.regions) == regions
+    for feeds in runs:
+        for actual, wanted in zip(run(fused, feeds), plain(model, feeds), strict=True):
+            try:
+                same(actual, wanted, rtol, atol)
+            except AssertionError as error:
+                programs = "\n".join(one.program for one in fused.lowered)
+                raise AssertionError(f"{error}\n{programs}") from error
+    return fused
 
 
 def pin(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, like, need
 from onnx_fusion.ops.mapping import MappingType
@@ -48,8 +46,11 @@ def row_axes(
 
 
 def count(stage: Stage, shape: Shape, axes: Sequence[int], dtype: DType) -> Ref:
-    """Write the number of elements along `axes` as a number of `dtype`."""
-    total = product(tuple(shape[a] for a in axes))
+    """Write the number of elements along `axes` as a number of `dtype`; at least 1.
+
+    ONNX Runtime gives 0 for the mean of nothing.
+    """
+    total = ex.maximum(product(tuple(shape[a] for a in axes)), 1)
     known = ex.as_int(total)
     if known is not None:
         return stage.const(dtype, known)
@@ -103,8 +104,6 @@ def reduction(op_type: str, finish: Callable, allowed: tuple = N, flops: float =
             axes = []
             if op_type not in ("ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceProd"):
                 raise Refused("a reduction over no axis")
-        if op_type == "ReduceMean" and x.dtype not in F:
-            raise Refused("the mean of integers")
         return [
             reduced(
                 x, axes, bool(site.attr("keepdims", 1)),
@@ -122,10 +121,8 @@ def same(a: Ref) -> Ref:
 def log_sum_exp(s: Stage, reduce: Callable, size: Callable) -> Ref:
     """Write log(sum(exp(a))), shifted by the largest a so that exp does not overflow."""
     top = reduce("reduce_max", same)
-    low = like(s, top, np.finfo(np.float32).min)
-    high = like(s, top, np.finfo(np.float32).max)
-    shift = s.apply("where", s.apply("lt", s.apply("abs", top), high), top, like(s, top, 0))
-    del low
+    finite = s.apply("not", s.apply("is_inf", top))
+    shift = s.apply("where", finite, top, like(s, top, 0))
     total = reduce("reduce_sum", lambda a: s.apply("exp", s.apply("sub", a, shift)))
     return s.apply("add", s.apply("log", total), shift)
 
