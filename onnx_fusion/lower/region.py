@@ -291,15 +291,12 @@ def _check_form(stage: Stage) -> None:
         raise NeedsTemp(stage.unclean[0])
     dots, reductions = stage.dots, stage.reductions
     inner = [owner for owner, *_ in (*dots, *reductions) if owner is not stage.root]
-    if len(dots) > 1 or (dots and reductions) or len({r for _, r in reductions}) > 1:
+    if len(dots) > 1 or (dots and reductions) or len({r for *_, r in reductions}) > 1:
         raise NeedsTemp(min(inner, key=lambda t: t.serial))
-    if dots:
-        owner, kept, reduced = dots[0]
-        letters = set(stage.extents) - reduced
-        stray = letters - kept
-        for _, extent in ((n, stage.extents[n]) for n in stray):
-            if owner is not stage.root and ex.as_int(extent) != 1:
-                raise NeedsTemp(owner)
+    for owner, kept, reduced in (*dots, *reductions):
+        # What other letters repeat would be summed anew for each of their values.
+        if owner is not stage.root and set(stage.extents) - reduced - kept:
+            raise NeedsTemp(owner)
 
 
 def _rename(

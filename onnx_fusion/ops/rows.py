@@ -163,46 +163,23 @@ def normalized(
 
     Not centred, the mean is left out (RMS normalization).
     """
-    kept = tuple(ex.const(1) if k in axes else e for k, e in enumerate(x.shape))
 
-    def moments(stage: Stage, index: tuple[Index, ...]) -> tuple[Ref | None, Ref]:
-        full, letters = row_axes(stage, x, index, axes, x.shape)
-        size = count(stage, x.shape, axes, x.dtype)
-        along = x.at(stage, full)
-        mean = None
-        if centred:
-            mean = stage.apply("div", stage.reduce(x, "reduce_sum", along, letters), size)
-            along = stage.apply("sub", along, mean)
-        square = stage.apply("mul", along, along)
-        variance = stage.apply("div", stage.reduce(x, "reduce_sum", square, letters), size)
-        spread = stage.apply("sqrt", stage.apply("add", variance, like(stage, variance, epsilon)))
-        return mean, spread
+    def average(t: Tensor) -> Tensor:
+        size = lambda s: count(s, t.shape, axes, t.dtype)  # noqa: E731
+        return reduced(t, axes, True, lambda s, r: mean(s, r, lambda: size(s)))
 
-    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
-        if guard is not None:
-            raise NeedsTemp(result)
-        stage.check_affine(result, index)
-        mean, spread = moments(stage, index)
-        here = x.at(stage, index)
-        if mean is not None:
-            here = stage.apply("sub", here, mean)
-        return stage.apply("div", here, spread)
+    def spread_of(s: Stage, variance: Ref) -> Ref:
+        return s.apply("sqrt", s.apply("add", variance, like(s, variance, epsilon)))
 
-    def read_mean(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
-        if guard is not None:
-            raise NeedsTemp(means)
-        return moments(stage, tuple(None if k in axes else e for k, e in enumerate(index)))[0]
+    def of(write: Callable, *operands: Tensor) -> Tensor:
+        return pointwise(operands[0].shape, x.dtype, operands, write)
 
-    def read_inverse(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
-        if guard is not None:
-            raise NeedsTemp(inverses)
-        spread = moments(stage, tuple(None if k in axes else e for k, e in enumerate(index)))[1]
-        return stage.apply("div", like(stage, spread, 1), spread)
-
-    result = Tensor(x.dtype, x.shape, read, x.steps + 5)
-    means = Tensor(x.dtype, kept, read_mean, x.steps + 1)
-    inverses = Tensor(x.dtype, kept, read_inverse, x.steps + 4)
-    return result, means, inverses
+    means = average(x)
+    centre = of(lambda s, a, m: s.apply("sub", a, m), x, means) if centred else x
+    variance = average(of(lambda s, a: s.apply("mul", a, a), centre))
+    spread = of(spread_of, variance)
+    result = of(lambda s, a, b: s.apply("div", a, b), centre, spread)
+    return result, means, of(lambda s, a: s.apply("div", like(s, a, 1), a), spread)
 
 
 def affine(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -95,7 +95,7 @@ class Stage:
         self.body: list[tp.Instruction | tp.Store] = []
         self.absorbed: dict[Tensor, tuple[Index, ...]] = {}
         self.unclean: list[Tensor] = []
-        self.reductions: list[tuple[Tensor, frozenset[str]]] = []
+        self.reductions: list[tuple[Tensor, frozenset[str], frozenset[str]]] = []
         self.dots: list[tuple[Tensor, frozenset[str], frozenset[str]]] = []
         self.maps: list[ex.Expr] = []
         self._axes: list[tuple[Hashable, ex.Expr, tuple[ex.Expr, tuple[str, ...]]]] = []
@@ -260,8 +260,8 @@ class Stage:
         missing = set(letters) - self.letters_of(a)
         if missing:
             raise Refused("a reduction over an axis that its operand is broadcast along")
-        self.reductions.append((owner, frozenset(letters)))
         rest = self.letters_of(a) - set(letters)
+        self.reductions.append((owner, rest, frozenset(letters)))
         return self._add(tp.Reduce(op, a, letters), self.type_of(a), rest)
 
     def dot(self, owner: Tensor, a: tp.Ref, b: tp.Ref, letters: tuple[str, ...]) -> tp.Ref:
