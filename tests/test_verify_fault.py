@@ -1,10 +1,13 @@
 """verify names the region at fault; kernels that are wrong are stood in for by wrong functions."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper, parser
 
+import onnx_fusion
 from onnx_fusion.runtime import side
 from onnx_fusion.runtime.session import session
 from onnx_fusion.runtime.surgery import PLAIN, fused_nodes, only
@@ -104,3 +107,17 @@ def test_only_leaves_the_rest_to_their_functions() -> None:
     ]
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
+
+
+def test_a_kernel_that_computes_something_else_is_found() -> None:
+    """The program of one fused node is changed, so the library really runs it wrongly."""
+    path = Path(__file__).resolve().parent.parent / "models" / "lenet5.onnx"
+    made = onnx_fusion.optimize(path, policy="all")
+    node = next(n for n in made.graph.node if "/relu2/Relu_output_0" in n.output)
+    program = next(item for item in node.attribute if item.name == "program")
+    assert b" = max " in program.s
+    program.s = program.s.replace(b" = max ", b" = min ")
+    report = verify(path, made)
+    assert not report.passed
+    assert report.fault == f"region '{node.name}' ({node.op_type}) is at fault"
+    assert verify(path, made, library=False).passed
