@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 
 from onnx_fusion.program.tree import Tree, derive, show
 
-# Products of sums stay factored beyond this many terms: a text may hold (a + b) * (c + d) * ...
-_MAX_TERMS = 64
+# Products stay factored beyond this many characters: a text may hold (a + b) * (c + d) * ...
+_MAX_TEXT = 1000
 
 
 class Atom:
@@ -162,7 +162,7 @@ class Expr:
             return _scale(self, other._const)
         if not self.terms:
             return _scale(other, self._const)
-        if (len(self._terms) + 1) * (len(other._terms) + 1) > _MAX_TERMS:
+        if _count(self) * _size(other) + _count(other) * _size(self) > _MAX_TEXT:
             self, other = _seal(self), _seal(other)
         left = [((), self._const), *self._terms.items()]
         right = [((), other._const), *other._terms.items()]
@@ -315,7 +315,15 @@ def _scale(e: Expr, n: int) -> Expr:
 
 def _seal(e: Expr) -> Expr:
     """Return the sum `e` as one atom, so that a product with it is not multiplied out."""
-    return e if len(e.terms) + bool(e._const) == 1 else _pair("sum", e, None)
+    return e if _count(e) == 1 else _pair("sum", e, None)
+
+
+def _count(e: Expr) -> int:
+    return len(e._terms) + (e._const != 0)
+
+
+def _size(e: Expr) -> int:
+    return sum(len(a.text) for m in e._terms for a in m)
 
 
 def _cut(c: int, n: int) -> tuple[int, int]:
@@ -331,7 +339,8 @@ def _divide_int(e: Expr, n: int) -> Expr:
     whole: dict[tuple[Atom, ...], int] = {}
     rest: dict[tuple[Atom, ...], int] = {}
     for mono, c in e.terms.items():
-        q, r = _cut(c, n)
+        named = len(mono) == 1 and mono[0].kind in ("dim", "letter")
+        q, r = _cut(c, n) if named or c % n == 0 else (0, c)
         if q:
             whole[mono] = q
         if r:
