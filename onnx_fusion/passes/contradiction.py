@@ -32,7 +32,7 @@ def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
                                for value in node.inputs)
             version = graph.opsets.get(node.domain, "?")
             raise ModelError(f"{graph.model.where}: node {node.name!r} ({node.op_type}, opset "
-                             f"{version}): {reason} for input shapes {shapes}")
+                             f"{version}): {reason}; its inputs have the shapes {shapes}")
 
 
 def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,

@@ -14,11 +14,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnx_fusion.graph.model import Dim, Node
+from onnx_fusion.graph.model import MADE_UP, Dim, Node
 from onnx_fusion.passes.elements import elements
-
-MADE_UP = "?"
-"""Made-up symbols start so."""
 
 Extent = int | str | tuple[Any, ...] | None
 Shape = tuple[Dim, ...]

@@ -53,10 +53,11 @@ def _fold(source: Node, norm: Node) -> tuple[np.ndarray, np.ndarray] | None:
     if weight is None or bias is None or any(array is None for array in statistics):
         return None
     scale, shift, mean, variance = statistics
-    factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
-    channels = factor.size
+    channels = scale.size
     if any(array.shape != (channels,) for array in statistics):
         return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
     if source.op_type == "Gemm":
         folded = _fold_gemm(source, weight, bias, factor)
         if folded is None:
@@ -98,7 +99,7 @@ def _fold_gemm(source: Node, weight: np.ndarray, bias: np.ndarray,
 
 def _round(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
     """Return both as float32, None if that does not hold them."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         rounded = weight.astype(np.float32), bias.astype(np.float32)
     return rounded if all(np.isfinite(array).all() for array in rounded) else None
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
 
 from onnx_fusion.dtypes import DType
-from onnx_fusion.graph.model import Dim, Graph, Value
+from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Value, made_up
 from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
-from onnx_fusion.passes.extents import MADE_UP, Extents, output_extents
+from onnx_fusion.passes.extents import Extent, Extents, output_extents
 
-_ONNX_SYMBOL = "unk__"
 _MAX_ROUNDS = 32
 _WITH_DATA = 1024
 """Constants up to this many bytes are shown to onnx, which computes with shape tensors."""
@@ -58,11 +59,10 @@ def _assign(graph: Graph, found: dict[str, Info]) -> None:
     declared = _declared(graph)
     static = all(value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
                  for value in graph.inputs)
-    symbols = _declared_symbols(graph)
+    symbols = {dim for value in graph.inputs for dim in value.shape or ()}
     renamed: dict[str, str] = {}
     for value in graph.values.values():
         if value.producer is None:
-            _set_given(value, symbols)
             continue
         dtype, shape = found.get(value.name, (None, None))
         told_dtype, told = declared.get(value.name, (None, None))
@@ -105,21 +105,9 @@ def _name(dim: Dim | None, told: Dim | None, value: Value, axis: int, symbols: s
         return dim
     if isinstance(told, int):
         return told
-    fresh = f"{MADE_UP}{value.name}.{axis}"
-    return fresh if dim is None else renamed.setdefault(dim, fresh)
-
-
-def _set_given(value: Value, symbols: set[str]) -> None:
-    """Give the unknown extents of an input a made-up symbol."""
-    if value.shape is not None:
-        value.shape = tuple(
-            dim if isinstance(dim, int) or dim in symbols else f"{MADE_UP}{value.name}.{axis}"
-            for axis, dim in enumerate(value.shape))
-
-
-def _declared_symbols(graph: Graph) -> set[str]:
-    dims = {dim for value in graph.inputs for dim in value.shape or () if isinstance(dim, str)}
-    return {dim for dim in dims if not dim.startswith((MADE_UP, _ONNX_SYMBOL))}
+    if dim is None:
+        return made_up(value.name, axis)
+    return dim if dim.startswith(MADE_UP) else renamed.setdefault(dim, made_up(value.name, axis))
 
 
 def _declared(graph: Graph) -> dict[str, Info]:
@@ -131,21 +119,27 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
     """Return what is known of values for which onnx found no type or no rank, and was not told yet.
 
     From Reshape, Expand and the like if their target is known in part, else from what the model
-    declares.
+    declares. Only of values made from known ones, if there are any: the rest may then follow.
     """
     declared = _declared(graph)
-    hints = []
+    first, rest = [], []
     for node in graph.nodes:
         for value in filter(None, node.outputs):
-            if value.name in given or value.dtype is not None and value.shape is not None:
+            if value.name in given or _is_known(value):
                 continue
             dtype, shape = declared.get(value.name, (None, None))
             dtype = value.dtype or dtype
+            shape = shape and tuple(dim if isinstance(dim, int) else None for dim in shape)
             if value is node.outputs[0]:
                 shape = output_extents(node) or shape
             if dtype is not None and (shape is not None or value.dtype is None):
-                hints.append(_value_info(value.name, dtype, shape, keep_symbols=False))
-    return hints
+                hints = first if all(map(_is_known, filter(None, node.inputs))) else rest
+                hints.append(_value_info(value, dtype, shape))
+    return first or rest
+
+
+def _is_known(value: Value) -> bool:
+    return value.dtype is not None and value.shape is not None
 
 
 def _skeleton(graph: Graph) -> onnx.ModelProto:
@@ -172,25 +166,25 @@ def _skeleton(graph: Graph) -> onnx.ModelProto:
 def _given_info(graph: Graph, value: Value) -> onnx.ValueInfoProto:
     """Return an input's own declaration, which may be of a type that Value cannot say."""
     if value.dtype is not None:
-        return _value_info(value.name, value.dtype, value.shape, keep_symbols=True)
+        return _value_info(value, value.dtype, value.shape)
     for info in graph.model.proto.graph.input:
         if info.name == value.name:
             return info
     return onnx.ValueInfoProto(name=value.name)
 
 
-def _value_info(name: str, dtype: DType, shape: tuple[Dim | None, ...] | None, *,
-                keep_symbols: bool) -> onnx.ValueInfoProto:
-    info = onnx.ValueInfoProto(name=name)
+def _value_info(value: Value, dtype: DType, shape: Sequence[Extent] | None) -> onnx.ValueInfoProto:
+    """Return a declaration; extents that are no int or symbol get a made-up one."""
+    info = onnx.ValueInfoProto(name=value.name)
     info.type.tensor_type.elem_type = dtype.onnx
     if shape is not None:
         info.type.tensor_type.shape.SetInParent()
-        for dim in shape:
+        for axis, dim in enumerate(shape):
             entry = info.type.tensor_type.shape.dim.add()
             if isinstance(dim, int):
                 entry.dim_value = dim
-            elif isinstance(dim, str) and keep_symbols:
-                entry.dim_param = dim
+            else:
+                entry.dim_param = dim if isinstance(dim, str) else made_up(value.name, axis)
     return info
 
 
