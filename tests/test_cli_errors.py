@@ -91,7 +91,7 @@ BAD: dict[str, tuple[Callable[[], onnx.ModelProto | bytes | None], str]] = {
     ),
     "noopset": (
         without_opset,
-        "unknown opset: the model imports no version of the ONNX operators",
+        "unknown opset: the model imports no ONNX operators",
     ),
     "cyclic": (
         lambda: model("a = Add(x, b) b = Exp(a) y = Neg(b)"),
@@ -101,8 +101,8 @@ BAD: dict[str, tuple[Callable[[], onnx.ModelProto | bytes | None], str]] = {
         lambda: model(
             "a = MatMul(x, z) y = Exp(a)", "(float[2,3] x, float[4,5] z) => (float[2,5] y)"
         ),
-        "node 'MatMul_0' (MatMul, opset 17): incompatible dimensions for matrix multiplication for "
-        "input shapes [2, 3], [4, 5]",
+        "node 'MatMul_0' (MatMul, opset 17): incompatible dimensions for matrix multiplication; "
+        "its inputs have the shapes [2, 3], [4, 5]",
     ),
     "twice": (
         lambda: model("a = Relu(x) a = Exp(x) y = Neg(a)"),
