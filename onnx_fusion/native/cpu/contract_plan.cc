@@ -33,11 +33,6 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
 namespace cpu {
 namespace {
 
-constexpr int64_t kDepthBlock = 256;        // k between two passes over the accumulators
-constexpr int64_t kPackedFloats = 1 << 18;  // of one operand packed at once: half a second-level cache
-constexpr int64_t kSumFloats = 48 << 10;    // accumulators held over blocks of k
-constexpr int64_t kStripFloats = 2048;      // through the epilogue at once
-
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // An operand as far as the choice of its side needs it.
@@ -217,85 +212,6 @@ void ContractPlan::choose_column_source(const BoundProgram& bound, const DotOper
     column_step_ = runs.step;
   } else {
     side.source = Source::tables;
-  }
-}
-
-void ContractPlan::choose_blocks() {
-  if (pieces_.empty()) pieces_.push_back({0, depth_});
-  // One row reads its weights once: nothing to keep in a cache between blocks of k.
-  const int64_t depth_block = rows_ == 1 ? std::max<int64_t>(depth_, 1) : kDepthBlock;
-  const int64_t blocks = std::max<int64_t>(1, (depth_ + depth_block / 2) / depth_block);
-  const int64_t target = std::max<int64_t>(1, round_up(depth_, blocks) / blocks);
-  std::vector<Piece> pieces;
-  int64_t filled = 0;
-  blocks_.push_back({0, 0});
-  for (Piece piece : pieces_) {
-    while (piece.k0 < piece.k1) {
-      const int64_t room = target - filled;
-      int64_t end = std::min(piece.k1, piece.k0 + room);
-      if (piece.k1 - end < target / 4) end = piece.k1;
-      pieces.push_back({piece.k0, end});
-      filled += end - piece.k0;
-      piece.k0 = end;
-      blocks_.back().last = static_cast<int>(pieces.size());
-      if (filled >= target) {
-        blocks_.push_back({blocks_.back().last, blocks_.back().last});
-        filled = 0;
-      }
-    }
-  }
-  if (pieces.empty()) {
-    pieces.push_back({0, 0});
-    blocks_.back().last = 1;
-  }
-  if (blocks_.back().first == blocks_.back().last) blocks_.pop_back();
-  pieces_ = std::move(pieces);
-
-  const int64_t all_rows = round_up(rows_, tile_rows_);
-  const bool packs_rows =
-      rows_side_.source == Source::tables || rows_side_.source == Source::computed;
-  const bool packs_columns =
-      columns_side_.source == Source::tables || columns_side_.source == Source::computed;
-  const int64_t depth = std::max<int64_t>(depth_, 1);
-  row_block_ = packs_rows ? std::min(all_rows, round_up(std::max<int64_t>(64, kPackedFloats / depth),
-                                                        tile_rows_))
-                          : all_rows;
-  const bool one_block = blocks_.size() == 1;
-  row_chunk_ = one_block ? row_block_
-                         : std::min(row_block_, round_up(std::max<int64_t>(
-                                                             tile_rows_, kSumFloats / width_ - 8),
-                                                         tile_rows_));
-  // Transposed, the strip's rows become the stretches that are stored.
-  strip_rows_ = std::min(row_chunk_, (transposed_ ? 64 : 32) / tile_rows_ * tile_rows_);
-  if (rows_ == 1) strip_rows_ = 1;
-  strip_panels_ = std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_));
-  if (rows_ == 1) {
-    const int64_t stream = kernels_.stream_width;
-    strip_panels_ = std::max(stream, strip_panels_ / stream * stream);
-  }
-  strip_panels_ = std::min(strip_panels_, panels_);
-  panel_block_ = std::max<int64_t>(1, kSumFloats / (std::min(row_chunk_, all_rows) * width_));
-  int64_t deepest = 1;
-  for (const Block& block : blocks_) {
-    deepest = std::max(deepest, pieces_[block.last - 1].k1 - pieces_[block.first].k0);
-  }
-  if (packs_columns) {
-    panel_block_ = std::min(panel_block_, std::max<int64_t>(1, kPackedFloats / 3 / (deepest * width_)));
-  }
-  panel_block_ = round_up(panel_block_, strip_panels_);
-  if (panel_block_ > panels_) panel_block_ = round_up(panels_, strip_panels_);
-
-  if (packs_rows) row_floats_ = row_block_ * depth;
-  if (packs_columns) column_floats_ = panel_block_ * width_ * deepest;
-  sum_floats_ = one_block ? round_up(strip_rows_, tile_rows_) * strip_panels_ * width_
-                          : row_chunk_ * panel_block_ * width_;
-  if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
-  prologue_bytes_ = 0;
-  if (rows_side_.source == Source::computed) {
-    prologue_bytes_ = std::max(prologue_bytes_, rows_side_.prologue->scratch_bytes());
-  }
-  if (columns_side_.source == Source::computed) {
-    prologue_bytes_ = std::max(prologue_bytes_, columns_side_.prologue->scratch_bytes());
   }
 }
 

@@ -51,12 +51,14 @@ class ContractPlan final : public StagePlan {
  private:
   struct Item;  // part of one batch's rows and panels
   struct Buffers;
+  struct Place;
 
   void choose_axes(const DotLetters& letters, const TensorView* constants, size_t count);
   void choose_row_source(const BoundProgram& bound, const DotOperand& operand,
                          const TensorView* constant);
   void choose_column_source(const BoundProgram& bound, const DotOperand& operand,
                             const TensorView* constant);
+  void choose_depth();
   void choose_blocks();
   void cache_rows(const TensorView& constant);
   void cache_columns(const TensorView& constant);
@@ -67,11 +69,12 @@ class ContractPlan final : public StagePlan {
                     int64_t panel0, int64_t panel1, const Buffers& buffers) const;
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
-                 int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row,
-                 int64_t packed_panel) const;
-  void run_strip(const RunContext& context, const Item& item, const Buffers& buffers,
-                 const Block& block, int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
-                 int64_t packed_row, int64_t packed_panel, float* c, int64_t ldc, bool add) const;
+                 int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row) const;
+  void run_tiles(const Item& item, const Buffers& buffers, const Place& packed, const Block& block,
+                 int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
+                 bool add) const;
+  void finish(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
+              int64_t row1, int64_t panel0, int64_t panel1, const float* sums, int64_t ldc) const;
 
   const GemmKernels& kernels_;
   const BoundStage& stage_;

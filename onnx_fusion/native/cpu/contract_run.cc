@@ -48,6 +48,11 @@ struct ContractPlan::Item {
   const float* columns;
 };
 
+// What the first packed row and panel of the buffers are.
+struct ContractPlan::Place {
+  int64_t row, panel;
+};
+
 struct ContractPlan::Buffers {
   float* rows;
   float* columns;
@@ -78,7 +83,7 @@ void ContractPlan::run(const RunContext& context) const {
                        prologue_bytes_ + epilogue_->scratch_bytes() + 6 * 64;
   const auto task = [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
-    if (scratch.data() == nullptr) return;
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
     char* at = scratch.data();
     Buffers buffers;
     buffers.rows = take(&at, row_floats_);
@@ -121,7 +126,7 @@ void ContractPlan::run_item(const RunContext& context, const Item& item,
       const int64_t panel1 = std::min(item.panel1, panel0 + panel_block_);
       for (int64_t chunk0 = row0; chunk0 < row1; chunk0 += row_chunk_) {
         run_block(context, item, buffers, chunk0, std::min(row1, chunk0 + row_chunk_), panel0,
-                  panel1, row0, panel0);
+                  panel1, row0);
       }
     }
   }
@@ -185,40 +190,56 @@ void ContractPlan::pack_columns(const RunContext& context, const Item& item, con
 
 void ContractPlan::run_block(const RunContext& context, const Item& item, const Buffers& buffers,
                              int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
-                             int64_t packed_row, int64_t packed_panel) const {
-  const bool one_block = blocks_.size() == 1;
-  const int64_t ldc = (one_block ? strip_panels_ : panel_block_) * width_;
-  for (const Block& block : blocks_) {
-    const bool add = &block != &blocks_.front(), last = &block == &blocks_.back();
-    if (column_floats_ > 0) pack_columns(context, item, block, panel0, panel1, buffers);
+                             int64_t packed_row) const {
+  const Place place{packed_row, panel0};
+  if (blocks_.size() == 1) {
+    if (column_floats_ > 0) pack_columns(context, item, blocks_[0], panel0, panel1, buffers);
+    const int64_t ldc = strip_panels_ * width_;
     for (int64_t panel = panel0; panel < panel1; panel += strip_panels_) {
       const int64_t panel_end = std::min(panel1, panel + strip_panels_);
       for (int64_t row = row0; row < row1; row += strip_rows_) {
         const int64_t row_end = std::min(row1, row + strip_rows_);
-        float* c = buffers.sums;
-        if (!one_block) c += (row - row0) * ldc + (panel - panel0) * width_;
-        run_strip(context, item, buffers, block, row, row_end, panel, panel_end, packed_row,
-                  packed_panel, c, ldc, add);
-        if (!last) continue;
-        const int64_t column = panel * width_, column_end = std::min(columns_, panel_end * width_);
-        if (transposed_) {
-          const int64_t ld = row_end - row;
-          kernels_.transpose(c, ldc, ld, column_end - column, buffers.turned, ld);
-          epilogue_->run(context, item.fixed, column, column_end, row, row_end, buffers.turned, ld,
-                         buffers.epilogue);
-        } else {
-          epilogue_->run(context, item.fixed, row, row_end, column, column_end, c, ldc,
-                         buffers.epilogue);
-        }
+        run_tiles(item, buffers, place, blocks_[0], row, row_end, panel, panel_end, buffers.sums,
+                  ldc, false);
+        finish(context, item, buffers, row, row_end, panel, panel_end, buffers.sums, ldc);
       }
+    }
+    return;
+  }
+  const int64_t ldc = panel_block_ * width_;
+  for (const Block& block : blocks_) {
+    if (column_floats_ > 0) pack_columns(context, item, block, panel0, panel1, buffers);
+    run_tiles(item, buffers, place, block, row0, row1, panel0, panel1, buffers.sums, ldc,
+              &block != &blocks_.front());
+  }
+  for (int64_t row = row0; row < row1; row += strip_rows_) {
+    const int64_t row_end = std::min(row1, row + strip_rows_);
+    for (int64_t panel = panel0; panel < panel1; panel += strip_panels_) {
+      finish(context, item, buffers, row, row_end, panel, std::min(panel1, panel + strip_panels_),
+             buffers.sums + (row - row0) * ldc + (panel - panel0) * width_, ldc);
     }
   }
 }
 
-void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers& buffers,
+// The epilogue of a strip of finished accumulators.
+void ContractPlan::finish(const RunContext& context, const Item& item, const Buffers& buffers,
+                          int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
+                          const float* sums, int64_t ldc) const {
+  const int64_t column0 = panel0 * width_, column1 = std::min(columns_, panel1 * width_);
+  if (!transposed_) {
+    epilogue_->run(context, item.fixed, row0, row1, column0, column1, sums, ldc, buffers.epilogue);
+    return;
+  }
+  const int64_t ld = row1 - row0;
+  kernels_.transpose(sums, ldc, ld, column1 - column0, buffers.turned, ld);
+  epilogue_->run(context, item.fixed, column0, column1, row0, row1, buffers.turned, ld,
+                 buffers.epilogue);
+}
+
+// One block of k of all tiles of a rectangle.
+void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Place& packed,
                              const Block& block, int64_t row0, int64_t row1, int64_t panel0,
-                             int64_t panel1, int64_t packed_row, int64_t packed_panel, float* c,
-                             int64_t ldc, bool add) const {
+                             int64_t panel1, float* c, int64_t ldc, bool add) const {
   const Source rows = rows_side_.source, columns = columns_side_.source;
   const OperandTables& row_tables = rows_side_.tables;
   const OperandTables& column_tables = columns_side_.tables;
@@ -252,10 +273,10 @@ void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers&
             }
           }
         } else {
-          const float* packed = rows == Source::cached
+          const float* tile = rows == Source::cached
                                     ? item.rows + row * depth_
-                                    : buffers.rows + (row - packed_row) * depth_;
-          for (int i = 0; i < count; ++i) a[i] = packed + piece.k0 * tile_rows_ + i;
+                                    : buffers.rows + (row - packed.row) * depth_;
+          for (int i = 0; i < count; ++i) a[i] = tile + piece.k0 * tile_rows_ + i;
         }
         if (columns == Source::dots) {
           const int64_t first = panel * width_, end = std::min(columns_, (panel + panels) * width_);
@@ -277,7 +298,7 @@ void ContractPlan::run_strip(const RunContext&, const Item& item, const Buffers&
         } else {
           b = columns == Source::cached
                   ? item.columns + panel * width_ * depth_ + piece.k0 * width_
-                  : buffers.columns + (panel - packed_panel) * width_ * packed_depth +
+                  : buffers.columns + (panel - packed.panel) * width_ * packed_depth +
                         (piece.k0 - block_k0) * width_;
         }
         if (stream > 1) {

@@ -165,7 +165,7 @@ void WindowPlan::run_rows(const RunContext& context) const {
   parallel_ranges(*context.parallel, groups * strips, tasks, [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(static_cast<size_t>(2 * sums + 64) * sizeof(float) +
                           epilogue_->scratch_bytes());
-    if (scratch.data() == nullptr) return;
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
     float* out = reinterpret_cast<float*>(scratch.data());
     float* turned = out + (sums + 15) / 16 * 16;
     char* rest = reinterpret_cast<char*>(turned + (sums + 15) / 16 * 16);
@@ -213,7 +213,7 @@ void WindowPlan::run_channels(const RunContext& context) const {
   parallel_ranges(*context.parallel, strips, tasks, [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(static_cast<size_t>(2 * sums + own) * sizeof(float) +
                           epilogue_->scratch_bytes() + 64);
-    if (scratch.data() == nullptr) return;
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
     float* out = reinterpret_cast<float*>(scratch.data());
     float* turned = out + sums;
     const float* weights = packed_ == nullptr ? turned + sums : packed_->data();
