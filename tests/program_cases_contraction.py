@@ -215,8 +215,8 @@ def convolutions(cases: Cases) -> None:
         (17, 17, 17, 3, 1, 1, 1, 9, 17), (16, 16, 16, 5, 2, 1, 2, 15, 15), (4, 12, 4, 3, 1, 1, 1, 5, 5),
         (1, 6, 1, 5, 1, 1, 0, 28, 28), (64, 64, 1, 3, 1, 1, 1, 8, 8), (3, 4, 1, 7, 2, 1, 3, 2, 2),
     ):  # fmt: skip
-        first = "g * %d + c" % (c // g) if g > 1 else "c"
-        second = "g * %d + o" % (o // g) if g > 1 else "o"
+        first = f"g * {c // g} + c" if g > 1 else "c"
+        second = f"g * {o // g} + o" if g > 1 else "o"
         group = f"g: {g}, " if g > 1 else ""
         depthwise = g > 1 and c == g == o
         if depthwise:
