@@ -8,11 +8,12 @@ cd "$(dirname "$0")/.."
 bin=$(dirname "$("$python" -c 'import sys; print(sys.executable)')")
 "$bin/cmake" -S onnx_fusion/native -B build/sanitize -G Ninja \
   -DCMAKE_MAKE_PROGRAM="$bin/ninja" -DONNX_FUSION_SANITIZE=ON >/dev/null
-"$bin/cmake" --build build/sanitize
+"$bin/cmake" --build build/sanitize -- --quiet
 export ONNX_FUSION_LIBRARY=$PWD/build/sanitize/libonnx_fusion.so
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)"
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 if [ $# -eq 0 ]; then
+  shopt -s nullglob
   set -- tests/test_ort_op.py tests/test_library.py tests/test_native*.py
 fi
 # Python and ONNX Runtime leave memory to the end of the process; the second step looks at ours.
