@@ -241,14 +241,13 @@ def random_network(draw):
     return weights(proto, **dict(arrays))
 
 
-@pytest.mark.parametrize("seed", range(40))
+REFUSED = (5, 29)  # pads that are larger than the kernel: ONNX Runtime does not run these
+
+
+@pytest.mark.parametrize("seed", [seed for seed in range(40) if seed not in REFUSED])
 def test_random_windows(seed):
     graph = inferred(random_network(np.random.default_rng(seed)))
     for size in ((1, 3, 24, 31), (2, 3, 33, 26)):
-        try:
-            measure(graph, {"x": np.ones(size, "f4")})
-        except Exception:  # drawn attributes that ONNX Runtime refuses
-            return
         agree(graph, {"x": np.ones(size, "f4")})
 
 

@@ -218,14 +218,17 @@ def _find_pinned(graph: Graph) -> set[Node]:
     ONNX Runtime inlines an If whose condition is constant, and may then refuse a model that it ran
     before. So the integer arithmetic that leads there stays as well.
     """
+    leading: set[Node] = set()
     pinned: set[Node] = set()
     for node in reversed(graph.nodes):
         for value in filter(None, node.outputs):
-            if value.is_output or value.captured or any(
-                    user.op_type in _CONTROL_FLOW or user in pinned and _is_integer(user)
-                    for user in value.consumers):
+            if value.is_output:
                 pinned.add(node)
-    return pinned
+            if value.captured or any(user.op_type in _CONTROL_FLOW
+                                     or user in leading and _is_integer(user)
+                                     for user in value.consumers):
+                leading.add(node)
+    return pinned | leading
 
 
 def _is_integer(node: Node) -> bool:
