@@ -21,7 +21,7 @@ ASAN_OPTIONS=detect_leaks=0 "$python" -m pytest -p no:cacheprovider \
   --deselect tests/test_library.py::test_needs_nothing_but_the_c_and_cxx_runtime "$@"
 ASAN_OPTIONS=detect_leaks=1:fast_unwind_on_malloc=0:malloc_context_size=12 LSAN_OPTIONS=exitcode=0 \
   "$python" scripts/check_leaks.py --any-growth 2> build/sanitize/leaks.txt
-if grep -q 'libonnx_fusion' build/sanitize/leaks.txt; then
+if grep -q 'onnx_fusion/native\|libonnx_fusion' build/sanitize/leaks.txt; then
   echo "memory of libonnx_fusion is left behind, see build/sanitize/leaks.txt" >&2
   exit 1
 fi
