@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from ops_run import build, compare, fuse
+from ops_run import build, compare, fuse, run
 
+from onnx_fusion.errors import ProgramError
+from onnx_fusion.ops.movement import slice_box
 from onnx_fusion.program import Load, Store, parse_program
 
 node = onnx.helper.make_node
@@ -45,6 +51,8 @@ MOVES = [
     ("Slice", (6, 5), {}, [I(-100), I(-1), I(-1)]), ("Slice", (6, 5), {}, [I(5), I(0), I(0), I(-2)]),
     ("Slice", (6, 5), {}, [I(-1), I(-HUGE - 1), I(1), I(-1)]), ("Slice", (6,), {}, [I(4), I(2), I(0)]),
     ("Slice", (6,), {}, [I(100), I(-100), I(0), I(-4)]), ("Slice", (6, 5), {}, [I(0, 1), I(6, 5), I(1, 0), I(2, 4)]),
+    ("Slice", (1,), {}, [I(-3), I(-5), I(0), I(-1)]), ("Slice", (4,), {}, [I(-9), I(-9), I(0), I(-1)]),
+    ("Slice", (6,), {}, [I(1), I(HUGE), I(0), I(9)]), ("Slice", (6,), {}, [I(4), I(-7), I(0), I(-9)]),
     ("Slice", (6,), {}, [I(2), I(2), I(0)]), ("Slice", (0, 5), {}, [I(0), I(3), I(0)]),
     ("Slice", (6, 5), {}, [np.array([1], np.int32), np.array([9], np.int32), np.array([1], np.int32)]),
     ("Concat", (2, 3), {"axis": 1}, [counted((2, 4)) + 50]), ("Concat", (2, 3), {"axis": -2}, [counted((1, 3)) + 50]),
@@ -55,7 +63,7 @@ MOVES = [
     ("Tile", (2, 3), {}, [I(2, 3)]), ("Tile", (2, 1), {}, [I(1, 3)]), ("Tile", (2, 3), {}, [I(1, 1)]),
     ("Pad", (2, 3), {}, [I(1, 0, 2, 3)]), ("Pad", (2, 3), {}, [I(0, 2, 0, 1), np.float32(7)]),
     ("Pad", (4, 5), {}, [I(-1, 2, 1, -3)]), ("Pad", (4, 5), {}, [I(2, 1), np.float32(-1), I(-1)]),
-    ("Pad", (), {}, [np.zeros(0, np.int64)]),
+
     ("DepthToSpace", (1, 8, 2, 3), {"blocksize": 2}, []),
     ("DepthToSpace", (2, 12, 2, 3), {"blocksize": 2, "mode": "CRD"}, []),
     ("SpaceToDepth", (2, 3, 4, 6), {"blocksize": 2}, []),
@@ -149,6 +157,8 @@ SYMBOLIC = [
     ("Unsqueeze", ["n", "s", 12], {}, [I(1)]), ("Squeeze", ["n", 1, "s"], {}, [I(1)]),
     ("Transpose", ["n", "s", 12], {"perm": [2, 0, 1]}, []),
     ("Slice", ["n", "s", 12], {}, [I(2), I(9), I(2), I(3)]), ("Slice", ["n", "s", 12], {}, [I(0), I(HUGE), I(1)]),
+    ("Slice", ["n", "s", 12], {}, [I(1), I(HUGE), I(1)]), ("Slice", ["n", "s", 12], {}, [I(0), I(-1), I(1)]),
+    ("Slice", ["n", "s", 12], {}, [I(-2), I(HUGE), I(1), I(2)]), ("Slice", ["n", "s", 12], {}, [I(1), I(2), I(1)]),
     ("Expand", ["n", 1, 12], {}, [I(1, 5, 1)]), ("Tile", ["n", 3, 12], {}, [I(1, 2, 1)]),
     ("Tile", ["n", 1, 12], {}, [I(1, 4, 1)]), ("Tile", ["n", 3, 12], {}, [I(2, 1, 1)]),
     ("Pad", ["n", "s", 12], {}, [I(0, 1, 0, 0, 2, 3)]), ("Concat", ["n", "s", 12], {"axis": 2}, ["x"]),
@@ -174,6 +184,47 @@ def test_symbols(op_type: str, shape: list, attributes: dict, rest: list) -> Non
     model = build([node(op_type, inputs, outputs, **attributes)], runs[0], constants,
                   outputs=outputs, symbols={"x": shape})  # fmt: skip
     compare(model, *runs, rtol=0, atol=0)
+
+
+def test_every_slice() -> None:
+    """All bounds and steps around an axis of 0, 1 and 4 elements, by ONNX Runtime."""
+    for size in (0, 1, 4):
+        x = counted((size,))
+        for start, end, step in itertools.product((-9, -5, -4, -1, 0, 1, 3, 4, 9), repeat=3):
+            if step:
+                begin, count = slice_box(start, end, step, size)
+                mine = [x[begin + step * k] for k in range(count)]
+                assert mine == onnx_slice(x, start, end, step).tolist(), (size, start, end, step)
+
+
+@functools.cache
+def slicer() -> onnxruntime.InferenceSession:
+    given = {"x": counted((4,)), "s": I(1), "e": I(1), "t": I(1)}
+    model = build([node("Slice", ["x", "s", "e", "a", "t"], ["y"])], given, {"a": I(0)}, symbols={"x": ["n"]})
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def onnx_slice(x: np.ndarray, start: int, end: int, step: int) -> np.ndarray:
+    """Return what ONNX Runtime's Slice gives."""
+    return slicer().run(None, {"x": x, "s": I(start), "e": I(end), "t": I(step)})[0]
+
+
+def test_a_slice_that_onnx_and_onnx_runtime_read_differently_is_left_alone() -> None:
+    x = counted((4,))
+    one = node("Slice", ["x", "s", "e", "a", "t"], ["y"])
+    fused = fuse(build([one], {"x": x}, {"s": I(-1), "e": I(HUGE), "a": I(0), "t": I(-1)}))
+    assert list(fused.reasons.values()) == ["a slice that steps back from its start to the end"]
+
+
+def test_an_index_out_of_range_fails_the_run() -> None:
+    """Also where the gathered value meets a Concat, which reads all its pieces everywhere."""
+    x, i = counted((5, 3)), I(1, 7)
+    gather = node("Gather", ["x", "i"], ["g"])
+    for rest in ([node("Neg", ["g"], ["y"])], [node("Concat", ["g", "x"], ["y"], axis=0)]):
+        model = build([gather, *rest], {"x": x, "i": i})
+        compare(model, {"x": x, "i": I(1, -5)}, regions=1)
+        with pytest.raises(ProgramError, match="out of range"):
+            run(fuse(model), {"x": x, "i": i})
 
 
 def test_shapes_that_arrive_at_run_time() -> None:

@@ -87,6 +87,8 @@ class _Draft:
                 continue
             if position >= len(made) or made[position] is None:
                 raise Refused(f"{node.op_type}: output {position} is not supported")
+            if not agree(made[position].shape, value.shape):
+                raise Refused(f"its shape is not the one that was inferred, {list(value.shape)}")
             self.tensors[value] = made[position]
 
     def tensor(self, value: Value) -> Tensor:
@@ -215,6 +217,16 @@ class _Draft:
         if needed - have:
             raise Refused("an extent that no input gives")
         return [t for t in self.sources if t in set(used)]
+
+
+def agree(shape: tuple[ex.Expr, ...], inferred: tuple[int | str, ...] | None) -> bool:
+    """Return whether an output's shape can be the one that inference found."""
+    if inferred is None:
+        return True
+    known = [ex.as_int(extent) for extent in shape]
+    return len(shape) == len(inferred) and all(
+        a is None or isinstance(b, str) or a == b for a, b in zip(known, inferred, strict=True)
+    )
 
 
 def _assemble(

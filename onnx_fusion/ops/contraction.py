@@ -11,7 +11,7 @@ from onnx_fusion.ops.elementwise import like, need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import transpose
 from onnx_fusion.ops.row import Row, Site, align, broadcast, pointwise
-from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor, letters_in
+from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
 
@@ -238,12 +238,10 @@ def pooled(site: Site, op: str, fill: float) -> tuple[Tensor, Window, Tensor]:
             raise NeedsTemp(tensor)
         stage.check_affine(tensor, index)
         taps, letters = [], []
-        used = letters_in(index)
         for axis, extent in enumerate(window.extents):
             tap, names = stage.axis((tensor.serial, axis), extent)
             taps.append(tap)
             letters += names
-        del used
         at = window.at(index[2:], tuple(taps))
         element = read_window(stage, x, index[:2], at, reach if overhang else window, fill)
         return stage.reduce(tensor, op, element, tuple(letters))
@@ -264,7 +262,7 @@ def lower_average_pool(site: Site) -> list[Tensor | None]:
     include = bool(site.attr("count_include_pad", 0))
 
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
-        if guard is not None:
+        if guard is not None or any(isinstance(e, Ref) for e in index):
             raise NeedsTemp(tensor)
         size: ex.Expr = ex.const(1)
         for k, entry in enumerate(index[2:]):

@@ -274,12 +274,12 @@ def lower_dropout(site: Site) -> list[Tensor | None]:
     return [kept, filled(dtype, x.shape, 1)]
 
 
-def cut(x: Tensor, starts: dict[int, tuple[int, int]], shape: Shape) -> Tensor:
+def cut(x: Tensor, starts: dict[int, tuple[ex.Expr, int]], shape: Shape) -> Tensor:
     """Return a strided box of `x`: axis a reads from start + step * index."""
 
     def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
         return tuple(
-            ex.const(starts[k][0]) + number(e, tensor) * starts[k][1] if k in starts else e
+            starts[k][0] + number(e, tensor) * starts[k][1] if k in starts else e
             for k, e in enumerate(index)
         )
 
@@ -288,7 +288,7 @@ def cut(x: Tensor, starts: dict[int, tuple[int, int]], shape: Shape) -> Tensor:
 
 
 def lower_slice(site: Site) -> list[Tensor | None]:
-    """Return Slice with constant bounds, on axes of known extent (or [s:] and [:-e] on others)."""
+    """Return Slice with constant bounds; steps back only on axes of known extent."""
     x = site.x(0)
     first = ints(site.node, "starts", 1)
     last = ints(site.node, "ends", 2)
@@ -298,16 +298,39 @@ def lower_slice(site: Site) -> list[Tensor | None]:
     for start, end, axis, step in zip(first, last, axes, steps, strict=True):
         axis %= x.rank
         extent = ex.as_int(x.shape[axis])
+        if step < 0 and end >= 2**31 - 1:
+            # ONNX Runtime takes this end for "no end", ONNX's shape inference for the last element.
+            raise Refused("a slice that steps back from its start to the end")
         if extent is None:
-            if step == 1 and start == 0 and end >= 2**31 - 1:
-                continue
-            raise Refused("a slice of an axis of unknown extent")
-        begin, stop, stride = slice(start, end, step).indices(extent)
-        if step < 0 and end < -extent:
-            stop = -1
-        shape[axis] = ex.const(len(range(begin, stop, stride)))
-        starts[axis] = (begin, stride)
+            if step < 0:
+                raise Refused("a slice that steps back on an axis of unknown extent")
+            begin = slice_bound(start, x.shape[axis])
+            size = ex.maximum(slice_bound(end, x.shape[axis]) - begin + (step - 1), 0) // step
+            shape[axis] = ex.simplify(size, {})
+        else:
+            begin, size = slice_box(start, end, step, extent)
+            shape[axis] = ex.const(size)
+            begin = ex.const(begin)
+        starts[axis] = (begin, step if abs(step) < 2**31 else 1)
     return [cut(x, starts, tuple(shape))]
+
+
+def slice_box(start: int, end: int, step: int, extent: int) -> tuple[int, int]:
+    """Return the first index and the number of elements of a slice (ONNX Slice clamps, unlike Python)."""
+    if extent == 0:
+        return 0, 0
+    lowest, highest = (0, extent) if step > 0 else (-1, extent - 1)
+    start, end = (b + extent if b < 0 else b for b in (start, end))
+    begin = min(max(start, 0), highest)
+    stop = min(max(end, lowest), highest)
+    return begin, max(0, -(-(stop - begin) // step))
+
+
+def slice_bound(bound: int, extent: ex.Expr) -> ex.Expr:
+    """Return where a bound of a slice that steps forward lies on an axis of unknown extent."""
+    if bound < 0:
+        return ex.simplify(ex.maximum(extent + max(bound, -(2**31)), 0), {})
+    return extent if bound >= 2**31 - 1 else ex.simplify(ex.minimum(ex.const(bound), extent), {})
 
 
 def lower_split(site: Site) -> list[Tensor | None]:
@@ -324,7 +347,7 @@ def lower_split(site: Site) -> list[Tensor | None]:
     outputs, start = [], 0
     for size in sizes:
         shape = tuple(ex.const(size) if k == axis else e for k, e in enumerate(x.shape))
-        outputs.append(cut(x, {axis: (start, 1)}, shape))
+        outputs.append(cut(x, {axis: (ex.const(start), 1)}, shape))
         start += size
     return outputs
 
@@ -387,13 +410,11 @@ def lower_tile(site: Site) -> list[Tensor | None]:
         raise Refused("repeats does not give one number per axis")
     shape = tuple(e * int(r) for e, r in zip(x.shape, repeats, strict=True))
     index_of = lambda s, i: tuple(  # noqa: E731
-        s.simplify(number(k, tensor) % e) if int(r) != 1 and not is_one(e) else (
-            ex.const(0) if is_one(e) else k
+        ex.const(0) if is_one(e) else (
+            k if int(r) == 1 or ex.as_int(e) == 0 else s.simplify(number(k, tensor) % e)
         )
         for k, e, r in zip(i, x.shape, repeats, strict=True)
     )
-    if any(ex.as_int(e) == 0 for e in shape):
-        raise Refused("an empty result")
     tensor = moved(x, shape, index_of)
     return [tensor]
 
@@ -471,36 +492,44 @@ def lower_space_to_depth(site: Site) -> list[Tensor | None]:
 
 
 def lower_gather(site: Site) -> list[Tensor | None]:
-    """Return Gather: a scalar constant index is an offset, any other is indirect."""
+    """Return Gather: one constant index is an offset, any other is indirect.
+
+    Where a value outside does not matter (a branch of a Concat), a run must still fail for an index
+    out of range, so only indices known to be inside are read there; others are gathered before.
+    """
     x, indices = site.x(0), site.x(1)
     if x.rank == 0:
         raise Refused("data of rank 0")
     axis = axis_of(site, x.rank, 0)
     if indices.dtype not in (DType.I32, DType.I64):
         raise Refused(f"indices of type {indices.dtype}")
+    if x.dtype not in MOVABLE:
+        raise Refused(f"element type {x.dtype}")
     shape = x.shape[:axis] + indices.shape + x.shape[axis + 1 :]
     value = site.node.inputs[1]
     known = value.weight.array() if value.weight is not None else None
     extent = ex.as_int(x.shape[axis])
     end = axis + indices.rank
-    if known is not None and known.size == 1 and extent is not None:
-        at = int(known.reshape(-1)[0])
-        if not -extent <= at < extent:
-            raise Refused(f"index {at} is outside [{-extent}, {extent - 1}]")
-        fixed = ex.const(at % extent)
-        return [moved(x, shape, lambda s, i: i[:axis] + (fixed,) + i[end:])]
+    inside = False
+    if known is not None and extent is not None:
+        inside = bool(np.all((known >= -extent) & (known < extent)))
+        if not inside:
+            raise Refused(f"an index is outside [{-extent}, {extent - 1}]")
+        if known.size == 1:
+            fixed = ex.const(int(known.reshape(-1)[0]) % extent)
+            return [moved(x, shape, lambda s, i: i[:axis] + (fixed,) + i[end:])]
 
-    def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
-        found = indices.at(stage, index[axis:end])
-        span = stage.index(x.shape[axis])
-        zero = stage.index(0)
-        if indices.dtype is DType.I32:
-            found = stage.cast(DType.I64, found)
-        back = stage.apply("add", found, span)
-        at = stage.apply("where", stage.apply("lt", found, zero), back, found)
-        return index[:axis] + (at,) + index[end:]
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY) or (guard is ANY and not inside):
+            raise NeedsTemp(tensor)
+        found = stage.cast(DType.I64, indices.at(stage, index[axis:end], guard))
+        back = stage.apply("add", found, stage.index(x.shape[axis]))
+        below = stage.apply("lt", found, stage.index(0))
+        at = stage.apply("where", below, back, found)
+        return x.at(stage, index[:axis] + (at,) + index[end:], guard)
 
-    return [moved(x, shape, index_of)]
+    tensor = Tensor(x.dtype, shape, read, x.steps + indices.steps + 4)
+    return [tensor]
 
 
 def gather_mapping(node: Node) -> MappingType:
