@@ -1,4 +1,4 @@
-"""A second meaning of programs, one element at a time in plain Python, to hold the interpreter against.
+"""A second meaning of programs, one element at a time in plain Python, to test the interpreter by.
 
 It shares with it only the model of a program, and `bind` for the values of dims.
 """
@@ -169,7 +169,7 @@ def from_bits(bits: int) -> float:
 
 
 def to_bits(value: float) -> int:
-    """Return the bf16 of a float32 as bits: the nearer of the two neighbours, the even one of a tie."""
+    """Return the bf16 of a float32 as bits: the nearer neighbour, the even one of a tie."""
     low = int(np.array([value], np.float32).view(np.uint32)[0]) >> 16
     if value != value or math.isinf(value) or from_bits(low) == value:
         return low | (0x40 if value != value else 0)
@@ -345,5 +345,6 @@ def run(program: Program, inputs: list[np.ndarray]) -> list[np.ndarray]:
             for line in stage.stores():
                 point.store(line)
     return [
-        np.moveaxis(memory[t.name], t.order or range(t.rank), range(t.rank)) for t in program.outputs
+        np.moveaxis(memory[t.name], t.order or range(t.rank), range(t.rank))
+        for t in program.outputs
     ]

@@ -209,10 +209,12 @@ def convolutions(cases: Cases) -> None:
     rows = ("row", lambda n, c, h, w: (n, c, h, w))
     last = ("order(0, 2, 3, 1)", lambda n, c, h, w: (n, h, w, c))
     for c, o, g, k, s, d, p, h, w in (
-        (3, 8, 1, 3, 1, 1, 1, 9, 11), (16, 17, 1, 3, 1, 1, 1, 14, 14), (8, 32, 1, 3, 2, 1, 1, 13, 16),
+        (3, 8, 1, 3, 1, 1, 1, 9, 11), (16, 17, 1, 3, 1, 1, 1, 14, 14),
+        (8, 32, 1, 3, 2, 1, 1, 13, 16),
         (4, 6, 1, 5, 1, 1, 2, 7, 33), (5, 7, 1, 1, 1, 1, 0, 6, 9), (16, 33, 1, 1, 2, 1, 0, 8, 7),
         (4, 4, 1, 3, 1, 2, 2, 12, 12), (8, 16, 2, 3, 1, 1, 1, 8, 9), (9, 6, 3, 3, 2, 1, 0, 9, 9),
-        (17, 17, 17, 3, 1, 1, 1, 9, 17), (16, 16, 16, 5, 2, 1, 2, 15, 15), (4, 12, 4, 3, 1, 1, 1, 5, 5),
+        (17, 17, 17, 3, 1, 1, 1, 9, 17), (16, 16, 16, 5, 2, 1, 2, 15, 15),
+        (4, 12, 4, 3, 1, 1, 1, 5, 5),
         (1, 6, 1, 5, 1, 1, 0, 28, 28), (64, 64, 1, 3, 1, 1, 1, 8, 8), (3, 4, 1, 7, 2, 1, 3, 2, 2),
     ):  # fmt: skip
         first = f"g * {c // g} + c" if g > 1 else "c"
@@ -234,7 +236,8 @@ def convolutions(cases: Cases) -> None:
         guard = " else 0" if p else ""
         over = "r, s" if depthwise else "c, r, s"
         for tag, (in_layout, in_shape), (out_layout, out_shape) in (
-            ("nchw", rows, rows), ("nhwc", last, last), ("to_nhwc", rows, last), ("to_nchw", last, rows),
+            ("nchw", rows, rows), ("nhwc", last, last),
+            ("to_nhwc", rows, last), ("to_nchw", last, rows),
         ):  # fmt: skip
             height, width = (h + reach) // s + 1, (w + reach) // s + 1
             cases.add(f"conv_{tag}_{c}to{o}g{g}k{k}s{s}d{d}p{p}", f"""

@@ -1,9 +1,8 @@
-"""Cases of the pointwise form: index maps of every kind, and every instruction on its edge values."""
+"""Cases of the pointwise form: index maps of every kind, every instruction on its edge values."""
 
 from __future__ import annotations
 
 import numpy as np
-
 from program_case_kit import SIZES, Case, Cases, boolean, f32, f64, given, ints, special
 
 
@@ -217,11 +216,15 @@ def movement(cases: Cases) -> None:
         """, f32(2, 12, 4, 9))
 
 
-UNARY = (
-    "neg abs sign sqrt exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sigmoid "
-    "floor ceil round"
-).split()
-BINARY = "add sub mul div mod fmod pow min max".split()
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+UNARY = words(
+    "neg abs sign sqrt exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf "
+    "sigmoid floor ceil round"
+)
+BINARY = words("add sub mul div mod fmod pow min max")
 
 
 def every_instruction(cases: Cases) -> None:
@@ -258,7 +261,7 @@ def every_instruction(cases: Cases) -> None:
                 %2 = {op} %0 %1
                 store y (i) %2
                 """, *makers)
-    for op in "is_nan is_inf".split():
+    for op in words("is_nan is_inf"):
         cases.add(f"{op}_f32", f"""
             input x f32[N] row
             output y bool[N] row
@@ -268,7 +271,7 @@ def every_instruction(cases: Cases) -> None:
             %2 = not %1
             store y (i) %2
             """, special())
-    for op in "eq lt le".split():
+    for op in words("eq lt le"):
         cases.add(f"{op}_f32", f"""
             input a f32[N] row
             input b f32[N] row
@@ -287,7 +290,7 @@ def every_instruction(cases: Cases) -> None:
         edge = [0, 1, -1, 2, -2, 7, -7, np.iinfo(dtype).min, np.iinfo(dtype).max]
         left, right = np.meshgrid(edge, edge)
         makers = (given(left.ravel(), dtype), given(right.ravel(), dtype))
-        for op in "add sub mul div mod fmod min max and or xor".split():
+        for op in words("add sub mul div mod fmod min max and or xor"):
             cases.add(f"{op}_{short}", f"""
                 input a {short}[N] row
                 input b {short}[N] row
@@ -298,7 +301,7 @@ def every_instruction(cases: Cases) -> None:
                 %2 = {op} %0 %1
                 store y (i) %2
                 """, *makers)
-        for op in "neg abs sign not".split():
+        for op in words("neg abs sign not"):
             cases.add(f"{op}_{short}", f"""
                 input a {short}[N] row
                 output y {short}[N] row
@@ -307,7 +310,7 @@ def every_instruction(cases: Cases) -> None:
                 %1 = {op} %0
                 store y (i) %1
                 """, given(edge, dtype))
-        for op in "eq lt le".split():
+        for op in words("eq lt le"):
             cases.add(f"{op}_{short}", f"""
                 input a {short}[N] row
                 input b {short}[N] row
@@ -318,7 +321,7 @@ def every_instruction(cases: Cases) -> None:
                 %2 = {op} %0 %1
                 store y (i) %2
                 """, *makers)
-    for op in "and or xor eq".split():
+    for op in words("and or xor eq"):
         cases.add(f"{op}_bool", f"""
             input a bool[N] row
             input b bool[N] row
@@ -329,7 +332,7 @@ def every_instruction(cases: Cases) -> None:
             %2 = {op} %0 %1
             store y (i) %2
             """, boolean(67), boolean(67))
-    types = "f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 bool".split()
+    types = words("f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 bool")
     for target in types:
         values = [0.0, 1.0, 0.5, 2.75, 100.25, 126.0] * 3
         if target[0] in "fib":

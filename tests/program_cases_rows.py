@@ -1,4 +1,4 @@
-"""Cases of the rows form: reductions over last, middle and first letters, norms, softmax, pooling."""
+"""Cases of the rows form: reductions over any letters, norms, softmax, pooling."""
 
 from __future__ import annotations
 

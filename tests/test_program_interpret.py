@@ -1,4 +1,4 @@
-"""The interpreter against element-by-element evaluation, against NumPy, and against onnx.reference."""
+"""The interpreter against evaluation element by element, NumPy and onnx.reference."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import onnx.reference
 import pytest
+from program_case_scalar import run
+from program_cases import CASES
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.program import evaluate, interpret, parse_program
 from onnx_fusion.program.instructions import INSTRUCTIONS, REDUCTIONS
 from onnx_fusion.program.model import from_bf16, literal, to_bf16
-from program_case_scalar import run
-from program_cases import CASES
 
 PAGE = Path(__file__).parents[1] / "onnx_fusion" / "docs" / "tile_program.md"
 EXAMPLES = re.findall(r"```\n(tile_program 1\n.*?)```", PAGE.read_text(), re.S)
@@ -123,9 +123,9 @@ WORKED = [
     (
         lambda r: [f(r, 2, 16, 9, 12), f(r, 32, 16, 3, 3), f(r, 32)],
         lambda x, w, b: [
-            silu(
-                reference("Conv", [x, w, b], strides=[2, 2], pads=[1, 1, 1, 1])
-            ).transpose(0, 2, 3, 1)
+            silu(reference("Conv", [x, w, b], strides=[2, 2], pads=[1, 1, 1, 1])).transpose(
+                0, 2, 3, 1
+            )
         ],
     ),
     (lambda r: [f(r, 2, 3, 768), f(r, 768), f(r, 768)], layer_norm),

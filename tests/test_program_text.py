@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from program_cases import CASES
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.program import Const, parse_program, print_program
 from onnx_fusion.program.model import FLOATS, literal
 from onnx_fusion.program.text import print_literal
-from program_cases import CASES
 
 PAGE = Path(__file__).parents[1] / "onnx_fusion" / "docs" / "tile_program.md"
 EXAMPLES = re.findall(r"```\n(tile_program 1\n.*?)```", PAGE.read_text(), re.S)
@@ -150,7 +150,10 @@ def test_expressions_keep_their_tree(expr, printed):
         (change("%1 = exp %0", "%1 = const u8 -1"), "line 6: '-1' is not a literal of u8"),
         (change("%1 = exp %0", "%1 = const i32 1.0"), "line 6: '1.0' is not a literal of i32"),
         (change("%1 = exp %0", "%1 = const bool 1"), "line 6: '1' is not a literal of bool"),
-        (change("%1 = exp %0", "%1 = const f32 " + "1" * 41), "line 6: a literal is longer than 40"),
+        (
+            change("%1 = exp %0", "%1 = const f32 " + "1" * 41),
+            "line 6: a literal is longer than 40",
+        ),
         (change("%1 = exp %0", "%1 = reduce_sum %0 over"), "line 6: expected a letter, found the"),
         (change("%1 = exp %0", "%1 = reduce_sum %0over j"), "line 6: expected a number, found '0o"),
         (change("%1 = exp %0", "%1 = select () %0 %0"), "line 6: expected a number, a dim or a le"),
@@ -166,7 +169,8 @@ def test_refused(text, message):
 
 
 @pytest.mark.parametrize(
-    "expr", ["(" * 24 + "j" + ")" * 24, "-" * 24 + "j", "+".join("j" * 128), "9" * 0 + "0" * 900 + "1"]
+    "expr",
+    ["(" * 24 + "j" + ")" * 24, "-" * 24 + "j", "+".join("j" * 128), "9" * 0 + "0" * 900 + "1"],
 )
 def test_limits_are_exact(expr):
     parse_program(index(expr))
@@ -218,9 +222,11 @@ def test_zero_and_minus_zero_differ():
 
 CHARACTERS = "%() ,:=+-*/0123456789abcijkxyNMf32[]<.\n\t\x00é"
 WORDS = (
-    "input output temp stage dim load store dot over const cast select where else as and row order strict "
-    "min max reduce_sum index f32 i64 bool nan inf %0 %1 %99 x0 y0 i j N // 1099511627776"
-).split()  # fmt: skip
+    *("input", "output", "temp", "stage", "dim", "load", "store", "dot", "over", "const", "cast"),
+    *("select", "where", "else", "as", "and", "row", "order", "strict", "min", "max", "index"),
+    *("reduce_sum", "f32", "i64", "bool", "nan", "inf", "%0", "%1", "%99", "x0", "y0", "i", "j"),
+    *("N", "//", "1099511627776"),
+)
 
 
 def mutate(text: str, rng: random.Random) -> str:

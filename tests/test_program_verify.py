@@ -93,7 +93,10 @@ def test_base_is_good():
         (swap("%3 = exp %0", "%3 = where %2 %0 %1"), "line 11: where does not exist for bool, f32"),
         (swap("%3 = exp %0", "%3 = select (i < 2) %0 %1"), "line 11: the operands are f32 and i64"),
         (swap("%3 = exp %0", "%3 = select (k < 2) %0 %0"), "line 11: letter 'k' is not one of"),
-        (swap("%3 = exp %0", "%3 = reduce_max %2 over i"), "line 11: reduce_max does not exist for"),
+        (
+            swap("%3 = exp %0", "%3 = reduce_max %2 over i"),
+            "line 11: reduce_max does not exist for",
+        ),
         (swap("%3 = exp %0", "%3 = reduce_max %0 over k"), "line 11: no operand depends on letter"),
         (swap("%3 = exp %0", "%3 = reduce_max %1 over j"), "line 11: no operand depends on letter"),
         (swap("%3 = exp %0", "%3 = reduce_max %0 over j, j"), "line 11: a letter is named twice"),
@@ -102,7 +105,10 @@ def test_base_is_good():
         (swap("%3 = exp %0", "%3 = load t (i, j)"), "line 11: tensor 't' is not stored by an earl"),
         (swap("%3 = exp %0", "%3 = load y (i, j)"), "line 11: tensor 'y' is not stored by an earl"),
         (swap("store t (i, j) %3", "store x (i, j) %3"), "line 12: input 'x' cannot be stored"),
-        (swap("store t (i, j) %3", "store t (i, j) %1"), "line 12: the value is i64, the tensor f32"),
+        (
+            swap("store t (i, j) %3", "store t (i, j) %1"),
+            "line 12: the value is i64, the tensor f32",
+        ),
         (swap("store t (i, j) %3", "store t (i, 0) %3"), "line 12: the map lacks letter 'j'"),
         (swap("store t (i, j) %3", "store t (i, i) %3"), "line 12: letter 'i' occurs twice"),
         (swap("store t (i, j) %3", "store t (i, j + j) %3"), "line 12: letter 'j' occurs twice"),
@@ -115,8 +121,14 @@ def test_base_is_good():
         (swap("store t (i, j) %3", "store t (%1, j) %3"), "line 12: expected a number, a dim or"),
         (swap("store t (i, j) %3\n", ""), "line 7: the stage on line 7 has no store"),
         (swap("store y", "store t"), "line 15: tensor 't' was loaded before"),
-        (swap("store y (i, j) %0\n", "store y (i, j) %0\nstage\n"), "line 16: the stage on line 16"),
-        (swap("output y f32[N, 8] row", "output y f32[N, 8] row\noutput z f32[] row"), "line 16: ten"),
+        (
+            swap("store y (i, j) %0\n", "store y (i, j) %0\nstage\n"),
+            "line 16: the stage on line 16",
+        ),
+        (
+            swap("output y f32[N, 8] row", "output y f32[N, 8] row\noutput z f32[] row"),
+            "line 16: ten",
+        ),
     ],
 )
 def test_refused(text, message):
@@ -148,7 +160,9 @@ def lines(many: int, make) -> str:
     return "".join(make(k) + "\n" for k in range(many))
 
 
-def sized(inputs=1, dims=0, temps=0, outputs=1, stages=1, letters=1, body=2, rank=1, binds=0) -> str:
+def sized(
+    inputs=1, dims=0, temps=0, outputs=1, stages=1, letters=1, body=2, rank=1, binds=0
+) -> str:
     """Return a program that has so many of everything."""
     shape = ", ".join(["1"] * rank)
     zeros = ", ".join(["0"] * rank)
@@ -162,7 +176,7 @@ def sized(inputs=1, dims=0, temps=0, outputs=1, stages=1, letters=1, body=2, ran
     for k in range(stages):
         text += "stage " + ", ".join(f"l{n}: 1" for n in range(letters)) + "\n"
         own = stored[k::stages] if k < len(stored) else ["y0"]
-        text += lines(body - len(own), lambda _: "%0 = load x0 (" + zeros + ")").replace("%0 =", "@ =")
+        text += lines(body - len(own), lambda _: f"@ = load x0 ({zeros})")
         text += lines(len(own), lambda n, own=own: f"store {own[n]} ({zeros}) %0")
     parts, k = [], 0
     for line in text.split("\n"):
