@@ -162,5 +162,5 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
         reason = (error.strerror or str(error)).lower()
         raise ModelError(f"{path}: cannot be written: {reason}") from None
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(temporary)
