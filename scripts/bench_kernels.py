@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import native_lib
+import native_lib  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
