@@ -155,6 +155,7 @@ class Server:
         os.environ["ONNX_FUSION_ISA"] = name
         self.process = context.Process(target=_serve, args=(other,), daemon=True)
         self.process.start()
+        other.close()  # so that a child that dies is an end of file here
         if before is None:
             del os.environ["ONNX_FUSION_ISA"]
         else:
