@@ -87,30 +87,55 @@ def broadcast(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None
     return out
 
 
+_POOLS = ("MaxPool", "AveragePool", "LpPool")
+_CEIL_MODE_SETTLED = 22
+
+
+def is_misjudged(node: Node, opset: int) -> bool:
+    """True for a node whose extents onnx.shape_inference gets wrong: rules here are to be believed.
+
+    Before opset 22 it counts a last window that starts in the end padding; ONNX Runtime and opset
+    22 do not (ONNX spec, MaxPool, ceil_mode).
+    """
+    return (node.op_type in _POOLS and not node.domain and bool(node.attrs.get("ceil_mode", 0))
+            and opset < _CEIL_MODE_SETTLED)
+
+
 def _windows(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Conv and the pools (ONNX spec, Conv): floor((x + pads - reach) /
-    stride) + 1."""
+    """Return the extents of Conv and the pools: floor((x + pads - reach) / stride) + 1 or ceil."""
     x = shapes[0]
     weight = shapes[1] if len(shapes) > 1 else None
     kernel = node.attrs.get("kernel_shape") or (weight[2:] if weight is not None else None)
-    if x is None or len(x) < 3 or kernel is None or node.attrs.get("ceil_mode", 0):
+    if x is None or len(x) < 3 or kernel is None:
         return None
     if any(not isinstance(size, int) for size in kernel) or len(kernel) != len(x) - 2:
         return None
     rank = len(kernel)
-    pads = node.attrs.get("pads") or [0] * (2 * rank)
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    pads = node.attrs.get("pads") if auto == "NOTSET" else None
+    pads = pads or [0] * (2 * rank)
     strides = node.attrs.get("strides") or [1] * rank
     dilations = node.attrs.get("dilations") or [1] * rank
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    out: list[Extent] = [x[0], None]
+    out: list[Extent] = [x[0], x[1] if node.op_type in _POOLS else None]
     for i in range(rank):
         shift = pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1
         if auto.startswith("SAME"):
-            shift = -1
-        elif auto == "VALID":
-            shift = -dilations[i] * (kernel[i] - 1) - 1
-        out.append(_steps(x[2 + i], shift, strides[i]))
+            out.append(_steps(x[2 + i], -1, strides[i]))
+        elif node.attrs.get("ceil_mode", 0):
+            out.append(_steps_up(x[2 + i], shift, strides[i], pads[i]))
+        else:
+            out.append(_steps(x[2 + i], shift, strides[i]))
     return out
+
+
+def _steps_up(dim: Dim, shift: int, stride: int, begin: int) -> Extent:
+    """Return ceil((dim + shift) / stride) + 1, less a window that starts in the end padding."""
+    if stride == 1:
+        return _steps(dim, shift, 1)
+    if isinstance(dim, str):
+        return ("steps up", dim, shift, stride, begin)
+    count = -(-(dim + shift) // stride) + 1
+    return count - 1 if (count - 1) * stride >= dim + begin else count
 
 
 def _steps(dim: Dim, shift: int, stride: int) -> Extent:

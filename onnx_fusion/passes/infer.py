@@ -11,7 +11,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Value, made_up
 from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
-from onnx_fusion.passes.extents import Extent, Extents, output_extents
+from onnx_fusion.passes.extents import Extent, Extents, is_misjudged, output_extents
 
 _MAX_ROUNDS = 32
 _WITH_DATA = 1024
@@ -27,7 +27,8 @@ def infer(graph: Graph) -> Graph:
     start with MADE_UP, and equal ones the same symbol where a rule in `extents` shows it. What the
     model says of its own inner values and outputs is used for types, for operators that onnx cannot
     infer, and, if every input is static, for extents: exporters and people who make inputs dynamic
-    by hand leave declarations behind that are not true, and ONNX Runtime only warns.
+    by hand leave declarations behind that are not true, and ONNX Runtime only warns. What onnx is
+    known to get wrong is hidden from it.
 
     Raises ModelError if a node's input shapes contradict each other and ONNX Runtime thinks so too.
     """
@@ -130,7 +131,10 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
             dtype, shape = declared.get(value.name, (None, None))
             dtype = value.dtype or dtype
             shape = shape and tuple(dim if isinstance(dim, int) else None for dim in shape)
-            if value is node.outputs[0]:
+            if is_misjudged(node, graph.opsets.get("", 0)):
+                dtype = node.inputs[0].dtype if value is node.outputs[0] else DType.I64
+                shape = output_extents(node)
+            elif value is node.outputs[0]:
                 shape = output_extents(node) or shape
             if dtype is not None and (shape is not None or value.dtype is None):
                 hints = first if all(map(_is_known, filter(None, node.inputs))) else rest
@@ -156,8 +160,8 @@ def _skeleton(graph: Graph) -> onnx.ModelProto:
         if value.weight is None and value.producer is None:
             proto.graph.input.append(_given_info(graph, value))
     for node in graph.nodes:
-        protos = [part.proto for part in node.parts] or [node.proto]
-        proto.graph.node.extend(protos)
+        if not is_misjudged(node, graph.opsets.get("", 0)):
+            proto.graph.node.extend([part.proto for part in node.parts] or [node.proto])
     for value in graph.outputs:
         proto.graph.output.add(name=value.name)
     return proto
