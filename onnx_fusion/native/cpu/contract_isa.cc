@@ -2,6 +2,7 @@
 #include <string>
 
 #include "cpu/contract_kernels.h"
+#include "cpu/direct_kernels.h"
 #include "machine.h"
 
 namespace onnx_fusion::cpu {
@@ -16,6 +17,7 @@ namespace onnx_fusion::cpu {
   namespace isa {                            \
   extern const GemmKernels gemm_kernels;     \
   extern const WindowKernels window_kernels; \
+  extern const DirectKernels direct_kernels; \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -25,6 +27,7 @@ namespace {
 struct Chosen {
   const GemmKernels* gemm = nullptr;
   const WindowKernels* window = nullptr;
+  const DirectKernels* direct = nullptr;
 };
 
 const Chosen& chosen() {
@@ -32,7 +35,9 @@ const Chosen& chosen() {
     const std::string name = isa_name();
     Chosen choice;
 #define X(isa) \
-  if (choice.gemm == nullptr || name == #isa) choice = {&isa::gemm_kernels, &isa::window_kernels};
+  if (choice.gemm == nullptr || name == #isa) {                              \
+    choice = {&isa::gemm_kernels, &isa::window_kernels, &isa::direct_kernels}; \
+  }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
     return choice;
@@ -44,5 +49,6 @@ const Chosen& chosen() {
 
 const GemmKernels& gemm_kernels() { return *chosen().gemm; }
 const WindowKernels& window_kernels() { return *chosen().window; }
+const DirectKernels& direct_kernels() { return *chosen().direct; }
 
 }  // namespace onnx_fusion::cpu

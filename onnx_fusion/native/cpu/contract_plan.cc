@@ -5,6 +5,7 @@
 
 #include "cpu/contract.h"
 #include "cpu/contract_axes.h"
+#include "cpu/contract_direct.h"
 #include "cpu/contract_window.h"
 
 namespace onnx_fusion {
@@ -26,6 +27,8 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
   if (!bound.stages[stage].empty) {
     auto window = cpu::WindowPlan::make(bound, stage, constants, count);
     if (window != nullptr) return window;
+    auto direct = cpu::DirectPlan::make(bound, stage, constants, count);
+    if (direct != nullptr) return direct;
   }
   return std::make_unique<cpu::ContractPlan>(bound, stage, constants, count);
 }

@@ -21,6 +21,8 @@ class WindowPlan final : public StagePlan {
   WindowPlan() = default;
   void plan_rows(int lanes);
   void plan_channels(int lanes, const TensorView* weights);
+  void find_grid(const BoundStage& stage, const BoundMap& map);
+  void grid_pointers(int64_t pixel, int64_t pixels, const float* x, const float** in) const;
   void run_rows(const RunContext& context) const;
   void run_channels(const RunContext& context) const;
   void finish(const RunContext& context, const int64_t* fixed, int64_t row0, int64_t row1,
@@ -43,6 +45,10 @@ class WindowPlan final : public StagePlan {
   int64_t padded_ = 0;  // by channel: floats of one tap's weights
   std::shared_ptr<const PackedWeights> packed_;
   std::vector<float> outside_;
+  int grid_width_ = 0, grid_step_ = 1;  // by channel: 0 if the taps of a row are not neighbours
+  int64_t grid_row_ = 1;                // pixels of a row
+  int64_t grid_shift_ = 0;              // from a tap to its neighbour, in memory and per guard
+  std::vector<int32_t> grid_shifts_;
 
   int64_t strip_ = 1;  // channels (by row) or pixels (by channel) carried through the epilogue at once
   std::unique_ptr<Epilogue> epilogue_;

@@ -18,6 +18,12 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+[[maybe_unused]] constexpr int kRegisters = 32;
+#else
+[[maybe_unused]] constexpr int kRegisters = 16;
+#endif
+
 typedef float Floats __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef float LooseFloats __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
