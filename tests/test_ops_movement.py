@@ -39,6 +39,8 @@ MOVES = [
     ("Reshape", (6, 10), {}, [I(4, 15)]),
     ("Reshape", (0, 3), {"allowzero": 1}, [I(3, 0)]), ("Reshape", (1,), {}, [np.zeros(0, np.int64)]),
     ("Reshape", (), {}, [I(1, 1)]),
+    ("Reshape", (2, 0, 3), {"allowzero": 1}, [I(3, 5, 0)]), ("DepthToSpace", (2, 4, 2, 0), {"blocksize": 2}, []),
+    ("Squeeze", (3, 1, 0, 3), {}, [I(1)]), ("Tile", (2, 0), {}, [I(2, 2)]), ("Tile", (2, 3), {}, [I(0, 1)]),
     ("Flatten", (2, 3, 4), {}, []), ("Flatten", (2, 3, 4), {"axis": 0}, []),
     ("Flatten", (2, 3, 4), {"axis": -1}, []), ("Flatten", (2, 3, 4), {"axis": 3}, []),
     ("Flatten", (5,), {}, []), ("Flatten", (), {"axis": 0}, []), ("Flatten", (0, 3), {}, []),

@@ -244,7 +244,7 @@ def pooled(site: Site, op: str, fill: float) -> tuple[Tensor, Window, Tensor]:
             letters += names
         at = window.at(index[2:], tuple(taps))
         element = read_window(stage, x, index[:2], at, reach if overhang else window, fill)
-        return stage.reduce(tensor, op, element, tuple(letters))
+        return stage.reduce(tensor, op, element, tuple(letters), x)
 
     tensor = Tensor(DType.F32, shape, read, x.steps + 1)
     return tensor, window, x

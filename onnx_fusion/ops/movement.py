@@ -151,6 +151,11 @@ def reshape(source: Tensor, shape: Shape) -> Tensor:
         raise Refused(
             f"cannot tell that {show(source.shape)} and {show(shape)} have as many elements"
         )
+    nothing = next((k for k, e in enumerate(shape) if ex.as_int(e) == 0), None)
+    if nothing is not None:
+        return moved(source, shape, lambda s, i: tuple(
+            i[nothing] if ex.as_int(e) == 0 else ex.const(0) for e in source.shape
+        ))  # fmt: skip
     pairs = groups(source.shape, shape)
 
     def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:

@@ -77,7 +77,9 @@ def reduced(
             at = [None if k in axes else e for k, e in enumerate(index)]
         full, letters = row_axes(stage, tensor, at, axes, x.shape)
         element = x.at(stage, full)
-        return finish(stage, lambda op, write: stage.reduce(tensor, op, write(element), letters))
+        return finish(
+            stage, lambda op, write: stage.reduce(tensor, op, write(element), letters, x)
+        )
 
     tensor = Tensor(x.dtype, shape, read, x.steps + 1)
     return tensor
@@ -144,9 +146,9 @@ def lower_softmax(site: Site) -> list[Tensor | None]:
         stage.check_affine(tensor, index)
         full, letters = row_axes(stage, tensor, index, axes, x.shape)
         along = x.at(stage, full)
-        top = stage.reduce(tensor, "reduce_max", along, letters)
+        top = stage.reduce(tensor, "reduce_max", along, letters, x)
         grown = stage.apply("exp", stage.apply("sub", along, top))
-        total = stage.reduce(tensor, "reduce_sum", grown, letters)
+        total = stage.reduce(tensor, "reduce_sum", grown, letters, x)
         here = stage.apply("sub", x.at(stage, index), top)
         if is_log:
             return stage.apply("sub", here, stage.apply("log", total))

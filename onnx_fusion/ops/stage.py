@@ -253,13 +253,20 @@ class Stage:
         letters = frozenset().union(*(self.letters_of(a) for a in args))
         return self._add(tp.Apply(op, args), dtype, letters)
 
-    def reduce(self, owner: Tensor, op: str, a: tp.Ref, letters: tuple[str, ...]) -> tp.Ref:
-        """Write a reduction of `a` over those of `letters` it depends on; all must be."""
+    def reduce(
+        self, owner: Tensor, op: str, a: tp.Ref, letters: tuple[str, ...], source: Tensor
+    ) -> tp.Ref:
+        """Write a reduction of `a`, made of elements of `source`, over `letters`.
+
+        It must depend on them: a source that is broadcast along one of them is stored first.
+        """
         if not letters:
             return a
         missing = set(letters) - self.letters_of(a)
-        if missing:
+        if missing and source in self.stored:
             raise Refused("a reduction over an axis that its operand is broadcast along")
+        if missing:
+            raise NeedsTemp(source)
         rest = self.letters_of(a) - set(letters)
         self.reductions.append((owner, rest, frozenset(letters)))
         return self._add(tp.Reduce(op, a, letters), self.type_of(a), rest)
