@@ -70,8 +70,7 @@ void cache_side(Side* side, const TensorView& constant, int64_t panel, char kind
   const int64_t depth = static_cast<int64_t>(side->tables.inner.size());
   const int64_t slot_floats = (outers + panel - 1) / panel * panel * depth;
   const std::vector<int64_t> begins = number_slots(side, slot_floats);
-  ContentHash key;
-  key.add(constant.data, bytes_of(constant));
+  ContentHash key = hash_constant(constant.data, bytes_of(constant));
   name_layout(&key, side->tables, begins, panel, kind);
   const float* data = static_cast<const float*>(constant.data);
   const size_t floats = begins.size() * static_cast<size_t>(slot_floats);

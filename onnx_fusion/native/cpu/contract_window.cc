@@ -139,10 +139,13 @@ void WindowPlan::grid_pointers(int64_t pixel, int64_t pixels, const float* x,
     for (int64_t j = 0; j < columns; ++j) in[j] = at + j * grid_shift_;
     for (size_t g = 0; g < x_.guards.size(); ++g) {
       const TableGuard& guard = x_.guards[g];
-      const int32_t first = guard.outer[pixel] + guard.inner[t], shift = grid_shifts_[g];
+      const int64_t extent = guard.extent, shift = grid_shifts_[g];
+      const int64_t first = guard.outer[pixel] + guard.inner[t];
+      const int64_t last = first + (columns - 1) * shift;
+      if (std::min(first, last) >= 0 && std::max(first, last) < extent) continue;
       for (int64_t j = 0; j < columns; ++j) {
-        const int32_t position = first + static_cast<int32_t>(j) * shift;
-        if (static_cast<uint32_t>(position) >= guard.extent) in[j] = outside_.data();
+        const int64_t position = first + j * shift;
+        if (position < 0 || position >= extent) in[j] = outside_.data();
       }
     }
     in += columns;
@@ -155,11 +158,10 @@ void WindowPlan::plan_channels(int lanes, const TensorView* weights) {
   strip_ = std::max<int64_t>(4, kStripFloats / channels_ / 4 * 4);
   strip_ = std::min(strip_, pixels_);
   if (weights == nullptr) return;
-  ContentHash key;
-  key.add("window", 6);
   size_t bytes = sizeof(float);
   for (size_t i = 0; i < weights->rank; ++i) bytes *= static_cast<size_t>(weights->dims[i]);
-  key.add(weights->data, bytes);
+  ContentHash key = hash_constant(weights->data, bytes);
+  key.add("window", 6);
   key.add(&padded_, sizeof padded_);
   key.add_values(w_.batch);
   key.add_values(w_.inner);

@@ -9,6 +9,7 @@
 
 #include "cpu/contract.h"
 #include "cpu/stage.h"
+#include "cpu/weights.h"
 #include "program/bind.h"
 
 namespace onnx_fusion {
@@ -66,6 +67,7 @@ struct Kernel::State {
   mutable std::mutex mutex;  // guards what follows, and replacing
   mutable std::vector<Retired> retired;
   mutable size_t next = 0;
+  mutable cpu::ConstantHashes hashes;
 
   ~State() {
     for (BoundSlot& slot : slots) delete slot.bound.load();
@@ -188,6 +190,7 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
       bound->key.push_back(content(inputs[i], k));
     }
   }
+  const cpu::ConstantHashes::Use use(&hashes);
   for (size_t s = 0; s < forms.size(); ++s) {
     // A contraction of which a letter has no position is either not stored, or a sum over nothing.
     const bool nothing = bound->program.stages[s].empty != 0;

@@ -2,9 +2,7 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <mutex>
-#include <utility>
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -49,6 +47,25 @@ void ContentHash::add(const void* bytes, size_t count) {
   }
   a = mix(a ^ count, p ^ r) + b;
   b = mix(b ^ r, a ^ s) ^ a;
+}
+
+namespace {
+thread_local ConstantHashes* in_use = nullptr;
+}  // namespace
+
+ConstantHashes::Use::Use(ConstantHashes* hashes) : before_(in_use) { in_use = hashes; }
+
+ConstantHashes::Use::~Use() { in_use = before_; }
+
+ContentHash hash_constant(const void* data, size_t bytes) {
+  if (in_use != nullptr) {
+    const auto found = in_use->known_.find({data, bytes});
+    if (found != in_use->known_.end()) return found->second;
+  }
+  ContentHash hash;
+  hash.add(data, bytes);
+  if (in_use != nullptr) in_use->known_.emplace(std::make_pair(data, bytes), hash);
+  return hash;
 }
 
 PackedWeights::~PackedWeights() { std::free(data_); }

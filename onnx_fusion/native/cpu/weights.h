@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace onnx_fusion::cpu {
@@ -22,6 +24,30 @@ struct ContentHash {
   }
   bool operator==(const ContentHash& other) const { return a == other.a && b == other.b; }
 };
+
+// The contents of constants that were hashed before, so that planning another shape of the same kernel
+// does not read its weights again. Belongs to one kernel, whose constants never change.
+class ConstantHashes {
+ public:
+  // While it lives, this thread's hash_constant calls use `hashes`.
+  class Use {
+   public:
+    explicit Use(ConstantHashes* hashes);
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    ConstantHashes* before_;
+  };
+
+ private:
+  friend ContentHash hash_constant(const void* data, size_t bytes);
+  std::map<std::pair<const void*, size_t>, ContentHash> known_;
+};
+
+// The hash of a constant's bytes; more can be added to it.
+ContentHash hash_constant(const void* data, size_t bytes);
 
 // Floats aligned to 64 bytes; freed with the last reference.
 class PackedWeights {
