@@ -142,7 +142,7 @@ def _plan(
             return str(reason)
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
-    made = plan_graph(graph, Target(accept, take_yellow=True), skip)
+    made = plan_graph(graph, Target(accept, take_yellow=policy == "all"), skip)
     if policy == "default":
         made = choose(made, graph)
     lowered = tuple(lower(region, graph, strict=strict) for region in made.regions)

@@ -59,7 +59,7 @@ def diamond(middle):
 
 
 def test_lenet5_is_what_the_notebook_should_have_found():
-    made, graph = plan_of(MODELS / "lenet5.onnx")
+    made, graph = plan_of(MODELS / "lenet5.onnx", templates=False)
     by_type = [[n.op_type for n in r.nodes] for r in made.regions]
     assert by_type[0][0] == "Conv" and by_type[0][-1] == "Relu"
     names = groups(made, graph)
@@ -69,6 +69,36 @@ def test_lenet5_is_what_the_notebook_should_have_found():
         assert not ("Conv" in kinds and "MaxPool" in kinds)
         if "Gemm" in kinds and region is not made.regions[-1]:
             assert kinds == ["Gemm", "Relu"]
+
+
+def test_small_neighbours_become_one_region_that_names_its_template():
+    made, graph = plan_of(MODELS / "lenet5.onnx")
+    (region,) = made.regions
+    assert region.template == "small"
+    assert len(all_names(region.nodes, graph.model.proto)) >= 14
+    made, _ = plan_of(MODELS / "tiny_depthwise.onnx")
+    (last,) = [r for r in made.regions if r.outputs[0].is_output]
+    assert last.template == "small"
+
+
+def test_templates_merge_only_what_stays_convex():
+    for name in ("tiny_depthwise.onnx", "tiny_attention.onnx"):
+        made, _ = plan_of(MODELS / name)
+        of = {n: r for r in made.regions for n in r.nodes}
+        for region in made.regions:
+            members = set(region.nodes)
+            stack = [c for n in region.nodes for v in n.outputs if v for c in v.consumers]
+            seen = set()
+            while stack:
+                node = stack.pop()
+                if node in members or node in seen:
+                    continue
+                seen.add(node)
+                group = of[node].nodes if node in of else (node,)
+                for member in group:
+                    stack += [c for v in member.outputs if v for c in v.consumers]
+            fed = {v.producer for n in region.nodes for v in n.inputs if v} - members - {None}
+            assert not fed & seen, f"{region.name} waits for itself"
 
 
 def test_no_path_leaves_a_region_and_comes_back():

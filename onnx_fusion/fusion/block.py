@@ -16,6 +16,15 @@ from onnx_fusion.graph.model import Graph, Node
 from onnx_fusion.ops.mapping import MappingType
 
 
+COMPLEXITY = (
+    MappingType.ONE_TO_ONE,
+    MappingType.REORGANIZE,
+    MappingType.SHUFFLE,
+    MappingType.ONE_TO_MANY,
+    MappingType.MANY_TO_MANY,
+)
+
+
 class Blocks:
     """All blocks of a graph: which node is in which, and the order of nodes."""
 
@@ -53,7 +62,11 @@ class Blocks:
 
     def convex_after(self, block: Block, node: Node) -> bool:
         """Return whether `block` with `node` has no path that leaves it and comes back."""
-        members = {*block.nodes, node}
+        return self.convex([*block.nodes, node])
+
+    def convex(self, nodes: list[Node]) -> bool:
+        """Return whether no path leaves the nodes and comes back."""
+        members = set(nodes)
         outside = []
         for member in members:
             for value in (*member.inputs, *member.captures):
@@ -76,6 +89,12 @@ class Block:
         self.nodes.append(node)
         self.mapping = mapping
         self.types.append(mapping)
+
+    def absorb(self, other: Block) -> None:
+        """Take all nodes of another block in; the more complex type is that of both (Table 2)."""
+        self.nodes.extend(other.nodes)
+        self.mapping = max(self.mapping, other.mapping, key=COMPLEXITY.index)
+        self.types.extend([self.mapping] * len(other.nodes))
 
     def drop(self) -> Node:
         """Remove the node that joined last."""

@@ -67,6 +67,11 @@ def bytes_read(value: Value, node: Node) -> int:
 
 def kernel_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -> float:
     """Return what one kernel takes that runs these nodes; `repeats` says how often each is computed."""
+    return rates.overhead + rates.launch + compute_seconds(nodes, rates, repeats)
+
+
+def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -> float:
+    """Return what the work itself takes: the larger of arithmetic and memory traffic."""
     members = set(nodes)
     read: dict[Value, int] = {}
     for node in nodes:
@@ -82,10 +87,9 @@ def kernel_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) ->
     ]
     hard = sum(flops(n) for n in nodes if is_contraction(n))
     easy = sum(flops(n) for n in nodes if not is_contraction(n)) * repeats
-    compute = hard / rates.contraction + easy / rates.other
     moved = sum(read.values()) + sum(irs_bytes(v) for v in outputs)
     bandwidth = rates.cached if moved <= CACHE else rates.bandwidth
-    return rates.overhead + rates.launch + max(moved / bandwidth, compute)
+    return max(moved / bandwidth, hard / rates.contraction + easy / rates.other)
 
 
 def peer_seconds(nodes: Sequence[Node]) -> float:

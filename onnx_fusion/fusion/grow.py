@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 
+from onnx_fusion.fusion import cost, small
 from onnx_fusion.fusion.block import Block, Blocks
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
 from onnx_fusion.fusion.table import Verdict, look_up
@@ -62,18 +64,35 @@ class _Planner:
         for seed in self.seeds():
             if self.blocks.free(seed):
                 self.close(self.grow(seed))
+        if self.target.templates:
+            self.merge_small()
         position = self.blocks.position
         self.regions.sort(key=lambda r: position[r.nodes[0]])
         named = tuple(
-            Region(f"region_{k}", r.nodes, r.mapping_type, r.anchor, r.template, r.inputs,
-                   r.outputs, r.irs_bytes_saved)
-            for k, r in enumerate(self.regions)
-        )  # fmt: skip
+            dataclasses.replace(r, name=f"region_{k}") for k, r in enumerate(self.regions)
+        )
         opaque: dict[str, int] = {}
         for node in self.graph.nodes:
             if node in self.why_not:
                 opaque[node.op_type] = opaque.get(node.op_type, 0) + 1
         return Plan(named, tuple(self.refusals()), dict(sorted(opaque.items())))
+
+    def merge_small(self) -> None:
+        """Make one region of neighbours too small to be worth a node each."""
+
+        def fits(nodes: Sequence[Node]) -> bool:
+            if len(nodes) > self.target.max_nodes:
+                return False
+            region = region_of("try", nodes, self)
+            if sum(v.weight is None for v in region.inputs) > self.target.max_inputs:
+                return False
+            return self.target.accept(region) is None
+
+        for block in small.merge(self.blocks, fits):
+            members = set(block.nodes)
+            self.regions = [r for r in self.regions if r.nodes[0] not in members]
+            region = region_of("try", block.nodes, self, block.mapping)
+            self.regions.append(dataclasses.replace(region, template=small.NAME))
 
     def seeds(self) -> list[Node]:
         """Return the nodes to start from, in order."""
@@ -174,7 +193,8 @@ class _Planner:
         if verdict is Verdict.RED:
             return f"{first.value} before {second.value} is never fused (mapping table)"
         if verdict is Verdict.YELLOW and not self.target.take_yellow:
-            return f"{first.value} before {second.value} is not expected to pay"
+            if not cost.pays(block.nodes, new):
+                return f"{first.value} before {second.value} is not expected to pay"
         if len(block.nodes) >= self.target.max_nodes:
             return f"the region has {self.target.max_nodes} nodes already"
         if not self.blocks.convex_after(block, new):
@@ -251,7 +271,7 @@ def connected(nodes: list[Node]) -> bool:
 
 
 def region_of(
-    name: str, nodes: list[Node], planner: _Planner, mapping: MappingType | None = None
+    name: str, nodes: Sequence[Node], planner: _Planner, mapping: MappingType | None = None
 ) -> Region:
     """Return the region of these nodes: what it reads, what leaves it, what it saves."""
     position: Callable[[Node], int] = planner.blocks.position.__getitem__

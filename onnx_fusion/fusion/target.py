@@ -12,11 +12,13 @@ MAX_NODES = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """`accept(region)` returns None if the machine can run it, else the reason; `is_wanted` likewise for
-    yellow cells of the table (producer block or node, consumer), None meaning that it pays.
-    `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2)."""
+    """`accept(region)` returns None if the machine can run it, else the reason. `take_yellow` fuses what the
+    table leaves to judgement without asking the cost model (the paper's "fuse whatever is legal").
+    `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2); `templates` opens red
+    cells by named rules."""
 
     accept: Callable[[Region], str | None]
     max_inputs: int = 64
     max_nodes: int = MAX_NODES
     take_yellow: bool = True
+    templates: bool = True

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kStripFloats = 4096;
 constexpr size_t kMostPlaces = 256;
-constexpr double kLeastFull = 0.7;       // of the vectors' lanes
+constexpr double kLeastFull = 0.6;       // of the vectors' lanes
 constexpr int64_t kMostPages = 32;       // input planes under way at once: what the first-level TLB holds
 constexpr int64_t kPage = 4096;
 constexpr int64_t kMostInput = 32 << 10; // bytes of input that a tile of pixels reads
