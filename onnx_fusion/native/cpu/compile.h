@@ -36,6 +36,9 @@ class Compiler {
   std::unique_ptr<TileProgram> whole(bool lanes_inner);
   // The reduced axes are looped over, once per level of reductions.
   std::unique_ptr<TileProgram> streamed();
+  // Reductions of nothing but loads, read where they lie while the accumulators stay in registers.
+  bool reads_windows() const;
+  std::unique_ptr<TileProgram> windows();
 
  private:
   void resolve();
@@ -57,6 +60,7 @@ class Compiler {
   int emit(int line);
   int emit_pass(int line, const Instruction& instruction);
   int emit_select(int line, const Instruction& instruction);
+  int emit_row_pass(const Instruction& instruction, const int* slots, int which);
   int emit_reduce(int line, const Instruction& instruction);
   bool is_nothing(int line) const;
   static uint64_t nothing_bits(const Instruction& instruction);
@@ -78,6 +82,7 @@ class Compiler {
   std::vector<LetterSet> letters_;  // per body line: letters its value depends on, in this box
   std::vector<int> level_;
   std::vector<int> store_lines_;
+  bool windowed_ = false;
   uint16_t reduced_axes_ = 0, computed_letters_ = 0;
   std::vector<int> slot_of_;        // per body line, in the segment being emitted
   std::vector<int> widened_[3];     // per slot: the same value, wider

@@ -190,8 +190,6 @@ int Compiler::emit_pass(int line, const Instruction& instruction) {
     for (int i = 0; i < 2; ++i) {
       if (widths[i] == Width::scalar && width != Width::scalar) {
         splat = i == 0 ? kSplatFirst : kSplatSecond;
-      } else {
-        slots[i] = widen(slots[i], width);
       }
     }
     // A scalar exponent is looked at once per pass, also where everything is scalar.
@@ -200,6 +198,16 @@ int Compiler::emit_pass(int line, const Instruction& instruction) {
       splat = width == Width::scalar ? kSplatSecond : kSplatNone;
     }
     step.pass = k.binary[static_cast<int>(instruction.op)][compute_type(type)][splat];
+  }
+  if (instruction.arg_count == 2 && width == Width::full &&
+      (widths[0] == Width::row || widths[1] == Width::row) && widths[0] != widths[1] &&
+      widths[0] != Width::scalar && widths[1] != Width::scalar) {
+    return emit_row_pass(instruction, slots, widths[0] == Width::row ? 0 : 1);
+  }
+  if (instruction.op != Op::op_where) {
+    for (int i = 0; i < instruction.arg_count; ++i) {
+      if (widths[i] != Width::scalar || width == Width::scalar) slots[i] = widen(slots[i], width);
+    }
   }
   step.a = slots[0];
   step.b = slots[1] >= 0 ? slots[1] : slots[0];
@@ -211,6 +219,22 @@ int Compiler::emit_pass(int line, const Instruction& instruction) {
     return constant(instruction.dtype, bits);
   }
   step.out = new_slot(instruction.dtype, width);
+  push(step);
+  return step.out;
+}
+
+// One operand is a row: each of its elements meets a whole row of the other's, or the other way round.
+int Compiler::emit_row_pass(const Instruction& instruction, const int* slots, int which) {
+  const DType type = at(line_of(instruction.args[0])).dtype;
+  const int splat = out_->lanes_inner ? kSplatNone : which == 0 ? kSplatFirst : kSplatSecond;
+  Step step;
+  step.kind = StepKind::row_pass;
+  step.op = instruction.op;
+  step.pass = kernels().binary[static_cast<int>(instruction.op)][compute_type(type)][splat];
+  step.a = slots[0];
+  step.b = slots[1];
+  step.ref = which;
+  step.out = new_slot(instruction.dtype, Width::full);
   push(step);
   return step.out;
 }
@@ -236,18 +260,52 @@ uint64_t Compiler::nothing_bits(const Instruction& instruction) {
 
 int Compiler::emit_reduce(int line, const Instruction& instruction) {
   if (is_nothing(line)) return constant(instruction.dtype, nothing_bits(instruction));
-  const int operand = emit(line_of(instruction.args[0]));
   Step step;
+  step.width = width_of(depends_[static_cast<size_t>(line)]);
+  const int operand = windowed_ ? -1 : emit(line_of(instruction.args[0]));
   step.kind = StepKind::reduce;
   step.op = instruction.op;
   step.reduce = &kernels().reduce[static_cast<int>(instruction.op) -
                                   static_cast<int>(Op::op_reduce_sum)]
                                  [compute_type(instruction.dtype)];
-  step.a = widen(operand, Width::full);
-  step.width = width_of(depends_[static_cast<size_t>(line)]);
+  if (windowed_) {
+    step.kind = StepKind::window;
+    step.ref = load_of_[static_cast<size_t>(line_of(instruction.args[0]))];
+    step.c = new_slot(instruction.dtype, step.width);
+  } else {
+    step.a = widen(operand, Width::full);
+  }
   step.out = new_slot(instruction.dtype, step.width);
   push(step);
   return step.out;
+}
+
+// Every reduction is of one f32 load, whose `else` is what the reduction gives over nothing.
+bool Compiler::reads_windows() const {
+  for (size_t i = 0; i < live_.size(); ++i) {
+    const Instruction& instruction = stage_.body[i];
+    if (!live_[i]) continue;
+    if (over_reduced(static_cast<int>(i)) && instruction.op != Op::op_load) return false;
+    if (!op_is_reduction(instruction.op)) continue;
+    const int source = line_of(instruction.args[0]);
+    if (instruction.dtype != DType::f32 || instruction.op == Op::op_reduce_prod) return false;
+    if (at(source).op != Op::op_load || !over_reduced(source)) return false;
+    const TileLoad& load = out_->loads[static_cast<size_t>(load_of_[static_cast<size_t>(source)])];
+    const bool neutral = load.otherwise == nothing_bits(instruction);
+    if (!load.indirects.empty() || !load.exprs.empty() || load.guards.size() > kMaxWindowGuards ||
+        (!load.guards.empty() && !neutral)) {
+      return false;
+    }
+  }
+  for (size_t s = 0; s < store_lines_.size(); ++s) {
+    if (out_->stores[s].axes & reduced_axes_) return false;
+  }
+  return levels() == 1;
+}
+
+std::unique_ptr<TileProgram> Compiler::windows() {
+  windowed_ = true;
+  return whole(false);
 }
 
 void Compiler::emit_store(size_t index) {
@@ -271,7 +329,7 @@ std::unique_ptr<TileProgram> Compiler::whole(bool lanes_inner) {
   out_->segments.emplace_back();
   steps_ = &out_->segments.back().steps;
   for (size_t i = 0; i < live_.size(); ++i) {
-    if (live_[i]) emit(static_cast<int>(i));
+    if (live_[i] && !(windowed_ && over_reduced(static_cast<int>(i)))) emit(static_cast<int>(i));
     for (size_t s = 0; s < store_lines_.size(); ++s) {
       if (store_lines_[s] == static_cast<int>(i)) emit_store(s);
     }
@@ -394,7 +452,8 @@ void Compiler::place_stores() {
         const bool able = producer.kind == StepKind::pass || producer.kind == StepKind::choose ||
                           producer.kind == StepKind::fill || producer.kind == StepKind::repeat ||
                           producer.kind == StepKind::load || producer.kind == StepKind::reduce ||
-                          producer.kind == StepKind::index;
+                          producer.kind == StepKind::index || producer.kind == StepKind::window ||
+                          producer.kind == StepKind::row_pass;
         if (!able) break;
         if (producer.kind == StepKind::load) producer.op = Op::op_store;
         Step place;

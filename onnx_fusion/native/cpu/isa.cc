@@ -23,6 +23,7 @@ namespace cpu {
   void fill_move(Kernels*);     \
   void fill_cast(Kernels*);     \
   void fill_reduce(Kernels*);   \
+  void fill_window(Kernels*);   \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -76,6 +77,7 @@ Kernels make() {
     isa::fill_move(&k);                    \
     isa::fill_cast(&k);                    \
     isa::fill_reduce(&k);                  \
+    isa::fill_window(&k);                  \
   }
   ONNX_FUSION_EACH_ISA(X)
 #undef X

@@ -32,6 +32,10 @@ struct ReducePasses {
   void (*join)(void* acc, const void* in, int64_t n);
 };
 
+// out[j] = the reduction over k < count of base[offsets[k] + j * stride], for j < lanes; count > 0.
+using WindowPass = void (*)(float* out, const float* base, const int64_t* offsets, int64_t count,
+                            int64_t stride, int64_t lanes);
+
 struct Kernels {
   Pass unary[kElementwise][kComputeTypes];
   Pass binary[kElementwise][kComputeTypes][3];  // by Splat
@@ -40,7 +44,9 @@ struct Kernels {
   Pass chain[kChainOps][kChainOps][4];          // [inner][outer], bit 0: b is splat, bit 1: c is
   Pass clip;                                    // min(max(a, b[0]), c[0])
   Pass silu;                                    // a * sigmoid(a)
+  Pass exp_sub[2];                              // exp(a - b), b splat in the second
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
+  WindowPass window[3];                         // sum, max, min of f32
 
   void (*fill[kSizes])(void* out, const void* value, int64_t n);
   // out[i] = in[i * stride]; out[i * stride] = in[i]

@@ -84,7 +84,9 @@ class Joiner {
     std::vector<uint8_t> gone(steps.size(), 0);
     for (size_t i = 0; i < steps.size(); ++i) {
       Step& step = steps[i];
-      if (!join_silu(steps, made, &gone, i)) join_pair(steps, made, &gone, i);
+      if (!join_silu(steps, made, &gone, i) && !join_exp(steps, made, &gone, i)) {
+        join_pair(steps, made, &gone, i);
+      }
       if (step.out >= 0) made[step.out] = i;
     }
     size_t kept = 0;
@@ -119,6 +121,25 @@ class Joiner {
       return true;
     }
     return false;
+  }
+
+  // exp(a - b), also where b is a row.
+  bool join_exp(std::vector<Step>& steps, const std::map<int, size_t>& made,
+                std::vector<uint8_t>* gone, size_t i) {
+    Step& exp = steps[i];
+    if (!is_f32_full(exp) || exp.op != Op::op_exp) return false;
+    Step* sub = maker(steps, made, exp.a);
+    if (sub == nullptr || sub->op != Op::op_sub) return false;
+    const bool by_row = sub->kind == StepKind::row_pass && sub->ref == 1;
+    if (!by_row && (!is_f32_full(*sub) || width(sub->a) != Width::full)) return false;
+    const bool splat = by_row ? !program_.lanes_inner : width(sub->b) == Width::scalar;
+    (*gone)[static_cast<size_t>(sub - steps.data())] = 1;
+    exp.kind = sub->kind;
+    exp.ref = sub->ref;
+    exp.pass = kernels().exp_sub[splat];
+    exp.a = sub->a;
+    exp.b = exp.c = sub->b;
+    return true;
   }
 
   void join_pair(std::vector<Step>& steps, const std::map<int, size_t>& made,

@@ -14,7 +14,7 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kTile = 1024;      // points of a tile that is free to choose
-constexpr int64_t kWholeRow = 8192;  // the longest row that is kept whole
+constexpr int64_t kWholeRow = 65536;  // the longest row that is kept whole
 
 enum class Schedule { rows, streamed_rows, lanes, streamed_lanes };
 
@@ -48,6 +48,10 @@ class RowsPlanner {
     set_chunks(&compiler);
     const bool streams =
         schedule_ == Schedule::streamed_rows || schedule_ == Schedule::streamed_lanes;
+    if (schedule_ == Schedule::streamed_lanes && compiler.reads_windows()) {
+      plan->add(compiler.windows());
+      return plan;
+    }
     plan->add(streams ? compiler.streamed() : compiler.whole(schedule_ == Schedule::lanes));
     return plan;
   }
@@ -130,7 +134,7 @@ class RowsPlanner {
     if (fastest != kept.end() && lane_stride(load, *fastest) < lane_stride(load, kept.back())) {
       std::rotate(fastest, fastest + 1, kept.end());
     }
-    schedule_ = !single && points * 16 <= kWholeRow ? Schedule::lanes : Schedule::streamed_lanes;
+    schedule_ = !single && points * 16 <= kTile * 8 ? Schedule::lanes : Schedule::streamed_lanes;
     slice_.order = kept;
     if (schedule_ == Schedule::streamed_lanes) {
       slice_.order.insert(slice_.order.begin(), reduced.begin(), reduced.end());

@@ -3,43 +3,10 @@
 #include <cstring>
 
 #include "cpu/tile_program.h"
+#include "cpu/tile_walk.h"
 
 namespace onnx_fusion::cpu {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }  // b > 0
-
-// Narrows [lo, hi) to the i for which 0 <= at + i * step < extent.
-void clip(int64_t at, int64_t step, int64_t extent, int64_t* lo, int64_t* hi) {
-  if (step == 0) {
-    if (at < 0 || at >= extent) *hi = *lo;
-    return;
-  }
-  int64_t first, last;  // [first, last)
-  if (step > 0) {
-    first = ceil_div(-at, step);
-    last = ceil_div(extent - at, step);
-  } else {
-    first = ceil_div(at - extent + 1, -step);
-    last = ceil_div(at + 1, -step);
-  }
-  *lo = std::max(*lo, first);
-  *hi = std::max(*lo, std::min(*hi, last));
-}
-
-bool step_odometer(int count, const int64_t* size, int64_t* inside) {
-  for (int k = count; k-- > 0;) {
-    if (++inside[k] < size[k]) return true;
-    inside[k] = 0;
-  }
-  return false;
-}
-
-int64_t dot(const Linear& form, const int* axis, const int64_t* inside, int count) {
-  int64_t sum = 0;
-  for (int k = 0; k < count; ++k) sum += form.coef[axis[k]] * inside[k];
-  return sum;
-}
 
 uint16_t moving_axes(const TileLoad& load) {
   uint16_t axes = 0;
@@ -155,11 +122,11 @@ void TileRun::run_load(const Step& step) {
   int64_t guard_at[kMaxRank];
   for (size_t g = 0; g < load.guards.size(); ++g) guard_at[g] = at(load.guards[g].form);
   do {
-    int64_t address = start + dot(form, runs.axis, inside, walk.outer);
+    int64_t address = start + dot_axes(form, runs.axis, inside, walk.outer);
     int64_t lo = 0, hi = walk.length;
     for (size_t g = 0; g < load.guards.size(); ++g) {
       const Linear& guard = load.guards[g].form;
-      clip(guard_at[g] + dot(guard, runs.axis, inside, walk.outer),
+      clip_run(guard_at[g] + dot_axes(guard, runs.axis, inside, walk.outer),
            walk.inner >= 0 ? guard.coef[walk.inner] : 0, load.guards[g].extent, &lo, &hi);
     }
     if (computed && load_outside(load, inside, runs, &address)) hi = lo;
@@ -186,7 +153,7 @@ void TileRun::run_load(const Step& step) {
                                walk.length - hi);
     }
     to += static_cast<size_t>(walk.length) * bytes;
-  } while (step_odometer(walk.outer, runs.size, inside));
+  } while (next_position(walk.outer, runs.size, inside));
 }
 
 // Axis `plane` is contiguous in memory, the run's is not: both are copied as a plane.
@@ -200,11 +167,11 @@ void TileRun::load_transposed(const TileLoad& load, const Runs& runs, const Walk
   do {
     int64_t to = 0;
     for (int k = 0; k < walk.outer; ++k) to += inside[k] * runs.step[k];
-    const int64_t from = start + dot(form, runs.axis, inside, walk.outer);
+    const int64_t from = start + dot_axes(form, runs.axis, inside, walk.outer);
     const int64_t bytes = static_cast<int64_t>(load.bytes);
     kernels_.transpose[load.size](out + to * bytes, runs.step[plane], source + from * bytes,
                                   walk.stride, walk.length, runs.size[plane]);
-  } while (step_odometer(walk.outer, size, inside));
+  } while (next_position(walk.outer, size, inside));
 }
 
 void TileRun::load_scattered(const Step& step, const TileLoad& load, const char* source, char* out) {
@@ -213,15 +180,15 @@ void TileRun::load_scattered(const Step& step, const TileLoad& load, const char*
   int64_t inside[kMaxLetters] = {};
   int64_t element = 0;
   do {
-    int64_t address = start + dot(load.address, runs.axis, inside, runs.count);
+    int64_t address = start + dot_axes(load.address, runs.axis, inside, runs.count);
     bool outside = false;
     for (const TileGuard& guard : load.guards) {
-      const int64_t index = at(guard.form) + dot(guard.form, runs.axis, inside, runs.count);
+      const int64_t index = at(guard.form) + dot_axes(guard.form, runs.axis, inside, runs.count);
       outside = outside || index < 0 || index >= guard.extent;
     }
     outside = load_outside(load, inside, runs, &address) || outside;
     offsets_[element++] = outside ? -1 : address;
-  } while (step_odometer(runs.count, runs.size, inside));
+  } while (next_position(runs.count, runs.size, inside));
   kernels_.gather[load.size](out, source, offsets_, &load.otherwise, element);
 }
 
@@ -234,10 +201,10 @@ void TileRun::run_index(const Step& step) {
     const Walk walk = collapse(runs, cond.form, nullptr);
     const int64_t start = at(cond.form);
     do {
-      kernels_.iota(out, start + dot(cond.form, runs.axis, inside, walk.outer), walk.stride,
+      kernels_.iota(out, start + dot_axes(cond.form, runs.axis, inside, walk.outer), walk.stride,
                     walk.length);
       out += walk.length;
-    } while (step_odometer(walk.outer, runs.size, inside));
+    } while (next_position(walk.outer, runs.size, inside));
     return;
   }
   int64_t letters[kMaxLetters];
@@ -245,21 +212,21 @@ void TileRun::run_index(const Step& step) {
     std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
     letters_at(runs, inside, letters);
     *out++ = evaluate(*program_.bound->program, program_.bound->dims.data(), letters, cond.a);
-  } while (step_odometer(runs.count, runs.size, inside));
+  } while (next_position(runs.count, runs.size, inside));
 }
 
 // Clears the mask of one run where a condition does not hold.
 void TileRun::mask_run(const TileCond& cond, const Runs& runs, const int64_t* inside, int64_t length,
                        uint8_t* mask) const {
   if (cond.linear) {
-    const int64_t first = at(cond.form) + dot(cond.form, runs.axis, inside, runs.count);
+    const int64_t first = at(cond.form) + dot_axes(cond.form, runs.axis, inside, runs.count);
     const int64_t step = runs.count > 0 ? cond.form.coef[runs.axis[runs.count - 1]] : 0;
     constexpr int64_t kFar = int64_t{1} << 61;
     int64_t lo = 0, hi = length;
     if (cond.op == CondOp::eq) {
-      clip(first, step, 1, &lo, &hi);
+      clip_run(first, step, 1, &lo, &hi);
     } else {
-      clip((cond.op == CondOp::lt ? -first - 1 : -first), -step, kFar, &lo, &hi);
+      clip_run((cond.op == CondOp::lt ? -first - 1 : -first), -step, kFar, &lo, &hi);
     }
     std::memset(mask, 0, static_cast<size_t>(lo));
     std::memset(mask + hi, 0, static_cast<size_t>(length - hi));
@@ -291,7 +258,7 @@ void TileRun::run_mask(const Step& step) {
       mask_run(cond, runs, inside, length, mask);
     }
     mask += length;
-  } while (step_odometer(std::max(runs.count - 1, 0), runs.size, inside));
+  } while (next_position(std::max(runs.count - 1, 0), runs.size, inside));
 }
 
 // Where a store's first element goes, over the axes that its map has.
@@ -339,7 +306,7 @@ void TileRun::run_store(const TileStore& store) {
   do {
     int64_t from = 0;
     for (int k = 0; k < walk.outer; ++k) from += inside[k] * runs.step[k];
-    char* const to = target + dot(form, runs.axis, inside, walk.outer) * bytes;
+    char* const to = target + dot_axes(form, runs.axis, inside, walk.outer) * bytes;
     const char* const in = value + from * bytes;
     if (plane >= 0) {
       kernels_.transpose[store.size](to, walk.stride, in, runs.step[plane], runs.size[plane],
@@ -354,7 +321,7 @@ void TileRun::run_store(const TileStore& store) {
                     static_cast<size_t>(bytes));
       }
     }
-  } while (step_odometer(walk.outer, size, inside));
+  } while (next_position(walk.outer, size, inside));
 }
 
 }  // namespace onnx_fusion::cpu

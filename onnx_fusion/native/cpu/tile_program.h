@@ -20,6 +20,8 @@
 
 namespace onnx_fusion::cpu {
 
+inline constexpr size_t kMaxWindowGuards = 4;
+
 enum class Width : uint8_t { scalar, row, full };
 
 struct TileAxis {
@@ -84,10 +86,12 @@ enum class StepKind : uint8_t {
   load,     // out = loads[ref]
   index,    // out = conds[ref][0].form or expression
   mask,     // out = conds[ref] all hold
+  row_pass, // a pass of which one operand (number `ref`) is a row, taken row by row
   choose,   // out = a (one bool) ? b : c, of equal width
   fill,     // out = a (scalar)
   repeat,   // out (full) = a (row)
   reduce,   // out (row or scalar) = reduction of a (full), whole in the tile
+  window,   // out = reduction, over all reduced positions, of loads[ref]; c is room for a part
   gather,   // block `out` joined with the reduction of a; now and then b = accumulator with the block
   finish,   // out = a joined with b
   place,    // slot of stores[ref] points to where it is stored, if that is contiguous
@@ -193,6 +197,8 @@ class TileRun {
   void mask_run(const TileCond& cond, const Runs& runs, const int64_t* inside, int64_t length,
                 uint8_t* mask) const;
   void run_gather(const Step& step);
+  void run_row_pass(const Step& step);
+  void run_window(const Step& step);
   void letters_at(const Runs& runs, const int64_t* inside, int64_t* letters) const;
   void fail(int line) const;
 

@@ -192,6 +192,12 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         }
         break;
       }
+      case StepKind::row_pass:
+        run_row_pass(step);
+        break;
+      case StepKind::window:
+        run_window(step);
+        break;
       case StepKind::gather:
         run_gather(step);
         break;
@@ -215,6 +221,25 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         run_store(program_.stores[static_cast<size_t>(step.ref)]);
         break;
     }
+  }
+}
+
+void TileRun::run_row_pass(const Step& step) {
+  const int64_t rows = runs(Width::row).total, n = runs(Width::full).total / rows;
+  const size_t out_bytes = program_.slots[static_cast<size_t>(step.out)].bytes;
+  const size_t bytes = program_.slots[static_cast<size_t>(step.a)].bytes;
+  char* out = pointers_[step.out];
+  const char* a = pointers_[step.a];
+  const char* b = pointers_[step.b];
+  const bool lanes = program_.lanes_inner;
+  const size_t count = static_cast<size_t>(lanes ? n : rows);
+  const size_t length = static_cast<size_t>(lanes ? rows : n);
+  const size_t row_step = lanes ? 0 : bytes;
+  for (size_t r = 0; r < count; ++r) {
+    step.pass(out, a, b, b, static_cast<int64_t>(length));
+    out += length * out_bytes;
+    a += step.ref == 0 ? row_step : length * bytes;
+    b += step.ref == 1 ? row_step : length * bytes;
   }
 }
 

@@ -53,6 +53,16 @@ void silu(void* out, const void* a, const void*, const void*, int64_t n) {
   for (int64_t i = 0; i < n; ++i) o[i] = x[i] * m_sigmoid(x[i]);
 }
 
+template <int Splat>
+void exp_sub(void* out, const void* a, const void* b, const void*, int64_t n) {
+  float* o = static_cast<float*>(out);
+  const float* x = static_cast<const float*>(a);
+  const float* y = static_cast<const float*>(b);
+  const float y0 = *y;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i) o[i] = m_exp(x[i] - (Splat ? y0 : y[i]));
+}
+
 void clip(void* out, const void* a, const void* b, const void* c, int64_t n) {
   float* o = static_cast<float*>(out);
   const float* x = static_cast<const float*>(a);
@@ -72,6 +82,8 @@ void fill_chain(Kernels* k) {
   set_inner<5>(k);
   k->silu = silu;
   k->clip = clip;
+  k->exp_sub[0] = exp_sub<0>;
+  k->exp_sub[1] = exp_sub<1>;
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -53,18 +53,12 @@ ONNX_FUSION_INLINE double m_tanh(double a) { return __builtin_tanh(a); }
 ONNX_FUSION_INLINE double m_erf(double a) { return __builtin_erf(a); }
 ONNX_FUSION_INLINE double m_sigmoid(double a) { return 1.0 / (1.0 + __builtin_exp(-a)); }
 
-// 2^n for n in [-252, 254], in two factors so that both are normal.
-ONNX_FUSION_INLINE float scale_by(float x, int32_t n) {
-  const int32_t half = n >> 1;
-  return x * bits<float>((half + 127) << 23) * bits<float>((n - half + 127) << 23);
-}
-
-// Cody and Waite's reduction by ln 2, then a polynomial on [-ln2/2, ln2/2].
+// Cody and Waite's reduction by ln 2, a polynomial on [-ln2/2, ln2/2], and 2^n added to the exponent.
 ONNX_FUSION_INLINE float m_exp(float a) {
-  float x = a < -104.0f ? -104.0f : a;
-  x = x > 89.0f ? 89.0f : x;
-  const float n = __builtin_rintf(x * 1.44269504088896341f);
-  float r = x - n * 0.693359375f;
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+  const float shifted = a * 1.44269504088896341f + 12582912.0f;
+  const float n = shifted - 12582912.0f;
+  float r = a - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -72,8 +66,11 @@ ONNX_FUSION_INLINE float m_exp(float a) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  return scale_by(p, static_cast<int32_t>(n));
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const float y = bits<float>(bits<uint32_t>(p) + (bits<uint32_t>(shifted) << 23));
+  const float low = a < -87.33654f ? 0.0f : y;
+  return a > 88.722835f ? kInf : low;
 }
 
 ONNX_FUSION_INLINE float m_log(float a) {

@@ -1,0 +1,169 @@
+// Reductions of f32 with the accumulators of a few vectors in registers: over a window of memory, and
+// along rows.
+#include "cpu/isa/math.h"
+#include "cpu/kernels.h"
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Lanes __attribute__((vector_size(kLanes * 4)));
+
+struct Sum {
+  template <class T>
+  ONNX_FUSION_INLINE T join(T a, T b) {
+    return a + b;
+  }
+};
+struct Max {
+  template <class T>
+  ONNX_FUSION_INLINE T join(T a, T b) {
+    return (a > b) | (a != a) ? a : b;
+  }
+};
+struct Min {
+  template <class T>
+  ONNX_FUSION_INLINE T join(T a, T b) {
+    return (a < b) | (a != a) ? a : b;
+  }
+};
+
+ONNX_FUSION_INLINE Vector load(const float* p) {
+  Vector v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// Elements 0, step, 2 * step, ... and none beyond.
+template <int Stride>
+ONNX_FUSION_INLINE Vector load_every(const float* p, int64_t step) {
+  if constexpr (Stride == 1) {
+    return load(p);
+  } else if constexpr (Stride == 2) {
+    const Vector low = load(p), high = load(p + kLanes - 1);
+    Lanes even;
+    for (int j = 0; j < kLanes; ++j) even[j] = 2 * j < kLanes ? 2 * j : 2 * j + 1;
+    return __builtin_shuffle(low, high, even);
+  } else {
+    Vector v;
+    for (int j = 0; j < kLanes; ++j) v[j] = p[j * step];
+    return v;
+  }
+}
+
+template <class F, int Stride, int Vectors>
+ONNX_FUSION_INLINE void block(float* out, const float* base, const int64_t* offsets, int64_t count,
+                              int64_t stride) {
+  Vector acc[Vectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) {
+    acc[v] = load_every<Stride>(base + offsets[0] + v * kLanes * stride, stride);
+  }
+#pragma GCC unroll 1
+  for (int64_t k = 1; k < count; ++k) {
+    const float* x = base + offsets[k];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      acc[v] = F::join(acc[v], load_every<Stride>(x + v * kLanes * stride, stride));
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + v * kLanes, &acc[v], sizeof(Vector));
+}
+
+template <class F, int Stride>
+void lanes_of(float* out, const float* base, const int64_t* offsets, int64_t count, int64_t stride,
+              int64_t lanes) {
+  int64_t j = 0;
+  for (; j + kLanes * 4 <= lanes; j += kLanes * 4) {
+    block<F, Stride, 4>(out + j, base + j * stride, offsets, count, stride);
+  }
+  const int64_t vectors = (lanes - j) / kLanes;
+  if (vectors == 3) block<F, Stride, 3>(out + j, base + j * stride, offsets, count, stride);
+  if (vectors == 2) block<F, Stride, 2>(out + j, base + j * stride, offsets, count, stride);
+  if (vectors == 1) block<F, Stride, 1>(out + j, base + j * stride, offsets, count, stride);
+  j += vectors * kLanes;
+  if (j < lanes && lanes >= kLanes) {
+    j = lanes - kLanes;  // the last whole vector again covers the rest
+    return block<F, Stride, 1>(out + j, base + j * stride, offsets, count, stride);
+  }
+  for (; j < lanes; ++j) {
+    float acc = base[offsets[0] + j * stride];
+#pragma GCC unroll 1
+    for (int64_t k = 1; k < count; ++k) acc = F::join(acc, base[offsets[k] + j * stride]);
+    out[j] = acc;
+  }
+}
+
+template <class F>
+void window(float* out, const float* base, const int64_t* offsets, int64_t count, int64_t stride,
+            int64_t lanes) {
+  if (stride == 1) return lanes_of<F, 1>(out, base, offsets, count, stride, lanes);
+  if (stride == 2) return lanes_of<F, 2>(out, base, offsets, count, stride, lanes);
+  lanes_of<F, 0>(out, base, offsets, count, stride, lanes);
+}
+
+// Blocks of 4096 are reduced on their own, so that a sum's error does not grow with its length.
+template <class F>
+float row(const float* x, int64_t n) {
+  float result = x[0];
+  int64_t i = 1;
+  if (n >= kLanes) {
+    Vector acc[4] = {load(x), load(x), load(x), load(x)};
+    i = kLanes;
+    if (n >= kLanes * 4) {
+      for (int v = 1; v < 4; ++v) acc[v] = load(x + v * kLanes);
+      for (i = kLanes * 4; i + kLanes * 4 <= n; i += kLanes * 4) {
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) acc[v] = F::join(acc[v], load(x + i + v * kLanes));
+      }
+      acc[0] = F::join(F::join(acc[0], acc[1]), F::join(acc[2], acc[3]));
+    }
+    for (; i + kLanes <= n; i += kLanes) acc[0] = F::join(acc[0], load(x + i));
+#pragma GCC unroll 4
+    for (int w = kLanes / 2; w > 0; w /= 2) {
+      Lanes turned;
+      for (int j = 0; j < kLanes; ++j) turned[j] = (j + w) % kLanes;
+      acc[0] = F::join(acc[0], __builtin_shuffle(acc[0], turned));
+    }
+    result = acc[0][0];
+  }
+#pragma GCC unroll 1
+  for (; i < n; ++i) result = F::join(result, x[i]);
+  return result;
+}
+
+template <class F>
+void rows(void* out, const void* in, int64_t rows, int64_t length) {
+  constexpr int64_t kBlock = 4096;
+  float* o = static_cast<float*>(out);
+  const float* x = static_cast<const float*>(in);
+  for (int64_t r = 0; r < rows; ++r, x += length) {
+    float result = row<F>(x, length < kBlock ? length : kBlock);
+    for (int64_t i = kBlock; i < length; i += kBlock) {
+      result = F::join(result, row<F>(x + i, length - i < kBlock ? length - i : kBlock));
+    }
+    o[r] = result;
+  }
+}
+
+}  // namespace
+
+void fill_window(Kernels* k) {
+  k->reduce[0][0].rows = rows<Sum>;
+  k->reduce[1][0].rows = rows<Max>;
+  k->reduce[2][0].rows = rows<Min>;
+  k->window[0] = window<Sum>;
+  k->window[1] = window<Max>;
+  k->window[2] = window<Min>;
+}
+
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
