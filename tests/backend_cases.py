@@ -29,7 +29,7 @@ class Case:
     atol: float
 
     def variants(self) -> list[dict[str, np.ndarray]]:
-        """Return which inputs to make initializers: none, the integers and scalars, all but the first.
+        """Return which inputs to make initializers: none, integers and scalars, all but the first.
 
         The cases pass axes, shapes and bounds as inputs, where models have constants.
         """
@@ -64,7 +64,9 @@ def read(test: onnx.backend.test.case.test_case.TestCase) -> Case | None:
             entry.version = min(max(entry.version, OLDEST_OPSET), NEWEST_OPSET)
     model.ir_version = min(model.ir_version, NEWEST_IR)
     given, wanted = test.data_sets[0]
-    if not all(isinstance(a, np.ndarray | np.generic | onnx.TensorProto) for a in (*given, *wanted)):
+    if not all(
+        isinstance(a, np.ndarray | np.generic | onnx.TensorProto) for a in (*given, *wanted)
+    ):
         return None
     names = [i.name for i in model.graph.input]
     inputs = dict(zip(names, map(array, given), strict=True))

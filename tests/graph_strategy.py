@@ -10,14 +10,15 @@ import onnx
 from hypothesis import strategies as st
 from ops_run import NEWEST_OPSET, build
 
-from onnx_fusion.ops import elementwise
-from onnx_fusion.ops.movement import slice_box
+from onnx_fusion.ops import activation, elementwise
+from onnx_fusion.ops.pieces import slice_box
 from onnx_fusion.ops.row import Row
 
 MAX_ELEMENTS = 600
 UNARY = [
-    row for row in elementwise.ROWS
-    if row.op_type not in ("Cast", "CastLike", "IsNaN", "IsInf", "Not", "BitwiseNot", "Swish", "Clip")
+    row for row in (*elementwise.ROWS, *activation.ROWS)
+    if row.op_type not in
+    ("Cast", "CastLike", "IsNaN", "IsInf", "Not", "BitwiseNot", "Swish", "Clip")
     and onnx.defs.get_schema(row.op_type, NEWEST_OPSET).max_input == 1
 ]  # fmt: skip
 BINARY = ["Add", "Sub", "Mul", "Max", "Min", "Sum", "Mean", "PRelu"]
@@ -71,7 +72,9 @@ class Maker:
     def add(self, op_type: str, inputs: list[str], shape: Shape | None, **attributes) -> str:
         """Add a node of one output; a value of a shape may be used again."""
         name = self.name()
-        self.nodes.append(onnx.helper.make_node(op_type, inputs, [name], name=name + op_type, **attributes))
+        self.nodes.append(
+            onnx.helper.make_node(op_type, inputs, [name], name=name + op_type, **attributes)
+        )
         if shape is not None and np.prod(shape, dtype=int) <= MAX_ELEMENTS:
             self.shapes[name] = tuple(int(d) for d in shape)
         return name
@@ -115,7 +118,7 @@ def reshape(m: Maker, x: str, shape: Shape) -> None:
     if not left:
         return
     for _ in range(m.number(0, 3)):
-        factor = m.pick([d for d in range(1, left + 1) if left % d == 0] )
+        factor = m.pick([d for d in range(1, left + 1) if left % d == 0])
         target.append(factor)
         left //= factor
     target.append(left)
@@ -141,7 +144,9 @@ def split(m: Maker, x: str, shape: Shape) -> None:
     first = m.number(0, shape[axis])
     names = [m.name(), m.name()]
     sizes = m.ints(first, shape[axis] - first)
-    m.nodes.append(onnx.helper.make_node("Split", [x, sizes], names, name=names[0] + "Split", axis=axis))
+    m.nodes.append(
+        onnx.helper.make_node("Split", [x, sizes], names, name=names[0] + "Split", axis=axis)
+    )
     for name, size in zip(names, (first, shape[axis] - first), strict=True):
         m.shapes[name] = tuple(size if k == axis else d for k, d in enumerate(shape))
 
@@ -149,7 +154,9 @@ def split(m: Maker, x: str, shape: Shape) -> None:
 def concat(m: Maker, x: str, shape: Shape) -> None:
     axis = m.number(0, len(shape) - 1)
     rest = shape[:axis] + shape[axis + 1 :]
-    fitting = [n for n, s in m.shapes.items() if len(s) == len(shape) and s[:axis] + s[axis + 1 :] == rest]
+    fitting = [
+        n for n, s in m.shapes.items() if len(s) == len(shape) and s[:axis] + s[axis + 1 :] == rest
+    ]
     pieces = [x, *(m.pick(fitting) for _ in range(m.number(0, 2)))]
     total = sum(m.shapes[p][axis] for p in pieces)
     out = tuple(total if k == axis else d for k, d in enumerate(shape))
@@ -242,14 +249,27 @@ def window(m: Maker, x: str, shape: Shape) -> None:
         groups = c if kind else 1
         weights = m.operand((c if kind else 3, c // groups, 2, 2))
         inputs = [x, weights] + ([m.operand((c if kind else 3,))] if m.number(0, 1) else [])
-        m.add("Conv", inputs, (n, c if kind else 3, *out), pads=pads, strides=[stride] * 2, group=groups)
+        m.add(
+            "Conv",
+            inputs,
+            (n, c if kind else 3, *out),
+            pads=pads,
+            strides=[stride] * 2,
+            group=groups,
+        )
     elif kind == 4:
         scale, bias, mean = (m.operand((c,)) for _ in range(3))
-        m.add("BatchNormalization", [x, scale, bias, mean, m.constant(m.floats((c,), 0.5, 2.0))], shape)
+        m.add(
+            "BatchNormalization",
+            [x, scale, bias, mean, m.constant(m.floats((c,), 0.5, 2.0))],
+            shape,
+        )
     else:
         op_type = "MaxPool" if kind == 2 else "AveragePool"
         more = {} if kind == 2 else {"count_include_pad": m.number(0, 1)}
-        m.add(op_type, [x], (n, c, *out), kernel_shape=[2, 2], pads=pads, strides=[stride] * 2, **more)
+        m.add(
+            op_type, [x], (n, c, *out), kernel_shape=[2, 2], pads=pads, strides=[stride] * 2, **more
+        )
 
 
 def spread(m: Maker, x: str, shape: Shape) -> None:
@@ -264,13 +284,30 @@ def spread(m: Maker, x: str, shape: Shape) -> None:
 
 
 ANY_RANK = [unary, unary, binary, binary, choose, reshape, axes]
-FROM_RANK_1 = [transpose, cut, split, concat, pad, gather, stretch, reduce, softmax, layer_norm, matmul]
+FROM_RANK_1 = [
+    transpose,
+    cut,
+    split,
+    concat,
+    pad,
+    gather,
+    stretch,
+    reduce,
+    softmax,
+    layer_norm,
+    matmul,
+]
 RANK_4 = [window, window, spread]
 
 
 @st.composite
-def models(draw: Callable, nodes: int = 7) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """Return a model whose outputs are all values nobody reads and one or two others, and its inputs."""
+def models(
+    draw: Callable, nodes: int = 7, symbolic: bool = False
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Return a model, whose outputs are all values nobody reads and some others, and its inputs.
+
+    If symbolic, its inputs' extents above 1 are symbols, the same one for equal extents.
+    """
     m = Maker(draw)
     for _ in range(m.number(1, 2)):
         rank = m.pick([0, 1, 2, 3, 4, 4])
@@ -279,7 +316,9 @@ def models(draw: Callable, nodes: int = 7) -> tuple[onnx.ModelProto, dict[str, n
         m.inputs[name], m.shapes[name] = m.floats(shape), shape
     for _ in range(m.number(2, nodes)):
         x, shape = m.value()
-        options = ANY_RANK + (FROM_RANK_1 if shape else []) + (RANK_4 * 4 if len(shape) == 4 else [])
+        options = (
+            ANY_RANK + (FROM_RANK_1 if shape else []) + (RANK_4 * 4 if len(shape) == 4 else [])
+        )
         m.pick(options)(m, x, shape)
     made = [o for node in m.nodes for o in node.output]
     used = {i for node in m.nodes for i in node.input}
@@ -287,4 +326,8 @@ def models(draw: Callable, nodes: int = 7) -> tuple[onnx.ModelProto, dict[str, n
     floats = [o for o in made if o in m.shapes and o not in outputs]
     outputs += list(dict.fromkeys(m.pick(floats) for _ in range(m.number(0, 2)))) if floats else []
     inputs = {k: a for k, a in m.inputs.items() if k in used}
-    return build(m.nodes, inputs, m.constants, outputs=outputs), inputs
+    symbols = {k: [f"d{d}" if d > 1 else d for d in a.shape] for k, a in inputs.items()}
+    made = build(
+        m.nodes, inputs, m.constants, outputs=outputs, symbols=symbols if symbolic else None
+    )
+    return made, inputs

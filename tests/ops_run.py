@@ -1,4 +1,4 @@
-"""Runs models the way regions mean them: every tile program interpreted, opaque nodes by onnx.reference."""
+"""Runs models as planned: tile programs by the interpreter, opaque nodes by onnx.reference."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def build(
     opset: int = NEWEST_OPSET,
     symbols: Mapping[str, Sequence[int | str]] | None = None,
 ) -> onnx.ModelProto:
-    """Return a model of these nodes; `inputs` give types and shapes, `symbols` shapes with names in them."""
+    """Return a model; `inputs` give types and shapes, `symbols` shapes with names in them."""
     shapes = {name: list(array.shape) for name, array in inputs.items()} | dict(symbols or {})
     graph = onnx.helper.make_graph(
         nodes,
@@ -150,7 +150,7 @@ def compare(
     atol: float = 1e-6,
     regions: int | None = None,
 ) -> Fused:
-    """Assert that all nodes are lowered and give what ONNX Runtime gives; `regions`: in how many."""
+    """Assert that all nodes are lowered, to what ONNX Runtime gives; `regions`: in how many."""
     fused = fuse(model)
     assert not fused.reasons, f"refused: {fused.reasons}"
     if regions is not None:

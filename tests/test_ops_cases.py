@@ -1,4 +1,4 @@
-"""Every row of the operator table on ONNX's own backend node cases, each also with constants in place."""
+"""Every row of the operator table on ONNX's backend node cases, also with constants in place."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ REFUSALS = {
 """Why a single node may stay unfused; any other reason fails, so no case is lost in silence."""
 
 AT_RUN_TIME = {
-    "Dropout", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze", "ReduceL1", "ReduceL2",
-    "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum",
-    "ReduceSumSquare",
+    "Dropout", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 }  # fmt: skip
 """Operators that need some inputs constant: the variant in which nothing is may be refused."""
 

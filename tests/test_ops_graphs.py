@@ -1,4 +1,4 @@
-"""Random graphs of the table's rows: whatever is fused computes what ONNX Runtime computes unfused."""
+"""Random graphs of the table's rows: fused, they compute what ONNX Runtime computes unfused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from ops_run import fuse, plain, run
 
 
-@settings(
-    max_examples=300, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)  # fmt: skip
-@given(models())
-def test_fused_is_unfused(made: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
-    """Regions are disjoint and can run in some order, the plan is the same twice, the numbers are right."""
+def seriously(examples: int) -> settings:
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )  # fmt: skip
+
+
+def check(made: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
+    """Regions are disjoint and run in some order, the plan is the same twice, numbers are right."""
     model, feeds = made
     if not model.graph.output:
         return
@@ -34,3 +36,21 @@ def test_fused_is_unfused(made: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -
             np.testing.assert_allclose(actual, right, 1e-3, noise)
         else:
             np.testing.assert_array_equal(actual, right)
+
+
+@seriously(250)
+@given(models())
+def test_graphs(made: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
+    check(made)
+
+
+@seriously(40)
+@given(models(nodes=20))
+def test_large_graphs(made: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
+    check(made)
+
+
+@seriously(120)
+@given(models(symbolic=True))
+def test_graphs_of_any_size(made: tuple[onnx.ModelProto, dict[str, np.ndarray]]) -> None:
+    check(made)

@@ -8,15 +8,15 @@ import onnxruntime
 import pytest
 from ops_run import fuse, pin, run
 
-from onnx_fusion.ops import elementwise
+from onnx_fusion.ops import activation, elementwise
 from onnx_fusion.ops.row import Row
 from onnx_fusion.ops.table import TABLE
 
 NEWEST_OPSET = 26
 SPECIAL = [
-    np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 88.0, -88.0, 104.0, -104.0, 20.0,
-    -20.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 1e-3, -1e-3, 0.3, -0.7, 6.0,
-    -6.0, 1e6, -1e6, 3.7, -3.7,
+    np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, 88.0, -88.0, 104.0, -104.0,
+    20.0, -20.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 1e-3, -1e-3, 0.3,
+    -0.7, 6.0, -6.0, 1e6, -1e6, 3.7, -3.7,
 ]  # fmt: skip
 WHOLE = [0, 1, -1, 2, -2, 3, -3, 5, -7, 100, -100, 2**31 - 1, -(2**31) + 1]
 TYPES = (np.float32, np.float64, np.int32, np.int64, np.bool_)
@@ -36,7 +36,7 @@ ELSEWHERE = {"BatchNormalization", "Cast", "CastLike", "Clip", "Where", "PRelu",
 """Tested below, or not run by this ONNX Runtime (Swish has backend cases)."""
 REFUSED = {"Shrink": "i"}
 """Kinds of types that a row leaves to ONNX Runtime."""
-PLAIN = [r for r in elementwise.ROWS if r.op_type not in ELSEWHERE]
+PLAIN = [r for r in (*elementwise.ROWS, *activation.ROWS) if r.op_type not in ELSEWHERE]
 ABSOLUTE = 1e-6
 """Of what is near zero only because large terms cancel, about this much is noise on either side."""
 
@@ -107,7 +107,7 @@ def arity(row: Row) -> int:
 
 @pytest.mark.parametrize("row", PLAIN, ids=lambda r: r.op_type)
 def test_special_values(row: Row) -> None:
-    """NaN, infinities, signed zero, denormals, halves, overflow: as ONNX Runtime, for every type it has."""
+    """NaN, infinities, signed zero, denormals, halves, overflow, for all types ONNX Runtime has."""
     compared = 0
     for dtype in TYPES:
         if np.dtype(dtype).kind in REFUSED.get(row.op_type, ""):
@@ -126,15 +126,15 @@ def test_special_values(row: Row) -> None:
 
 @pytest.mark.parametrize("row", PLAIN, ids=lambda r: r.op_type)
 def test_inside_the_domain(row: Row, seed: int = 7) -> None:
-    """Ordinary values, all shapes that broadcast, rank 0, no elements, and constants on either side."""
+    """Ordinary values, shapes that broadcast, rank 0, no elements, constants on either side."""
     random = np.random.default_rng(seed)
     compared = 0
     for dtype in TYPES:
         if np.dtype(dtype).kind in REFUSED.get(row.op_type, ""):
             continue
         for shapes in [
-            [(3, 4), (3, 4), (3, 4)], [(2, 1, 5), (4, 1), (5,)], [(), (), ()], [(0, 3), (1, 3), (1, 1)],
-            [(4,), (), (2, 4)],
+            [(3, 4), (3, 4), (3, 4)], [(2, 1, 5), (4, 1), (5,)], [(), (), ()],
+            [(0, 3), (1, 3), (1, 1)], [(4,), (), (2, 4)],
         ]:  # fmt: skip
             arrays = [draw(random, row, dtype, shape) for shape in shapes[: arity(row)]]
             model = model_of(row.op_type, arrays, **ATTRIBUTES.get(row.op_type, [{}])[0])
@@ -145,9 +145,7 @@ def test_inside_the_domain(row: Row, seed: int = 7) -> None:
     assert compared
 
 
-def draw(
-    random: np.random.Generator, row: Row, dtype: type, shape: tuple[int, ...]
-) -> np.ndarray:
+def draw(random: np.random.Generator, row: Row, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     """Return random values of the row's sample interval; integers are positive."""
     if dtype is np.bool_:
         return np.asarray(random.integers(0, 2, shape), dtype)
@@ -172,7 +170,9 @@ def test_old_opsets(op_type: str, opset: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", TYPES[:4])
-@pytest.mark.parametrize("bounds", [(-1.5, 2.0), (2.0, -1.5), (None, 2.0), (-1.5, None), (None, None)])
+@pytest.mark.parametrize(
+    "bounds", [(-1.5, 2.0), (2.0, -1.5), (None, 2.0), (-1.5, None), (None, None)]
+)
 @pytest.mark.parametrize("constant", [True, False])
 def test_clip(dtype: type, bounds: tuple[float | None, float | None], constant: bool) -> None:
     """Bounds that are missing, in the wrong order, constant or not; NaN stays."""
@@ -201,7 +201,9 @@ def test_cast(source: type, target: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, np.uint8])
-@pytest.mark.parametrize("shapes", [((3, 1), (1, 4), (3, 4)), ((2, 3, 1), (1, 4), ()), ((), (5,), (1,))])
+@pytest.mark.parametrize(
+    "shapes", [((3, 1), (1, 4), (3, 4)), ((2, 3, 1), (1, 4), ()), ((), (5,), (1,))]
+)
 def test_where(dtype: type, shapes: tuple[tuple[int, ...], ...]) -> None:
     """All three inputs broadcast; NaN in the branch not taken does not matter."""
     random = np.random.default_rng(5)

@@ -40,7 +40,10 @@ BIASES = [None, (3, 5), (5,), (1, 5), (3, 1), (1,), (), (1, 1)]
 @pytest.mark.parametrize(("trans_a", "trans_b"), itertools.product((0, 1), repeat=2))
 def test_gemm(bias: tuple[int, ...] | None, trans_a: int, trans_b: int) -> None:
     """Transposed operands, alpha and beta, a C that broadcasts."""
-    inputs = {"a": floats((4, 3) if trans_a else (3, 4)), "b": floats((5, 4) if trans_b else (4, 5))}
+    inputs = {
+        "a": floats((4, 3) if trans_a else (3, 4)),
+        "b": floats((5, 4) if trans_b else (4, 5)),
+    }
     if bias is not None:
         inputs["c"] = floats(bias, 2)
     for alpha, beta in [(1.0, 1.0), (0.5, 2.0), (-1.0, 0.0)]:
@@ -84,20 +87,24 @@ def test_conv(
 
 
 POOLS = [
-    ((1, 2, 8), {"kernel_shape": [3]}),
-    ((2, 2, 7, 9), {"kernel_shape": [2, 3], "strides": [2, 2]}),
+    ((1, 2, 8), {"kernel_shape": [3]}), ((2, 2, 7, 9), {"kernel_shape": [2, 3], "strides": [2, 2]}),
     ((2, 2, 7, 9), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
     ((1, 2, 7, 9), {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 0, 1]}),
     ((1, 2, 7, 9), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
-    ((1, 2, 6, 8), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]}),
-    ((1, 2, 5, 5), {"kernel_shape": [2, 2], "strides": [3, 3], "ceil_mode": 1, "pads": [1, 1, 1, 1]}),
-    ((1, 1, 5, 6, 7), {"kernel_shape": [2, 2, 3], "strides": [1, 2, 2], "pads": [0, 1, 1, 0, 1, 1]}),
+    ((1, 2, 6, 8), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1,
+     "pads": [1, 1, 1, 1]}),
+    ((1, 2, 5, 5), {"kernel_shape": [2, 2], "strides": [3, 3], "ceil_mode": 1,
+     "pads": [1, 1, 1, 1]}),
+    ((1, 1, 5, 6, 7), {"kernel_shape": [2, 2, 3], "strides": [1, 2, 2],
+     "pads": [0, 1, 1, 0, 1, 1]}),
     ((1, 2, 6, 7), {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_UPPER"}),
     ((1, 2, 6, 7), {"kernel_shape": [3, 2], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
     ((1, 2, 6, 7), {"kernel_shape": [3, 2], "auto_pad": "VALID"}),
     ((1, 2, 9, 9), {"kernel_shape": [3, 3], "dilations": [2, 2]}),
-    ((1, 2, 9, 9), {"kernel_shape": [3, 2], "dilations": [2, 3], "strides": [2, 2], "pads": [2, 1, 1, 1]}),
-    ((1, 2, 10, 9), {"kernel_shape": [3, 3], "dilations": [2, 2], "strides": [2, 3], "ceil_mode": 1}),
+    ((1, 2, 9, 9), {"kernel_shape": [3, 2], "dilations": [2, 3], "strides": [2, 2],
+     "pads": [2, 1, 1, 1]}),
+    ((1, 2, 10, 9), {"kernel_shape": [3, 3], "dilations": [2, 2], "strides": [2, 3],
+     "ceil_mode": 1}),
     ((0, 2, 6, 6), {"kernel_shape": [2, 2]}),
     ((1, 2, 4, 4), {"kernel_shape": [1, 1], "strides": [2, 2]}),
     ((1, 2, 4, 4), {"kernel_shape": [4, 4]}),
@@ -114,10 +121,8 @@ def test_max_pool(shape: tuple[int, ...], attributes: dict) -> None:
 @pytest.mark.parametrize(("shape", "attributes"), POOLS)
 @pytest.mark.parametrize("include", [0, 1])
 @pytest.mark.parametrize("opset", [11, 19, 22])
-def test_average_pool(
-    shape: tuple[int, ...], attributes: dict, include: int, opset: int
-) -> None:
-    """The divisor counts taps inside, with or without the padding, and not what ceil_mode hangs over."""
+def test_average_pool(shape: tuple[int, ...], attributes: dict, include: int, opset: int) -> None:
+    """The divisor counts taps inside, with the padding or without, never what hangs over."""
     if "dilations" in attributes and opset < 19:
         return
     x = floats(shape)

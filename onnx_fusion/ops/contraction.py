@@ -7,10 +7,10 @@ import math
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
-from onnx_fusion.ops.elementwise import like, need
+from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import transpose
-from onnx_fusion.ops.row import Row, Site, align, broadcast, pointwise
+from onnx_fusion.ops.row import Row, Site, align, broadcast, like, pointwise
 from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
@@ -78,7 +78,7 @@ def lower_gemm(site: Site) -> list[Tensor | None]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Window:
-    """A sliding window: per spatial axis its extent, stride, dilation, and padding before and after."""
+    """A sliding window: per spatial axis extent, stride, dilation, padding before and after."""
 
     extents: tuple[ex.Expr, ...]
     strides: tuple[int, ...]

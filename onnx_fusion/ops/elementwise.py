@@ -11,7 +11,7 @@ from onnx_fusion import dtypes
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.mapping import MappingType
-from onnx_fusion.ops.row import Row, Site, broadcast, pointwise
+from onnx_fusion.ops.row import Row, Site, broadcast, like, pointwise
 from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
@@ -107,112 +107,6 @@ def variadic(op_type: str, op: str, after: Callable | None = None) -> Row:
     return row(op_type, N, write)
 
 
-def like(s: Stage, a: Ref, value: float) -> Ref:
-    """Write `value` as a literal of a's type."""
-    return s.const(s.type_of(a), value)
-
-
-def positive(s: Stage, a: Ref) -> Ref:
-    """Write a > 0."""
-    return s.apply("lt", like(s, a, 0), a)
-
-
-def relu(s: Stage, site: Site, a: Ref) -> Ref:
-    return s.apply("max", a, like(s, a, 0))
-
-
-def leaky_relu(s: Stage, site: Site, a: Ref) -> Ref:
-    scaled = s.apply("mul", a, like(s, a, site.attr("alpha", 0.01)))
-    return s.apply("where", s.apply("lt", a, like(s, a, 0)), scaled, a)
-
-
-def prelu(s: Stage, site: Site, a: Ref, slope: Ref) -> Ref:
-    return s.apply("where", s.apply("lt", a, like(s, a, 0)), s.apply("mul", a, slope), a)
-
-
-def elu(s: Stage, site: Site, a: Ref) -> Ref:
-    grown = s.apply("sub", s.apply("exp", a), like(s, a, 1))
-    grown = s.apply("mul", grown, like(s, a, site.attr("alpha", 1.0)))
-    return s.apply("where", s.apply("lt", a, like(s, a, 0)), grown, a)
-
-
-def selu(s: Stage, site: Site, a: Ref) -> Ref:
-    alpha = site.attr("alpha", 1.67326319217681884765625)
-    gamma = site.attr("gamma", 1.05070102214813232421875)
-    grown = s.apply("mul", s.apply("sub", s.apply("exp", a), like(s, a, 1)), like(s, a, alpha))
-    kept = s.apply("where", positive(s, a), a, grown)
-    return s.apply("mul", kept, like(s, a, gamma))
-
-
-def celu(s: Stage, site: Site, a: Ref) -> Ref:
-    alpha = site.attr("alpha", 1.0)
-    zero = like(s, a, 0)
-    grown = s.apply("exp", s.apply("div", a, like(s, a, alpha)))
-    grown = s.apply("mul", s.apply("sub", grown, like(s, a, 1)), like(s, a, alpha))
-    return s.apply("add", s.apply("max", zero, a), s.apply("min", zero, grown))
-
-
-def softplus(s: Stage, site: Site | None, a: Ref) -> Ref:
-    """log(1 + exp(a)), written so that exp does not overflow and small results keep their digits."""
-    tail = s.apply("exp", s.apply("neg", s.apply("abs", a)))
-    return s.apply("add", s.apply("max", a, like(s, a, 0)), log_of_one_plus(s, tail))
-
-
-def log_of_one_plus(s: Stage, a: Ref) -> Ref:
-    """Write log(1 + a) for a >= 0: log(u) less what rounding u = 1 + a lost, relative to u."""
-    one = like(s, a, 1)
-    u = s.apply("add", a, one)
-    lost = s.apply("div", s.apply("sub", s.apply("sub", u, one), a), u)
-    return s.apply("sub", s.apply("log", u), lost)
-
-
-def softsign(s: Stage, site: Site, a: Ref) -> Ref:
-    return s.apply("div", a, s.apply("add", s.apply("abs", a), like(s, a, 1)))
-
-
-def hard_sigmoid(s: Stage, a: Ref, alpha: float, beta: float) -> Ref:
-    scaled = s.apply("add", s.apply("mul", a, like(s, a, alpha)), like(s, a, beta))
-    return s.apply("min", s.apply("max", scaled, like(s, a, 0)), like(s, a, 1))
-
-
-def gelu(s: Stage, site: Site, a: Ref) -> Ref:
-    """ONNX Gelu, in the exact or the tanh form."""
-    half = s.apply("mul", a, like(s, a, 0.5))
-    if site.attr("approximate", "none") == "tanh":
-        cube = s.apply("mul", s.apply("mul", a, a), s.apply("mul", a, like(s, a, 0.044715)))
-        inner = s.apply("mul", s.apply("add", a, cube), like(s, a, math.sqrt(2 / math.pi)))
-        grown = s.apply("tanh", inner)
-    else:
-        grown = s.apply("erf", s.apply("mul", a, like(s, a, math.sqrt(0.5))))
-    return s.apply("mul", half, s.apply("add", grown, like(s, a, 1)))
-
-
-def mish(s: Stage, site: Site, a: Ref) -> Ref:
-    return s.apply("mul", a, s.apply("tanh", softplus(s, None, a)))
-
-
-def swish(s: Stage, site: Site, a: Ref) -> Ref:
-    scaled = s.apply("mul", a, like(s, a, site.attr("alpha", 1.0)))
-    return s.apply("mul", a, s.apply("sigmoid", scaled))
-
-
-def hard_swish(s: Stage, site: Site, a: Ref) -> Ref:
-    return s.apply("mul", a, hard_sigmoid(s, a, 1 / 6, 0.5))
-
-
-def thresholded_relu(s: Stage, site: Site, a: Ref) -> Ref:
-    above = s.apply("lt", like(s, a, site.attr("alpha", 1.0)), a)
-    return s.apply("where", above, a, like(s, a, 0))
-
-
-def shrink(s: Stage, site: Site, a: Ref) -> Ref:
-    bias, lambd = site.attr("bias", 0.0), site.attr("lambd", 0.5)
-    up = s.apply("add", a, like(s, a, bias))
-    down = s.apply("sub", a, like(s, a, bias))
-    inner = s.apply("where", s.apply("lt", like(s, a, lambd), a), down, like(s, a, 0))
-    return s.apply("where", s.apply("lt", a, like(s, a, -lambd)), up, inner)
-
-
 def reciprocal(s: Stage, site: Site, a: Ref) -> Ref:
     return s.apply("div", like(s, a, 1), a)
 
@@ -222,7 +116,7 @@ def is_inf(s: Stage, site: Site, a: Ref) -> Ref:
     if not site.attr("detect_positive", 1):
         found = s.apply("and", found, s.apply("lt", a, like(s, a, 0)))
     if not site.attr("detect_negative", 1):
-        found = s.apply("and", found, positive(s, a))
+        found = s.apply("and", found, s.apply("lt", like(s, a, 0), a))
     return found
 
 
@@ -271,7 +165,7 @@ CHEAP_POWERS = (*WHOLE_POWERS, 0.5, -1.0)
 
 
 def power_of(s: Stage, a: Ref, exponent: float) -> Ref:
-    """Write a ** exponent for one of CHEAP_POWERS; C's pow(-inf, 0.5) is inf, and of -0.0 it is 0.0."""
+    """Write a ** exponent, one of CHEAP_POWERS; C's pow(-inf, 0.5) is inf, pow(-0.0, 0.5) 0.0."""
     if exponent == 1.0:
         return a
     if exponent == -1.0:
@@ -367,43 +261,61 @@ def lower_batchnorm(site: Site) -> list[Tensor | None]:
     return [tensor]
 
 
-def fused(function: Callable) -> Callable:
-    return lambda s, site, a: function(s, a, site.attr("alpha", 0.2), site.attr("beta", 0.5))
-
-
 EXPENSIVE = 8.0
 
 ROWS = [
-    unary("Abs", "abs", N), unary("Neg", "neg", N), unary("Sign", "sign", N),
-    unary("Sqrt", "sqrt", sample=(0.0, 9.0)), unary("Exp", "exp", flops=EXPENSIVE), unary("Log", "log", flops=EXPENSIVE, sample=(0.01, 9.0)),
-    unary("Sin", "sin", flops=EXPENSIVE), unary("Cos", "cos", flops=EXPENSIVE),
-    unary("Tan", "tan", flops=EXPENSIVE, sample=(-1.4, 1.4)), unary("Asin", "asin", flops=EXPENSIVE, sample=(-1.0, 1.0)),
-    unary("Acos", "acos", flops=EXPENSIVE, sample=(-1.0, 1.0)), unary("Atan", "atan", flops=EXPENSIVE),
-    unary("Sinh", "sinh", flops=EXPENSIVE), unary("Cosh", "cosh", flops=EXPENSIVE),
-    unary("Tanh", "tanh", flops=EXPENSIVE), unary("Asinh", "asinh", flops=EXPENSIVE),
-    unary("Acosh", "acosh", flops=EXPENSIVE, sample=(1.1, 9.0)), unary("Atanh", "atanh", flops=EXPENSIVE, sample=(-0.95, 0.95)),
-    unary("Erf", "erf", flops=EXPENSIVE), unary("Sigmoid", "sigmoid", flops=EXPENSIVE),
-    unary("Floor", "floor"), unary("Ceil", "ceil"), unary("Round", "round"),
-    unary("IsNaN", "is_nan"), unary("Not", "not", B), unary("BitwiseNot", "not", (DType.I32, DType.I64)),
+    unary("Abs", "abs", N),
+    unary("Neg", "neg", N),
+    unary("Sign", "sign", N),
+    unary("Sqrt", "sqrt", sample=(0.0, 9.0)),
+    unary("Exp", "exp", flops=EXPENSIVE),
+    unary("Log", "log", flops=EXPENSIVE, sample=(0.01, 9.0)),
+    unary("Sin", "sin", flops=EXPENSIVE),
+    unary("Cos", "cos", flops=EXPENSIVE),
+    unary("Tan", "tan", flops=EXPENSIVE, sample=(-1.4, 1.4)),
+    unary("Asin", "asin", flops=EXPENSIVE, sample=(-1.0, 1.0)),
+    unary("Acos", "acos", flops=EXPENSIVE, sample=(-1.0, 1.0)),
+    unary("Atan", "atan", flops=EXPENSIVE),
+    unary("Sinh", "sinh", flops=EXPENSIVE),
+    unary("Cosh", "cosh", flops=EXPENSIVE),
+    unary("Tanh", "tanh", flops=EXPENSIVE),
+    unary("Asinh", "asinh", flops=EXPENSIVE),
+    unary("Acosh", "acosh", flops=EXPENSIVE, sample=(1.1, 9.0)),
+    unary("Atanh", "atanh", flops=EXPENSIVE, sample=(-0.95, 0.95)),
+    unary("Erf", "erf", flops=EXPENSIVE),
+    unary("Sigmoid", "sigmoid", flops=EXPENSIVE),
+    unary("Floor", "floor"),
+    unary("Ceil", "ceil"),
+    unary("Round", "round"),
+    unary("IsNaN", "is_nan"),
+    unary("Not", "not", B),
+    unary("BitwiseNot", "not", (DType.I32, DType.I64)),
     row("IsInf", F, is_inf, result=DType.BOOL),
-    row("Reciprocal", F, reciprocal, sample=(0.1, 4.0)), row("Relu", N, relu), row("LeakyRelu", F, leaky_relu),
-    row("PRelu", F, prelu), row("Elu", F, elu, flops=EXPENSIVE), row("Selu", F, selu, flops=EXPENSIVE),
-    row("Celu", F, celu, flops=EXPENSIVE), row("Softplus", F, softplus, flops=2 * EXPENSIVE),
-    row("Softsign", F, softsign), row("Gelu", F, gelu, flops=EXPENSIVE), row("Mish", F, mish, flops=3 * EXPENSIVE),
-    row("Swish", F, swish, flops=EXPENSIVE), row("HardSwish", F, hard_swish), row("Shrink", F, shrink),
-    row("HardSigmoid", F, fused(hard_sigmoid)), row("ThresholdedRelu", F, thresholded_relu),
-    binary("Add", "add"), binary("Sub", "sub"), binary("Mul", "mul"), binary("Div", "div"),
-    row("Mod", N, modulo), variadic("Min", "min"), variadic("Max", "max"), variadic("Sum", "add"),
+    row("Reciprocal", F, reciprocal, sample=(0.1, 4.0)),
+    binary("Add", "add"),
+    binary("Sub", "sub"),
+    binary("Mul", "mul"),
+    binary("Div", "div"),
+    row("Mod", N, modulo),
+    variadic("Min", "min"),
+    variadic("Max", "max"),
+    variadic("Sum", "add"),
     variadic("Mean", "add", mean),
-    binary("And", "and", B), binary("Or", "or", B), binary("Xor", "xor", B),
-    binary("BitwiseAnd", "and", (DType.I32, DType.I64)), binary("BitwiseOr", "or", (DType.I32, DType.I64)),
+    binary("And", "and", B),
+    binary("Or", "or", B),
+    binary("Xor", "xor", B),
+    binary("BitwiseAnd", "and", (DType.I32, DType.I64)),
+    binary("BitwiseOr", "or", (DType.I32, DType.I64)),
     binary("BitwiseXor", "xor", (DType.I32, DType.I64)),
-    binary("Equal", "eq", NB, DType.BOOL), binary("Less", "lt", N, DType.BOOL),
+    binary("Equal", "eq", NB, DType.BOOL),
+    binary("Less", "lt", N, DType.BOOL),
     binary("LessOrEqual", "le", N, DType.BOOL),
     row("Greater", N, swapped("lt"), result=DType.BOOL),
     row("GreaterOrEqual", N, swapped("le"), result=DType.BOOL),
-    Row("Pow", mapping, lower_pow, flops=EXPENSIVE, sample=(0.1, 4.0)), Row("Clip", mapping, lower_clip),
-    Row("Cast", mapping, lower_cast), Row("CastLike", mapping, lower_cast),
+    Row("Pow", mapping, lower_pow, flops=EXPENSIVE, sample=(0.1, 4.0)),
+    Row("Clip", mapping, lower_clip),
+    Row("Cast", mapping, lower_cast),
+    Row("CastLike", mapping, lower_cast),
     Row("Where", mapping, lower_where),
     Row("BatchNormalization", MappingType.ONE_TO_ONE, lower_batchnorm, flops=4.0),
-]  # fmt: skip
+]

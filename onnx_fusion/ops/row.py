@@ -11,8 +11,9 @@ import numpy as np
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.mapping import MappingType
-from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Tensor
+from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
+from onnx_fusion.program.model import Ref
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Site:
 
 
 def constant(node: Node, position: int) -> np.ndarray | None:
-    """Return the data of a constant input, None if omitted; refuse if it is known only at run time."""
+    """Return a constant input's data, None if omitted; refuse if it is known only at run time."""
     if position >= len(node.inputs) or node.inputs[position] is None:
         return None
     value = node.inputs[position]
@@ -67,7 +68,9 @@ def ints(node: Node, attribute: str, position: int) -> list[int] | None:
     """Return a list of integers given by an attribute in old opsets and by an input in new ones."""
     if attribute in node.attrs:
         found = node.attrs[attribute]
-        return [int(v) for v in (found if isinstance(found, (list, tuple, np.ndarray)) else [found])]
+        return [
+            int(v) for v in (found if isinstance(found, (list, tuple, np.ndarray)) else [found])
+        ]
     data = constant(node, position)
     return None if data is None else [int(v) for v in np.atleast_1d(data).reshape(-1)]
 
@@ -107,7 +110,7 @@ class Row:
 
 
 def broadcast(shapes: Iterable[tuple[ex.Expr, ...]]) -> tuple[ex.Expr, ...]:
-    """Return the shape that these broadcast to (ONNX, multidirectional); refuse what is not known."""
+    """Return the shape these broadcast to (ONNX, multidirectional); refuse what is not known."""
     shapes = list(shapes)
     rank = max(len(s) for s in shapes)
     result = []
@@ -148,6 +151,11 @@ def pointwise(
 
     tensor = Tensor(dtype, shape, read, steps + sum(t.steps for t in operands))
     return tensor
+
+
+def like(s: Stage, a: Ref, value: float) -> Ref:
+    """Write `value` as a literal of a's type."""
+    return s.const(s.type_of(a), value)
 
 
 def axis_of(site: Site, rank: int, default: int = -1, name: str = "axis") -> int:

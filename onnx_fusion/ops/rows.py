@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from onnx_fusion.dtypes import DType
-from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, like, need
+from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import product, reshape
-from onnx_fusion.ops.row import Row, Site, axis_of, ints, pointwise
+from onnx_fusion.ops.row import Row, Site, axis_of, ints, like, pointwise
 from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor, letters_in
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
@@ -62,7 +62,8 @@ def reduced(
 ) -> Tensor:
     """Return a reduction of `x`.
 
-    `finish(stage, reduce)` writes it; `reduce(op, element)` reduces `element(stage, a)` over the row.
+    `finish(stage, reduce)` writes it; `reduce(op, write)` reduces `write(a)`, of an element, over
+    the row.
     """
     kept = tuple(ex.const(1) if k in axes else e for k, e in enumerate(x.shape))
     shape = kept if keepdims else tuple(e for k, e in enumerate(x.shape) if k not in axes)
@@ -77,9 +78,7 @@ def reduced(
             at = [None if k in axes else e for k, e in enumerate(index)]
         full, letters = row_axes(stage, tensor, at, axes, x.shape)
         element = x.at(stage, full)
-        return finish(
-            stage, lambda op, write: stage.reduce(tensor, op, write(element), letters, x)
-        )
+        return finish(stage, lambda op, write: stage.reduce(tensor, op, write(element), letters, x))
 
     tensor = Tensor(x.dtype, shape, read, x.steps + 1)
     return tensor
@@ -130,7 +129,7 @@ def log_sum_exp(s: Stage, reduce: Callable, size: Callable) -> Ref:
 
 
 def lower_softmax(site: Site) -> list[Tensor | None]:
-    """Return Softmax or LogSoftmax; below opset 13 over all axes from `axis` on (ONNX changelog)."""
+    """Return Softmax or LogSoftmax; below opset 13 over all axes from `axis` on."""
     x = site.x(0)
     need(x, F)
     if x.rank == 0:
@@ -221,7 +220,7 @@ def lower_instance_norm(site: Site) -> list[Tensor | None]:
 
 
 def lower_group_norm(site: Site) -> list[Tensor | None]:
-    """Return GroupNormalization; scale and bias are per group in opset 18, per channel from 21 on."""
+    """Return GroupNormalization; scale and bias per group in opset 18, per channel from 21 on."""
     x, scale, bias = site.x(0), site.x(1), site.x(2)
     need(x, (DType.F32,))
     count_ = int(site.attr("num_groups"))
@@ -244,7 +243,9 @@ def lower_global_pool(site: Site) -> list[Tensor | None]:
     axes = list(range(2, x.rank))
     if site.node.op_type == "GlobalMaxPool":
         return [reduced(x, axes, True, lambda s, r: r("reduce_max", same))]
-    return [reduced(x, axes, True, lambda s, r: mean(s, r, lambda: count(s, x.shape, axes, x.dtype)))]
+    return [
+        reduced(x, axes, True, lambda s, r: mean(s, r, lambda: count(s, x.shape, axes, x.dtype)))
+    ]
 
 
 def mean(s: Stage, reduce: Callable, size: Callable) -> Ref:

@@ -45,8 +45,8 @@ class Refused(Exception):
 class Tensor:
     """A value inside a region: `read(stage, index, guard)` writes its element at `index`.
 
-    `guard` is None if the index is inside, ANY if it may be outside and then any value will do, or a
-    literal that must be the value outside. `steps` counts instructions behind one element,
+    `guard` is None if the index is inside, ANY if it may be outside and then any value will do, or
+    a literal that must be the value outside. `steps` counts instructions behind one element,
     `is_source` says that it is memory.
     """
 
@@ -162,9 +162,12 @@ class Stage:
     def _store_on_the_way(
         self, tensor: Tensor, index: tuple[Index, ...], guard: Guard, ref: tp.Ref
     ) -> None:
-        if guard is not None or tensor in self.absorbed or not self.covers(index, tensor.shape):
-            self.unclean.append(tensor)
-        elif not self.letters_of(ref) <= letters_in(index):
+        if (
+            guard is not None
+            or tensor in self.absorbed
+            or not self.covers(index, tensor.shape)
+            or not self.letters_of(ref) <= letters_in(index)
+        ):
             self.unclean.append(tensor)
         else:
             self.absorbed[tensor] = index

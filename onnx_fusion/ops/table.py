@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from onnx_fusion.graph.model import Node
-from onnx_fusion.ops import contraction, elementwise, movement, rows
+from onnx_fusion.ops import activation, contraction, elementwise, movement, pieces, rows
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row
 
 TABLE: dict[tuple[str, str], Row] = {
     (row.domain, row.op_type): row
-    for row in (*elementwise.ROWS, *movement.ROWS, *rows.ROWS, *contraction.ROWS)
+    for module in (elementwise, activation, movement, pieces, rows, contraction)
+    for row in module.ROWS
 }
 
 
