@@ -60,11 +60,11 @@ struct GemmKernels {
   int rows[4];       // rows of a tile, by the panel's vectors
   int stream_width;  // panels that one call of `stream` takes
 
-  // c[i * ldc + j] = (add ? c : 0) + sum over p < k of a[i][p * a_step] * b[p * b_step + j],
-  // for `vectors` whole vectors of j.
-  void (*tile)(int rows, int vectors, int64_t k, const float* const* a, int64_t a_step,
-               const float* b, int64_t b_step, float* c, int64_t ldc, bool add);
-  // The same for one row and `panels` packed panels that lie b_panel apart; c is contiguous.
+  // c[i * ldc + j] = (add ? c : 0) + the sum over pieces and p < depths[piece] of
+  // a[piece * rows + i][p * a_step] * b[q * b_step + j], q counting all p; `vectors` vectors of j.
+  void (*tile)(int rows, int vectors, int pieces, const int64_t* depths, const float* const* a,
+               int64_t a_step, const float* b, int64_t b_step, float* c, int64_t ldc, bool add);
+  // One row and one piece of k, with `panels` packed panels that lie b_panel apart; c is contiguous.
   void (*stream)(int panels, int vectors, int64_t k, const float* a, int64_t a_step,
                  const float* b, int64_t b_panel, float* c, bool add);
   // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.

@@ -70,6 +70,10 @@ class ContractPlan final : public StagePlan {
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
                  int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row) const;
+  int64_t find_rows(const Item& item, const Buffers& buffers, const Place& packed, int first,
+                    int last, int64_t row, int count, const float** a) const;
+  void run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
+                int64_t column1, float* c, bool add) const;
   void run_tiles(const Item& item, const Buffers& buffers, const Place& packed, const Block& block,
                  int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
                  bool add) const;

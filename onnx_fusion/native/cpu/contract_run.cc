@@ -9,7 +9,7 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int64_t kMostRows = 16;
+constexpr int kMostRows = 8, kMostPieces = 32;
 
 struct Split {
   int64_t rows, panels;
@@ -236,79 +236,95 @@ void ContractPlan::finish(const RunContext& context, const Item& item, const Buf
                  buffers.epilogue);
 }
 
+// Where `count` rows of some pieces of k begin; returns the step from one k to the next.
+int64_t ContractPlan::find_rows(const Item& item, const Buffers& buffers, const Place& packed,
+                                int first, int last, int64_t row, int count,
+                                const float** a) const {
+  const OperandTables& tables = rows_side_.tables;
+  if (rows_side_.source != Source::direct) {
+    const float* tile = rows_side_.source == Source::cached
+                            ? item.rows + row * depth_
+                            : buffers.rows + (row - packed.row) * depth_;
+    for (int p = first; p < last; ++p, a += count) {
+      for (int i = 0; i < count; ++i) a[i] = tile + pieces_[p].k0 * tile_rows_ + i;
+    }
+    return tile_rows_;
+  }
+  for (int p = first; p < last; ++p, a += count) {
+    const int64_t k0 = pieces_[p].k0;
+    const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
+    for (int i = 0; i < count; ++i) a[i] = base + tables.outer[row + i];
+    for (const TableGuard& guard : tables.guards) {
+      for (int i = 0; i < count; ++i) {
+        const int32_t at = guard.outer[row + i] + guard.inner[k0];
+        if (static_cast<uint32_t>(at) >= guard.extent) a[i] = padding_.data();
+      }
+    }
+  }
+  return row_step_;
+}
+
 // One block of k of all tiles of a rectangle.
 void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Place& packed,
                              const Block& block, int64_t row0, int64_t row1, int64_t panel0,
                              int64_t panel1, float* c, int64_t ldc, bool add) const {
-  const Source rows = rows_side_.source, columns = columns_side_.source;
-  const OperandTables& row_tables = rows_side_.tables;
-  const OperandTables& column_tables = columns_side_.tables;
+  const Source source = columns_side_.source;
+  const OperandTables& tables = columns_side_.tables;
   const int64_t block_k0 = pieces_[block.first].k0;
   const int64_t packed_depth =
-      columns == Source::cached ? depth_ : pieces_[block.last - 1].k1 - block_k0;
-  const int64_t stream = rows_ == 1 && columns != Source::direct ? kernels_.stream_width : 1;
+      source == Source::cached ? depth_ : pieces_[block.last - 1].k1 - block_k0;
+  const int64_t stream = rows_ == 1 && source != Source::direct ? kernels_.stream_width : 1;
+  const float* a[kMostPieces * kMostRows];
+  int64_t depths[kMostPieces];
 
-  for (int64_t panel = panel0; panel < panel1; panel += stream) {
-    const int64_t panels = std::min(stream, panel1 - panel);
-    const int64_t left = columns_ - panel * width_;
-    const int vectors = left >= width_ ? vectors_
-                                       : static_cast<int>((left + kernels_.lanes - 1) / kernels_.lanes);
-    for (int64_t row = row0; row < row1; row += tile_rows_) {
-      const int count = static_cast<int>(std::min(tile_rows_, row1 - row));
-      float* to = c + (row - row0) * ldc + (panel - panel0) * width_;
-      bool more = add;
-      for (int p = block.first; p < block.last; ++p, more = true) {
-        const Piece piece = pieces_[p];
-        const int64_t k = piece.k1 - piece.k0;
-        const float* a[kMostRows];
-        int64_t a_step = tile_rows_;
-        if (rows == Source::direct) {
-          a_step = row_step_;
-          const int64_t inner = k > 0 ? row_tables.inner[piece.k0] : 0;
-          for (int i = 0; i < count; ++i) a[i] = item.rows + row_tables.outer[row + i] + inner;
-          for (const TableGuard& guard : row_tables.guards) {
-            for (int i = 0; i < count; ++i) {
-              const int32_t at = guard.outer[row + i] + guard.inner[piece.k0];
-              if (static_cast<uint32_t>(at) >= guard.extent) a[i] = padding_.data();
-            }
+  for (int first = block.first; first < block.last; first += kMostPieces) {
+    const int last = std::min(block.last, first + kMostPieces);
+    const int64_t k0 = pieces_[first].k0;
+    const bool more = add || first > block.first;
+    for (int p = first; p < last; ++p) depths[p - first] = pieces_[p].k1 - pieces_[p].k0;
+    for (int64_t panel = panel0; panel < panel1; panel += stream) {
+      const int panels = static_cast<int>(std::min(stream, panel1 - panel));
+      const float* b;
+      if (source == Source::cached) {
+        b = item.columns + panel * width_ * depth_ + k0 * width_;
+      } else if (source == Source::direct || source == Source::dots) {
+        b = item.columns + (source == Source::dots ? 0 : tables.outer[panel * width_]) +
+            tables.inner[k0];
+      } else {
+        b = buffers.columns + (panel - packed.panel) * width_ * packed_depth +
+            (k0 - block_k0) * width_;
+      }
+      const int64_t b_step = source == Source::direct ? column_step_ : width_;
+      const int64_t left = (columns_ - panel * width_ + kernels_.lanes - 1) / kernels_.lanes;
+      const int vectors = static_cast<int>(std::min<int64_t>(vectors_, left));
+      for (int64_t row = row0; row < row1; row += tile_rows_) {
+        const int count = static_cast<int>(std::min(tile_rows_, row1 - row));
+        float* to = c + (row - row0) * ldc + (panel - panel0) * width_;
+        const int64_t a_step = find_rows(item, buffers, packed, first, last, row, count, a);
+        if (source == Source::dots) {
+          run_dots(b, a[0], depths[0], panel * width_,
+                   std::min(columns_, (panel + panels) * width_), to, more);
+        } else if (stream == 1) {
+          kernels_.tile(count, vectors, last - first, depths, a, a_step, b, b_step, to, ldc, more);
+        } else {
+          const float* at = b;
+          for (int p = 0; p < last - first; at += depths[p] * width_, ++p) {
+            kernels_.stream(panels, vectors_, depths[p], a[p], a_step, at, width_ * packed_depth, to,
+                            more || p > 0);
           }
-        } else {
-          const float* tile = rows == Source::cached
-                                    ? item.rows + row * depth_
-                                    : buffers.rows + (row - packed.row) * depth_;
-          for (int i = 0; i < count; ++i) a[i] = tile + piece.k0 * tile_rows_ + i;
-        }
-        if (columns == Source::dots) {
-          const int64_t first = panel * width_, end = std::min(columns_, (panel + panels) * width_);
-          for (int64_t j = first; j < end; j += 4) {
-            const float* b[4];
-            const int some = static_cast<int>(std::min<int64_t>(4, end - j));
-            for (int i = 0; i < some; ++i) {
-              b[i] = item.columns + column_tables.outer[j + i] + piece.k0;
-            }
-            kernels_.dots(k, a[0], b, some, to + (j - first), more);
-          }
-          continue;
-        }
-        const float* b;
-        int64_t b_step = width_;
-        if (columns == Source::direct) {
-          b = item.columns + column_tables.outer[panel * width_] + column_tables.inner[piece.k0];
-          b_step = column_step_;
-        } else {
-          b = columns == Source::cached
-                  ? item.columns + panel * width_ * depth_ + piece.k0 * width_
-                  : buffers.columns + (panel - packed.panel) * width_ * packed_depth +
-                        (piece.k0 - block_k0) * width_;
-        }
-        if (stream > 1) {
-          kernels_.stream(static_cast<int>(panels), vectors_, k, a[0], a_step, b,
-                          width_ * packed_depth, to, more);
-        } else {
-          kernels_.tile(count, vectors, k, a, a_step, b, b_step, to, ldc, more);
         }
       }
     }
+  }
+}
+
+void ContractPlan::run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
+                            int64_t column1, float* c, bool add) const {
+  for (int64_t j = column0; j < column1; j += 4) {
+    const float* b[4];
+    const int some = static_cast<int>(std::min<int64_t>(4, column1 - j));
+    for (int i = 0; i < some; ++i) b[i] = columns + columns_side_.tables.outer[j + i];
+    kernels_.dots(depth, row, b, some, c + (j - column0), add);
   }
 }
 

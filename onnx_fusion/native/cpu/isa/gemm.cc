@@ -22,29 +22,32 @@ constexpr int kRows[] = {0, 4, 4, 4}, kVectors = 2, kStream = 4;
 constexpr int kMostRows = 8, kPackVectors = 12;
 
 template <int R, int V>
-void tile(int64_t k, const float* const* a_rows, int64_t a_step, const float* b, int64_t b_step,
-          float* c, int64_t ldc, bool add) {
+void tile(int pieces, const int64_t* depths, const float* const* rows, int64_t a_step,
+          const float* b, int64_t b_step, float* c, int64_t ldc, bool add) {
   Floats sum[R][V];
-  const float* a[R];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    a[i] = a_rows[i];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
   }
-  int64_t at = 0;
-  for (int64_t p = 0; p < k; ++p) {
-    Floats x[V];
+  for (int piece = 0; piece < pieces; ++piece, rows += R) {
+    const float* a[R];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) x[v] = load(b + v * kLanes);
+    for (int i = 0; i < R; ++i) a[i] = rows[i];
+    int64_t at = 0;
+    for (int64_t p = depths[piece]; p > 0; --p) {
+      Floats x[V];
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const float y = a[i][at];
+      for (int v = 0; v < V; ++v) x[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] += y * x[v];
+      for (int i = 0; i < R; ++i) {
+        const float y = a[i][at];
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) sum[i][v] += y * x[v];
+      }
+      b += b_step;
+      at += a_step;
     }
-    b += b_step;
-    at += a_step;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
@@ -56,8 +59,8 @@ void tile(int64_t k, const float* const* a_rows, int64_t a_step, const float* b,
   }
 }
 
-using Tile = void (*)(int64_t, const float* const*, int64_t, const float*, int64_t, float*, int64_t,
-                      bool);
+using Tile = void (*)(int, const int64_t*, const float* const*, int64_t, const float*, int64_t,
+                      float*, int64_t, bool);
 
 constexpr Tile kTiles[kMostRows][3] = {
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -75,9 +78,9 @@ constexpr Tile kTiles[kMostRows][3] = {
 #endif
 };
 
-void run_tile(int rows, int vectors, int64_t k, const float* const* a, int64_t a_step,
-              const float* b, int64_t b_step, float* c, int64_t ldc, bool add) {
-  kTiles[rows - 1][vectors - 1](k, a, a_step, b, b_step, c, ldc, add);
+void run_tile(int rows, int vectors, int pieces, const int64_t* depths, const float* const* a,
+              int64_t a_step, const float* b, int64_t b_step, float* c, int64_t ldc, bool add) {
+  kTiles[rows - 1][vectors - 1](pieces, depths, a, a_step, b, b_step, c, ldc, add);
 }
 
 // Several panels at once: one row alone has too few accumulators to hide the latency of an FMA, and
