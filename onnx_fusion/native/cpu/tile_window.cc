@@ -7,9 +7,17 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int kPoints = 256;  // positions of the window handled at once
+constexpr int kPoints = 256;       // positions of the window handled at once
+constexpr int kBorders = 8;        // lanes at the borders whose points are listed
+constexpr int kBorderPoints = 32;  // and how many points each
 
 float nothing(int op) { return op == 0 ? 0.0f : op == 1 ? -__builtin_inff() : __builtin_inff(); }
+
+float join(int op, float a, float b) {
+  if (op == 0) return a + b;
+  const bool first = op == 1 ? a > b : a < b;
+  return first || a != a ? a : b;
+}
 
 // Some positions of a window, relative to its first one, and the lanes [lo, hi) that the guards which
 // are the same for every run leave them.
@@ -20,11 +28,60 @@ struct Points {
   int64_t guard[kMaxWindowGuards][kPoints];
 };
 
-// Of one run of lanes: the points with a lane inside, and which lanes [lo, hi).
+// Of one run of lanes: the points with a lane inside, the lanes [lo, hi) for which all of them are, and
+// for each other lane its own points.
 struct Inside {
   int count = 0;
+  int64_t lo = 0, hi = 0;
   int64_t offset[kPoints];
-  int64_t lo[kPoints], hi[kPoints];
+  int64_t from[kPoints], to[kPoints];
+  int borders = 0;  // -1: too many to list
+  int64_t lane[kBorders];
+  int picked[kBorders];
+  int64_t picks[kBorders][kBorderPoints];
+
+  void add(int64_t at, int64_t first, int64_t last) {
+    if (first >= last) return;
+    offset[count] = at;
+    from[count] = first;
+    to[count++] = last;
+    lo = std::max(lo, first);
+    hi = std::min(hi, last);
+  }
+
+  void finish(int64_t lanes) {
+    if (count == 0 || lo > hi) lo = hi = lanes;
+    borders = 0;
+    if (lo + lanes - hi > kBorders || count > kBorderPoints) {
+      borders = -1;
+      return;
+    }
+    for (int64_t j = lo == 0 ? hi : 0; j < lanes; j = j + 1 == lo ? hi : j + 1) {
+      lane[borders] = j;
+      int n = 0;
+      for (int k = 0; k < count; ++k) {
+        if (from[k] <= j && j < to[k]) picks[borders][n++] = offset[k];
+      }
+      picked[borders++] = n;
+    }
+  }
+
+  void reduce_borders(int op, const float* base, int64_t stride, int64_t lanes, float* out) const {
+    for (int b = 0; b < borders; ++b) {
+      const float* const x = base + lane[b] * stride;
+      float result = nothing(op);
+      for (int k = 0; k < picked[b]; ++k) result = join(op, result, x[picks[b][k]]);
+      out[lane[b]] = result;
+    }
+    if (borders >= 0) return;
+    for (int64_t j = lo == 0 ? hi : 0; j < lanes; j = j + 1 == lo ? hi : j + 1) {
+      float result = nothing(op);
+      for (int k = 0; k < count; ++k) {
+        if (from[k] <= j && j < to[k]) result = join(op, result, base[offset[k] + j * stride]);
+      }
+      out[j] = result;
+    }
+  }
 };
 
 }  // namespace
@@ -57,11 +114,17 @@ void TileRun::run_window(const Step& step) {
   const float* const start = source + at(load.address);
   float* const part = reinterpret_cast<float*>(pointers_[step.c]);
   Points points;
-  Inside found;
+  Inside all, some;  // of runs for which no other guard cuts a point off, and of one where some do
   int64_t window[kMaxLetters] = {};
   bool first = true;
   for (bool more = true; more; first = false) {
     points.count = 0;
+    all.count = 0;
+    all.lo = 0;
+    all.hi = walk.length;
+    int64_t lowest[kMaxWindowGuards], highest[kMaxWindowGuards];
+    std::fill(lowest, lowest + kMaxWindowGuards, INT64_MAX);
+    std::fill(highest, highest + kMaxWindowGuards, INT64_MIN);
     do {
       const size_t k = static_cast<size_t>(points.count++);
       points.offset[k] = dot_axes(load.address, axis, window, reduced);
@@ -70,13 +133,17 @@ void TileRun::run_window(const Step& step) {
       for (size_t g = 0; g < guards; ++g) {
         const int64_t step_in = dot_axes(load.guards[g].form, axis, window, reduced);
         points.guard[g][k] = step_in;
+        lowest[g] = std::min(lowest[g], step_in);
+        highest[g] = std::max(highest[g], step_in);
         if (same[g]) {
           clip_run(guard_start[g] + step_in, guard_step[g], load.guards[g].extent, &points.lo[k],
                    &points.hi[k]);
         }
       }
+      all.add(points.offset[k], points.lo[k], points.hi[k]);
       more = next_position(reduced, size, window);
     } while (more && points.count < kPoints);
+    all.finish(walk.length);
     float* out = reinterpret_cast<float*>(pointers_[step.out]);
     int64_t inside[kMaxLetters] = {};
     do {
@@ -86,39 +153,35 @@ void TileRun::run_window(const Step& step) {
         pass(target, base, points.offset, points.count, walk.stride, walk.length);
       } else {
         int64_t at[kMaxWindowGuards];
+        bool whole = true;
         for (size_t g = 0; g < guards; ++g) {
-          at[g] = guard_start[g] + dot_axes(load.guards[g].form, runs.axis, inside, walk.outer);
+          if (same[g]) continue;
+          const TileGuard& guard = load.guards[g];
+          at[g] = guard_start[g] + dot_axes(guard.form, runs.axis, inside, walk.outer);
+          const int64_t last = guard_step[g] * (walk.length - 1);
+          whole = whole && at[g] + lowest[g] + std::min<int64_t>(last, 0) >= 0 &&
+                  at[g] + highest[g] + std::max<int64_t>(last, 0) < guard.extent;
         }
-        int64_t lo = 0, hi = walk.length;  // the lanes for which every point found is inside
-        found.count = 0;
-        for (int k = 0; k < points.count; ++k) {
-          int64_t from = points.lo[k], to = points.hi[k];
-          for (size_t g = 0; g < guards && from < to; ++g) {
-            if (same[g]) continue;
-            clip_run(at[g] + points.guard[g][k], guard_step[g], load.guards[g].extent, &from, &to);
+        if (!whole) {
+          some.count = 0;
+          some.lo = 0;
+          some.hi = walk.length;
+          for (int k = 0; k < points.count; ++k) {
+            int64_t from = points.lo[k], to = points.hi[k];
+            for (size_t g = 0; g < guards && from < to; ++g) {
+              if (same[g]) continue;
+              clip_run(at[g] + points.guard[g][k], guard_step[g], load.guards[g].extent, &from, &to);
+            }
+            some.add(points.offset[k], from, to);
           }
-          if (from >= to) continue;
-          found.offset[found.count] = points.offset[k];
-          found.lo[found.count] = from;
-          found.hi[found.count++] = to;
-          lo = std::max(lo, from);
-          hi = std::min(hi, to);
+          some.finish(walk.length);
         }
-        if (found.count == 0 || lo > hi) lo = hi = walk.length;
-        if (lo < hi) {
-          pass(target + lo, base + lo * walk.stride, found.offset, found.count, walk.stride, hi - lo);
+        const Inside& found = whole ? all : some;
+        if (found.lo < found.hi) {
+          pass(target + found.lo, base + found.lo * walk.stride, found.offset, found.count,
+               walk.stride, found.hi - found.lo);
         }
-        for (int64_t j = lo == 0 ? hi : 0; j < walk.length; j = j + 1 == lo ? hi : j + 1) {
-          int64_t picked[kPoints], count = 0;
-          for (int k = 0; k < found.count; ++k) {
-            if (found.lo[k] <= j && j < found.hi[k]) picked[count++] = found.offset[k];
-          }
-          if (count > 0) {
-            pass(target + j, base + j * walk.stride, picked, count, 1, 1);
-          } else {
-            target[j] = nothing(op);
-          }
-        }
+        found.reduce_borders(op, base, walk.stride, walk.length, target);
       }
       if (!first) step.reduce->join(out, part, walk.length);
       out += walk.length;

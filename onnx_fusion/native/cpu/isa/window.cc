@@ -42,6 +42,39 @@ ONNX_FUSION_INLINE Vector load(const float* p) {
   return v;
 }
 
+// Indices for shuffles; built in memory, since GCC would put a loop's together lane by lane.
+struct Indices {
+  alignas(64) int32_t at[kLanes];
+};
+constexpr Indices every_second() {
+  Indices indices{};
+  for (int j = 0; j < kLanes; ++j) indices.at[j] = 2 * j < kLanes ? 2 * j : 2 * j + 1;
+  return indices;
+}
+constexpr Indices turned(int by) {
+  Indices indices{};
+  for (int j = 0; j < kLanes; ++j) indices.at[j] = (j + by) % kLanes;
+  return indices;
+}
+constexpr Indices kEverySecond = every_second();
+constexpr Indices kTurned8 = turned(8), kTurned4 = turned(4), kTurned2 = turned(2),
+                  kTurned1 = turned(1);
+
+ONNX_FUSION_INLINE Lanes load(const Indices& indices) {
+  Lanes v;
+  __builtin_memcpy(&v, indices.at, sizeof v);
+  return v;
+}
+
+template <class F>
+ONNX_FUSION_INLINE float across(Vector v) {
+  if constexpr (kLanes > 8) v = F::join(v, __builtin_shuffle(v, load(kTurned8)));
+  if constexpr (kLanes > 4) v = F::join(v, __builtin_shuffle(v, load(kTurned4)));
+  v = F::join(v, __builtin_shuffle(v, load(kTurned2)));
+  v = F::join(v, __builtin_shuffle(v, load(kTurned1)));
+  return v[0];
+}
+
 // Elements 0, step, 2 * step, ... and none beyond.
 template <int Stride>
 ONNX_FUSION_INLINE Vector load_every(const float* p, int64_t step) {
@@ -49,9 +82,7 @@ ONNX_FUSION_INLINE Vector load_every(const float* p, int64_t step) {
     return load(p);
   } else if constexpr (Stride == 2) {
     const Vector low = load(p), high = load(p + kLanes - 1);
-    Lanes even;
-    for (int j = 0; j < kLanes; ++j) even[j] = 2 * j < kLanes ? 2 * j : 2 * j + 1;
-    return __builtin_shuffle(low, high, even);
+    return __builtin_shuffle(low, high, load(kEverySecond));
   } else {
     Vector v;
     for (int j = 0; j < kLanes; ++j) v[j] = p[j * step];
@@ -128,13 +159,7 @@ float row(const float* x, int64_t n) {
       acc[0] = F::join(F::join(acc[0], acc[1]), F::join(acc[2], acc[3]));
     }
     for (; i + kLanes <= n; i += kLanes) acc[0] = F::join(acc[0], load(x + i));
-#pragma GCC unroll 4
-    for (int w = kLanes / 2; w > 0; w /= 2) {
-      Lanes turned;
-      for (int j = 0; j < kLanes; ++j) turned[j] = (j + w) % kLanes;
-      acc[0] = F::join(acc[0], __builtin_shuffle(acc[0], turned));
-    }
-    result = acc[0][0];
+    result = across<F>(acc[0]);
   }
 #pragma GCC unroll 1
   for (; i < n; ++i) result = F::join(result, x[i]);
