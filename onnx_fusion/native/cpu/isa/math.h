@@ -76,11 +76,10 @@ ONNX_FUSION_INLINE float m_exp(float a) {
 ONNX_FUSION_INLINE float m_log(float a) {
   const bool tiny = a < 1.17549435e-38f;
   const float x = tiny ? a * 8388608.0f : a;
-  int32_t i = bits<int32_t>(x);
   // The mantissa in [sqrt(1/2), sqrt(2)).
-  const int32_t shifted = i - 0x3f3504f3;
+  const int32_t shifted = static_cast<int32_t>(bits<uint32_t>(x) - 0x3f3504f3u);
   const int32_t e = (shifted >> 23) - (tiny ? 23 : 0);
-  i = (shifted & 0x007fffff) + 0x3f3504f3;
+  const int32_t i = (shifted & 0x007fffff) + 0x3f3504f3;
   const float f = bits<float>(i) - 1.0f;
   const float z = f * f;
   float p = 7.0376836292e-2f;
