@@ -74,10 +74,28 @@ def bench(
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
         made = session(model, library=registered, threads=threads, options=options)
-        feeds = {value.name: inputs[value.name] for value in made.get_inputs()}
-        runs[name] = lambda made=made, feeds=feeds: made.run(None, feeds)
+        runs[name] = runner(made, {value.name: inputs[value.name] for value in made.get_inputs()})
     times = race(runs, seconds=seconds, pause=PAUSE_SECONDS if threads > 1 else 0.0)
     return Result(times["original"], times["optimized"], threads)
+
+
+def runner(
+    made: onnxruntime.InferenceSession, feeds: Mapping[str, np.ndarray]
+) -> Callable[[], object]:
+    """Return a function that runs the session once.
+
+    Inputs and outputs are bound where they are tensors of numbers, so that what is timed is the model
+    and not the conversion of NumPy arrays (about 8 us a run, a quarter of LeNet-5's).
+    """
+    kinds = [value.type for value in (*made.get_inputs(), *made.get_outputs())]
+    if not all(kind.startswith("tensor(") and "string" not in kind for kind in kinds):
+        return lambda: made.run(None, feeds)
+    binding = made.io_binding()
+    for name, array in feeds.items():
+        binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
+    for value in made.get_outputs():
+        binding.bind_output(value.name)
+    return lambda: made.run_with_iobinding(binding)
 
 
 def race(
