@@ -97,9 +97,11 @@ def test_explain_names_nodes_that_have_no_name(
 def test_explain_in_words(capsys: pytest.CaptureFixture) -> None:
     assert main(["explain", LENET, "--policy", "all"]) == 0
     printed = capsys.readouterr().out
-    assert "many-to-many, anchor /conv1/Conv, saves " in printed
+    assert "many-to-many, anchor /conv1/Conv, template small, saves " in printed
     assert "  nodes    /conv1/Conv, /bn1/BatchNormalization, /relu1/Relu" in printed
-    assert "\nnot fused:\n  " in printed
+    assert main(["explain", str(Path(LENET).with_name("tiny_depthwise.onnx")), "--policy", "all"]) == 0
+    printed = capsys.readouterr().out
+    assert "anchor" in printed and "\nnot fused:\n  " in printed
 
 
 def wrong_copy(folder: Path) -> str:
