@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_fusion.dtypes import DType
-from onnx_fusion.program import Program, parse_program
+from onnx_fusion.program import parse_program
 from onnx_fusion.runtime.library import get_library_path
 
 ISAS = ("base", "avx2", "avx512", "neon")
@@ -149,6 +149,7 @@ class Server:
     """A child process that runs programs on another instruction set."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         context = multiprocessing.get_context("spawn")
         self.pipe, other = context.Pipe()
         before = os.environ.get("ONNX_FUSION_ISA")
@@ -160,12 +161,18 @@ class Server:
             del os.environ["ONNX_FUSION_ISA"]
         else:
             os.environ["ONNX_FUSION_ISA"] = before
-        self.isa = self.pipe.recv()
+        self.isa = self.receive()
+
+    def receive(self):
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise NativeError(f"the process for {self.name} died") from None
 
     def run(self, *args) -> list[np.ndarray]:
         """Return what `run` returns there, or raise what it raises."""
         self.pipe.send(args)
-        result = self.pipe.recv()
+        result = self.receive()
         if isinstance(result, Exception):
             raise result
         return result

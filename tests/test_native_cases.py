@@ -1,4 +1,4 @@
-"""Every program of program_cases in the native library, on every instruction set, against the interpreter."""
+"""Every program of program_cases on every instruction set, against the interpreter."""
 
 from __future__ import annotations
 

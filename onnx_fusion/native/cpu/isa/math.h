@@ -111,9 +111,9 @@ ONNX_FUSION_INLINE float m_tanh(float a) {
   p = p * z - 5.37397155531e-2f;
   p = p * z + 1.33314422036e-1f;
   p = p * z - 3.33332819422e-1f;
-  const float small = p * z * a + a;
+  const float small = p * z * x + x;
   const float large = 1.0f - 2.0f / (m_exp(x + x) + 1.0f);
-  return x < 0.625f ? small : __builtin_copysignf(large, a);
+  return __builtin_copysignf(x < 0.625f ? small : large, a);
 }
 
 ONNX_FUSION_INLINE float m_erf(float a) {
