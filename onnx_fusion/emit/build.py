@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -15,13 +15,16 @@ from onnx_fusion.emit.function import FUNCTION_IR, build_function, node_proto, p
 from onnx_fusion.emit.order import Item, order
 from onnx_fusion.errors import ModelError, OnnxFusionError
 from onnx_fusion.graph import scope
+from onnx_fusion.graph.model import walk
 
 if TYPE_CHECKING:
     from onnx_fusion.fusion.plan import Region
     from onnx_fusion.graph.load import Model
-    from onnx_fusion.graph.model import Graph, Value
+    from onnx_fusion.graph.model import Body, Graph, Value
     from onnx_fusion.graph.weights import Weight
     from onnx_fusion.lower import Lowered
+
+    Fused = list[tuple[Lowered, str]]
 
 CONSTANT_INITIALIZERS_IR = 4
 """The first IR version whose initializers need not be graph inputs; one that is, is a default."""
@@ -44,7 +47,7 @@ def emit(
 ) -> Emitted:
     """Return `model` with each region in `fused`, all disjoint and convex, as one node.
 
-    Nodes that only fed fused ones go, the others keep their protos and their order. With `fallback`
+    A region is in `graph` or in one of the bodies inside it, and its node is written there. Nodes that only fed fused ones go, the others keep their protos and their order. With `fallback`
     each fused node has a model-local function, so that the model also runs without the native
     library; the IR version is then at least 8. Opsets never change. With nothing fused the result
     equals the input. Raises OnnxFusionError, naming the region, for what cannot be written.
@@ -63,16 +66,60 @@ def emit(
                          if k >= naming.MOST)
         fused = [one for one in fused if one.region not in left_out]
     kinds = [naming.op_type(k) for k in numbers if k is None or k < naming.MOST]
-    demand = find_demand(model.proto, graph, fused)
     if all(entry.domain != naming.DOMAIN for entry in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(naming.DOMAIN, naming.VERSION))
-    _write_nodes(proto, model.proto, demand, fused, kinds)
-    _write_initializers(proto, model.proto, demand)
-    _check_reads(proto, fused)
-    _write_value_info(proto, model.proto, fused)
+    folded = _fuse(proto, graph, _by_graph(graph, fused, kinds))
     names = {tensor.name for tensor in proto.graph.initializer}
     weights = {name: weight for name, weight in model.weights.items() if name in names}
-    return Emitted(proto, weights | demand.folded, left_out)
+    return Emitted(proto, weights | folded, left_out)
+
+
+def _by_graph(graph: Graph, fused: Sequence[Lowered], kinds: Sequence[str]) -> dict[Graph, Fused]:
+    """Return, for each graph in which or in whose bodies something is fused, what is in itself."""
+    owner = {node: inner for inner in walk(graph) for node in inner.nodes}
+    outer = {body.graph: around for around in walk(graph) for body in around.bodies}
+    found: dict[Graph, Fused] = {}
+    for one, kind in zip(fused, kinds, strict=True):
+        here = owner[one.region.nodes[0]]
+        found.setdefault(here, []).append((one, kind))
+        while here in outer:
+            here = outer[here]
+            found.setdefault(here, [])
+    return found
+
+
+def _fuse(proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused]) -> dict[str, Weight]:
+    """Write the fused nodes into `proto`, a copy of the graph's; return its new constants, which
+    have no data yet. Bodies come first: what they no longer read may go from the graphs around."""
+    source = graph.model.proto
+    for body in graph.bodies:
+        if body.graph not in where:
+            continue
+        if source is graph.model.proto:
+            source = onnx.ModelProto()
+            source.CopyFrom(graph.model.proto)
+        inner = onnx.ModelProto()
+        inner.CopyFrom(body.graph.model.proto)
+        folded = _fuse(inner, body.graph, where)
+        for tensor in inner.graph.initializer:
+            if tensor.name in folded:
+                tensor.raw_data = bytes(folded[tensor.name].raw())
+        _body_proto(source.graph.node[body.index], body).CopyFrom(inner.graph)
+    if source is not graph.model.proto:
+        proto.graph.CopyFrom(source.graph)
+    fused = [one for one, _ in where[graph]]
+    demand = find_demand(source, graph, fused)
+    _write_nodes(proto, source, graph, demand, where[graph])
+    _write_initializers(proto, source, demand)
+    _check_reads(proto, graph, fused)
+    _write_value_info(proto, source, fused)
+    return demand.folded
+
+
+def _body_proto(node: onnx.NodeProto, body: Body) -> onnx.GraphProto:
+    attribute = next(entry for entry in node.attribute if entry.name == body.attribute)
+    is_list = attribute.type == onnx.AttributeProto.GRAPHS
+    return attribute.graphs[body.position] if is_list else attribute.g
 
 
 def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[int]:
@@ -89,15 +136,15 @@ def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[int
     return numbers
 
 
-def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand,
-                 fused: Sequence[Lowered], kinds: Sequence[str]) -> None:
+def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, demand: Demand,
+                 fused: Fused) -> None:
     original = source.graph.node
-    provided = {value.name for one in fused for value in one.outputs} | set(demand.folded)
+    provided = {value.name for one, _ in fused for value in one.outputs} | set(demand.folded)
     provided |= {value.name for node in demand.extra for value in node.outputs if value is not None}
-    taken = {name for node in original for name in node.output} | provided
+    taken = graph.names | scope.all_names(graph.model.proto.graph) | provided
     nodes = [(k, _without(original[k], provided, taken)) for k in sorted(demand.kept)]
     nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
-    for one, kind in zip(fused, kinds, strict=True):
+    for one, kind in fused:
         node = helper.make_node(kind, [value.name for value in one.inputs],
                                 [value.name for value in one.outputs], one.region.name,
                                 domain=naming.DOMAIN, program=one.program)
@@ -111,8 +158,8 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand
     proto.graph.node.extend(item.content for item in ordered)
 
 
-def _check_reads(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> None:
-    known = _defined(proto.graph) | {value.name for value in proto.graph.input}
+def _check_reads(proto: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) -> None:
+    known = _defined(proto.graph) | {value.name for value in proto.graph.input} | graph.outer
     for one in fused:
         for value in one.inputs:
             if value.name not in known:

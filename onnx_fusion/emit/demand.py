@@ -42,15 +42,20 @@ class Demand:
     needed_before: frozenset[str]
 
 
-def find_demand(model: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) -> Demand:
-    """Return what must be written beside the fused nodes `fused`."""
+def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) -> Demand:
+    """Return what must be written beside the fused nodes `fused`.
+
+    `now` is the graph's proto, but for bodies in which something is fused: they may read less.
+    """
+    model = graph.model.proto
     proto = model.graph
-    reads = [scope.reads(node) for node in proto.node]
+    before = [scope.reads(node) for node in proto.node]
+    reads = before if now is model else [scope.reads(node) for node in now.graph.node]
     source = {name: k for k, node in enumerate(proto.node) for name in node.output if name}
-    given = scope.given(proto)
+    given = scope.given(proto) | graph.outer
     results = [value.name for value in proto.output] + _other_reads(model)
 
-    alive, _ = _follow(results, reads, source, ())
+    alive, _ = _follow(results, before, source, ())
     covered = {k for one in fused for node in one.region.nodes for k in node.origin}
     spared = [k for k in range(len(reads)) if k not in alive and k not in covered]
     wanted = [value for one in fused for value in one.inputs]
@@ -75,7 +80,7 @@ def find_demand(model: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) 
             roots += [value.name for value in node.inputs if value is not None]
             provided |= {value.name for value in node.outputs if value is not None}
     return Demand(frozenset(kept | set(spared)), tuple(extra.values()), folded,
-                  frozenset(needed), frozenset(results).union(*reads))
+                  frozenset(needed), frozenset(results).union(*before))
 
 
 def initializer_names(graph: onnx.GraphProto) -> set[str]:

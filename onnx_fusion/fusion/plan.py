@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from collections import Counter
+from collections.abc import Iterable
+
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.ops.mapping import MappingType
 
@@ -43,3 +46,16 @@ class Plan:
     regions: tuple[Region, ...]
     refusals: tuple[Refusal, ...]
     opaque: dict[str, int]
+
+
+def join(plans: Iterable[Plan]) -> Plan:
+    """Return the plans of several graphs, a model's main graph and its bodies, as one: regions are
+    numbered through."""
+    plans = list(plans)
+    regions = [region for plan in plans for region in plan.regions]
+    named = tuple(dataclasses.replace(r, name=f"region_{k}") for k, r in enumerate(regions))
+    opaque: Counter[str] = Counter()
+    for plan in plans:
+        opaque.update(plan.opaque)
+    refusals = tuple(refusal for plan in plans for refusal in plan.refusals)
+    return Plan(named, refusals, dict(sorted(opaque.items())))

@@ -7,6 +7,7 @@ import mmap
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -15,6 +16,9 @@ from onnx_fusion.errors import ModelError
 from onnx_fusion.graph import check, wire
 from onnx_fusion.graph.weights import Weight, is_fixed_size, raw_size
 
+if TYPE_CHECKING:
+    from onnx_fusion.graph.model import Around
+
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Model:
@@ -22,7 +26,8 @@ class Model:
 
     `proto` is complete but for the initializers in `weights` (by name, of the main graph), which
     have their name, type and dims and no data. `path` is the file, None for a proto; `where` names
-    the model in messages; `external` says that the input kept data in other files.
+    the model in messages; `external` says that the input kept data in other files. A body is taken
+    for a model of its own, with what is `around` it.
     """
 
     proto: onnx.ModelProto
@@ -30,6 +35,7 @@ class Model:
     path: str | None
     where: str
     external: bool
+    around: Around | None = None
 
 
 def load(source: str | os.PathLike[str] | onnx.ModelProto, base_dir: str | None = None) -> Model:

@@ -8,6 +8,7 @@ is written can keep the original protos of everything that was not fused.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from onnx_fusion.dtypes import DType
@@ -28,6 +29,18 @@ MADE_UP = "?"
 def made_up(name: str, axis: int) -> str:
     """Return the symbol for an extent about which nothing is known: of this value, in this axis."""
     return f"{MADE_UP}{name}.{axis}"
+
+
+class Origin(int):
+    """An index into the nodes of the graph that a node is in; `name` is what `graph.names` calls
+    it."""
+
+    name: str
+
+    def __new__(cls, index: int, name: str) -> Origin:
+        self = super().__new__(cls, index)
+        self.name = name
+        return self
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -60,8 +73,8 @@ class Node:
 
     `inputs` and `outputs` hold None where an optional one is omitted. `attrs` holds Python values:
     int, float, str, lists of them, NumPy arrays for tensors, GraphProto for subgraphs. `origin` is
-    the set of indices, in the input model's graph, of the nodes this one came from, and `parts`
-    those nodes themselves if a pass replaced several by this one: they are what is written if it
+    the set of indices, in the proto of the same graph, of the nodes this one came from (an `Origin`
+    each, where a model was viewed), and `parts` those nodes themselves if a pass replaced several by this one: they are what is written if it
     stays unfused. `body_is_parts` says what stands for this node in a portable function: its parts,
     or the node itself. `captures` are the values of this graph that its subgraphs read: it depends
     on them as on inputs.
@@ -89,7 +102,10 @@ class Graph:
     version.
 
     `names` holds every value name in the model, subgraphs included: made-up names avoid and join
-    it.
+    it; the graphs of one model share it. A body is a graph too: `path` says where it is, "" for the
+    main graph, and `outer` names what it reads of the graphs around it. Those values are among its
+    own `values`, as copies without a producer, and among its `inputs` if they are not constant.
+    `bodies` are the bodies of its nodes that are planned (`passes.bodies`).
     """
 
     model: Model
@@ -99,3 +115,41 @@ class Graph:
     outputs: list[Value]
     opsets: dict[str, int]
     names: set[str] = dataclasses.field(default_factory=set)
+    path: str = ""
+    outer: frozenset[str] = frozenset()
+    bodies: list[Body] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """A graph and its place: node `index` of the proto around it, in its attribute `attribute`, of
+    which it is number `position` if that is a list (else 0)."""
+
+    index: int
+    attribute: str
+    position: int
+    graph: Graph
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Around:
+    """What a body is given by the graphs around it.
+
+    `formal` are type and shape of its inputs, in order; `values` those it reads from outside, by
+    name. `defined` are the names that each graph around it defines, outermost first.
+    """
+
+    path: str
+    formal: tuple[tuple[DType | None, tuple[Dim, ...] | None], ...]
+    values: dict[str, Value]
+    names: set[str]
+    defined: tuple[frozenset[str], ...]
+
+
+def walk(graph: Graph) -> Iterator[Graph]:
+    """Yield the graph and the planned bodies inside it: outer before inner, in the nodes' order."""
+    stack = [graph]
+    while stack:
+        graph = stack.pop()
+        yield graph
+        stack += [body.graph for body in reversed(graph.bodies)]

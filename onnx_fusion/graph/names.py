@@ -1,9 +1,17 @@
-"""What nodes are called towards the user: always as in the input model."""
+"""What nodes are called towards the user: always as in the input model.
+
+A node inside a body is called by its way there, `outer_if/then_branch/conv1`: the name of the node
+that has the body, the attribute, the node. If the attribute is a list, the body's number follows
+its name (`branches.2`). A node without a name is its op_type and index, `Conv_4`, and so is one
+on the way that has the name of an earlier one (`loop_7`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+from onnx_fusion.graph.model import Origin
 
 if TYPE_CHECKING:
     import onnx
@@ -18,12 +26,17 @@ def node_name(proto: onnx.NodeProto, index: int) -> str:
 
 def input_names(node: Node, model: onnx.ModelProto | onnx.GraphProto) -> list[str]:
     """Return the names of the input model's nodes that `node` came from, in the model's order."""
-    graph = model.graph if hasattr(model, "graph") else model
-    return [node_name(graph.node[index], index) for index in sorted(node.origin)]
+    return all_names((node,), model)
 
 
 def all_names(nodes: Iterable[Node], model: onnx.ModelProto | onnx.GraphProto) -> list[str]:
     """Return the names of the input model's nodes behind `nodes`, each once, in its order."""
     graph = model.graph if hasattr(model, "graph") else model
     origin = sorted(frozenset().union(*(node.origin for node in nodes)))
-    return [node_name(graph.node[index], index) for index in origin]
+    return [index.name if isinstance(index, Origin) else node_name(graph.node[index], index)
+            for index in origin]
+
+
+def body_path(node: Node, attribute: str, position: int | None) -> str:
+    """Return what the names of the nodes in a body begin with; `position` if it is in a list."""
+    return f"{node.name}/{attribute}{'' if position is None else f'.{position}'}/"

@@ -17,6 +17,26 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from attribute.graphs
 
 
+def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, int | None, onnx.GraphProto]]:
+    """Yield (attribute, number in it if it is a list, body) for the bodies of a node."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.name, None, attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            for position, body in enumerate(attribute.graphs):
+                yield attribute.name, position, body
+
+
+def defined(graph: onnx.GraphProto) -> set[str]:
+    """Return the names that a graph defines itself: its subgraphs' are not among them."""
+    return (given(graph) | {name for node in graph.node for name in node.output}) - {""}
+
+
+def count_nodes(graph: onnx.GraphProto) -> int:
+    """Return how many nodes a graph has, those in subgraphs included."""
+    return sum(1 + sum(map(count_nodes, subgraphs(node))) for node in graph.node)
+
+
 def given(graph: onnx.GraphProto) -> set[str]:
     """Return the names that are there before any node runs: inputs and initializers."""
     names = {value.name for value in graph.input}

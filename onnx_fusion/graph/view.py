@@ -12,7 +12,8 @@ from onnx_fusion.dtypes import DType, from_onnx
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.check import OLDEST_OPSET, ONNX_DOMAINS
 from onnx_fusion.graph.load import Model
-from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Node, Value, made_up
+from onnx_fusion.graph.model import MADE_UP, Around, Dim, Graph, Node, Origin, Value, made_up
+from onnx_fusion.graph.names import node_name
 from onnx_fusion.graph.weights import Weight, is_fixed_size
 
 STAND_IN_BATCH = 1
@@ -28,10 +29,10 @@ def view(model: Model) -> Graph:
     """Return the model's graph: nodes in an order they can run in, each with a unique name.
 
     An initializer is constant unless it is also a graph input in IR >= 4 (ONNX spec, IR.md: its
-    value is a default). Types and shapes are set for inputs and initializers only: `passes.infer`
-    finds the rest.
+    value is a default). Types and shapes are set for inputs and initializers only, and for what a
+    body is given by the graphs around it: `passes.infer` finds the rest.
     """
-    source = model.proto.graph
+    source, around = model.proto.graph, model.around
     surgeon = gs.import_onnx(_topology(model.proto))
     order, _ = scope.sort_nodes(source)
     values = {name: Value(name) for name in surgeon.tensors() if name}
@@ -48,6 +49,8 @@ def view(model: Model) -> Graph:
         if model.proto.ir_version >= 4 or info.name not in initial:
             inputs.append(value)
     overridable = {value.name for value in inputs}
+    if around is not None:
+        inputs += _take_given(source, around, values)
     for tensor in source.initializer:
         value = values.setdefault(tensor.name, Value(tensor.name))
         weight = model.weights.get(tensor.name)
@@ -60,17 +63,37 @@ def view(model: Model) -> Graph:
         value = values.setdefault(sparse.values.name, Value(sparse.values.name))
         value.dtype, value.shape = from_onnx(sparse.values.data_type), tuple(sparse.dims)
     nodes = []
+    path = around.path if around is not None else ""
     taken = {node.name for node in source.node}
     seen: set[str] = set()
     for i in order:
         name = _unique(source.node[i], i, taken, seen)
-        nodes.append(_node(source.node[i], i, name, surgeon.nodes[i], values))
+        origin = Origin(i, path + node_name(source.node[i], i))
+        nodes.append(_node(source.node[i], origin, path + name, surgeon.nodes[i], values))
     outputs = [values[info.name] for info in source.output]
     for value in outputs:
         value.is_output = True
     opsets = {"" if entry.domain in ONNX_DOMAINS else entry.domain: entry.version
               for entry in model.proto.opset_import}
-    return Graph(model, nodes, values, inputs, outputs, opsets, scope.all_names(source))
+    graph = Graph(model, nodes, values, inputs, outputs, opsets)
+    if around is None:
+        graph.names = scope.all_names(source)
+    else:
+        graph.names, graph.path, graph.outer = around.names, path, frozenset(around.values)
+    return graph
+
+
+def _take_given(source: onnx.GraphProto, around: Around, values: dict[str, Value]) -> list[Value]:
+    """Give a body's inputs their types, and add what it captures; return what of that may vary."""
+    for info, (dtype, shape) in zip(source.input, around.formal, strict=True):
+        values[info.name].dtype, values[info.name].shape = dtype, shape
+    captured = []
+    for name, outer in around.values.items():
+        value = values.setdefault(name, Value(name))
+        value.dtype, value.shape, value.weight = outer.dtype, outer.shape, outer.weight
+        if value.weight is None:
+            captured.append(value)
+    return captured
 
 
 def irs_bytes(value: Value) -> int:
@@ -150,13 +173,13 @@ def _topology(proto: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def _node(proto: onnx.NodeProto, index: int, name: str, surgeon: gs.Node,
+def _node(proto: onnx.NodeProto, origin: Origin, name: str, surgeon: gs.Node,
           values: dict[str, Value]) -> Node:
     domain = "" if proto.domain in ONNX_DOMAINS else proto.domain
     node = Node(proto.op_type, domain, name,
                 [values.get(tensor.name) for tensor in surgeon.inputs],
                 [values.get(tensor.name) for tensor in surgeon.outputs],
-                read_attributes(proto), frozenset((index,)), proto)
+                read_attributes(proto), frozenset((origin,)), proto)
     captured = set().union(*map(scope.free_names, scope.subgraphs(proto)))
     node.captures = tuple(values[name] for name in sorted(captured) if name in values)
     for value in node.captures:
