@@ -3,6 +3,7 @@
 
 #include "cpu/contract_kernels.h"
 #include "cpu/direct_kernels.h"
+#include "cpu/finish.h"
 #include "machine.h"
 
 namespace onnx_fusion::cpu {
@@ -18,6 +19,7 @@ namespace onnx_fusion::cpu {
   extern const GemmKernels gemm_kernels;     \
   extern const WindowKernels window_kernels; \
   extern const DirectKernels direct_kernels; \
+  extern const FinishPass finish_pass; \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -28,6 +30,7 @@ struct Chosen {
   const GemmKernels* gemm = nullptr;
   const WindowKernels* window = nullptr;
   const DirectKernels* direct = nullptr;
+  FinishPass finish = nullptr;
 };
 
 const Chosen& chosen() {
@@ -36,7 +39,8 @@ const Chosen& chosen() {
     Chosen choice;
 #define X(isa) \
   if (choice.gemm == nullptr || name == #isa) {                              \
-    choice = {&isa::gemm_kernels, &isa::window_kernels, &isa::direct_kernels}; \
+    choice = {&isa::gemm_kernels, &isa::window_kernels, &isa::direct_kernels, \
+              isa::finish_pass};                                             \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -50,5 +54,6 @@ const Chosen& chosen() {
 const GemmKernels& gemm_kernels() { return *chosen().gemm; }
 const WindowKernels& window_kernels() { return *chosen().window; }
 const DirectKernels& direct_kernels() { return *chosen().direct; }
+FinishPass finish_pass() { return chosen().finish; }
 
 }  // namespace onnx_fusion::cpu

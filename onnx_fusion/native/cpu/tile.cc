@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu/compile.h"
+#include "cpu/finish.h"
 #include "cpu/tiles_plan.h"
 
 namespace onnx_fusion {
@@ -202,6 +203,7 @@ void Prologue::run(const RunContext& context, const int64_t* fixed, int64_t r0, 
 
 struct Epilogue::Plan {
   cpu::Plane plane;
+  std::unique_ptr<cpu::Finish> finish;
   const BoundMap* store = nullptr;
   int tensor = -1;
 };
@@ -225,6 +227,7 @@ Epilogue::Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, co
     }
   }
   plan_->plane.build(slice, rows, columns, s);
+  plan_->finish = cpu::Finish::make(s, slice.leaf, rows, columns);
 }
 
 Epilogue::~Epilogue() = default;
@@ -239,6 +242,10 @@ size_t Epilogue::scratch_bytes() const { return plan_->plane.program->scratch_by
 void Epilogue::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                    int64_t c0, int64_t c1, const float* accumulators, int64_t ld,
                    char* scratch) const {
+  if (plan_->finish != nullptr) {
+    plan_->finish->run(context, fixed, r0, r1, c0, c1, accumulators, ld);
+    return;
+  }
   cpu::TileRun run(*plan_->plane.program, context, scratch);
   char* const data = reinterpret_cast<char*>(const_cast<float*>(accumulators));
   run.set_leaf(plan_->plane.leaf(data, r0, c0, ld, 1));

@@ -1,0 +1,148 @@
+#include "cpu/finish.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace onnx_fusion::cpu {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// The step between neighbours of a flattened axis, if it is the same everywhere.
+bool step_along(const BoundStage& stage, const Axis& axis, const Linear& address, int64_t* step) {
+  *step = 0;
+  int64_t extent = 1;
+  for (int k = axis.count; k-- > 0;) {
+    const int letter = axis.letters[k];
+    if (stage.extents[letter] == 1) continue;
+    if (extent == 1) {
+      *step = address.coef[letter];
+    } else if (address.coef[letter] != *step * extent) {
+      return false;
+    }
+    extent *= stage.extents[letter];
+  }
+  return true;
+}
+
+bool constant_of(const Stage& stage, int value, float* out) {
+  const Instruction& line = stage.body[static_cast<size_t>(stage.values[static_cast<size_t>(value)])];
+  if (line.op != Op::op_const || line.dtype != DType::f32) return false;
+  const uint32_t bits = static_cast<uint32_t>(line.literal);
+  std::memcpy(out, &bits, sizeof bits);
+  return !std::isnan(*out);
+}
+
+}  // namespace
+
+bool Finish::flatten(const BoundStage& stage, const BoundMap& map, const Axis& rows,
+                     const Axis& columns, Plane* plane) {
+  if (!map.linear || map.guarded || map.indirect) return false;
+  plane->address = &map.address;
+  return step_along(stage, rows, map.address, &plane->row) &&
+         step_along(stage, columns, map.address, &plane->column);
+}
+
+std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axis& rows,
+                                     const Axis& columns) {
+  const Stage& s = *stage.stage;
+  std::unique_ptr<Finish> plan(new Finish);
+  plan->low_ = -kInfinity;
+  plan->high_ = kInfinity;
+  LetterSet in_axes = 0;
+  for (const Axis* axis : {&rows, &columns}) {
+    for (int k = 0; k < axis->count; ++k) in_axes |= static_cast<LetterSet>(1u << axis->letters[k]);
+  }
+  plan->free_ = static_cast<LetterSet>(~in_axes);
+
+  // The chain from the dot to the one store; every other line must be a load or a constant.
+  int last = s.body[static_cast<size_t>(dot)].op == Op::op_dot ? dot : -1;
+  int order = 0;  // scale 1, bias 2, residual 3, low 4, high 5: in this order, each at most once
+  bool stored = false;
+  const auto advance = [&](int to) {
+    const bool ok = order < to;
+    order = to;
+    return ok;
+  };
+  for (size_t at = static_cast<size_t>(dot) + 1; at < s.body.size(); ++at) {
+    const Instruction& line = s.body[at];
+    if (stored) return nullptr;
+    if (line.op == Op::op_const || line.op == Op::op_load) continue;
+    const auto line_of = [&](int value) { return s.values[static_cast<size_t>(value)]; };
+    if (line.op == Op::op_store) {
+      if (line_of(line.args[0]) != last || line.dtype != DType::f32) return nullptr;
+      plan->out_.tensor = line.tensor;
+      if (!flatten(stage, stage.maps[at], rows, columns, &plan->out_)) return nullptr;
+      if (plan->out_.column != 1 && !(columns.count == 0)) return nullptr;
+      stored = true;
+      continue;
+    }
+    if (line.arg_count != 2 || line.dtype != DType::f32) return nullptr;
+    const int side = line_of(line.args[0]) == last ? 1 : line_of(line.args[1]) == last ? 0 : -1;
+    if (side < 0) return nullptr;
+    const int other = line.args[side];
+    float number = 0;
+    if (line.op == Op::op_mul && constant_of(s, other, &number)) {
+      if (!advance(1)) return nullptr;
+      plan->scale_ = number;
+    } else if (line.op == Op::op_max && constant_of(s, other, &number)) {
+      if (!advance(4)) return nullptr;
+      plan->low_ = number;
+    } else if (line.op == Op::op_min && constant_of(s, other, &number)) {
+      if (!advance(5)) return nullptr;
+      plan->high_ = number;
+    } else if (line.op == Op::op_add) {
+      const size_t from = static_cast<size_t>(line_of(other));
+      const Instruction& load = s.body[from];
+      if (load.op != Op::op_load || load.dtype != DType::f32) return nullptr;
+      Plane plane;
+      plane.tensor = load.tensor;
+      if (!flatten(stage, stage.maps[from], rows, columns, &plane)) return nullptr;
+      if (plane.column == 0 && order < 2) {
+        order = 2;
+        plan->row_bias_ = plane;
+      } else if (plane.row == 0 && plane.column == 1 && order < 2) {
+        order = 2;
+        plan->column_bias_ = plane;
+      } else if (plane.column == 1 && order < 3) {
+        order = 3;
+        plan->residual_ = plane;
+      } else {
+        return nullptr;
+      }
+    } else {
+      return nullptr;
+    }
+    last = static_cast<int>(at);
+  }
+  return stored ? std::move(plan) : nullptr;
+}
+
+int64_t Finish::begin(const Plane& plane, const int64_t* fixed) const {
+  int64_t at = plane.address->base;
+  for (int l = 0; l < kMaxLetters; ++l) {
+    if (free_ >> l & 1) at += plane.address->coef[l] * fixed[l];
+  }
+  return at;
+}
+
+void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
+                 int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
+  const auto memory = [&](const Plane& plane) -> float* {
+    if (plane.tensor < 0) return nullptr;
+    return reinterpret_cast<float*>(context.tensors[plane.tensor]) + begin(plane, fixed) +
+           r0 * plane.row + c0 * plane.column;
+  };
+  const FinishRows rows{accumulators,      ld,
+                        r1 - r0,           c1 - c0,
+                        scale_,            low_,
+                        high_,             memory(row_bias_),
+                        row_bias_.row,     memory(column_bias_),
+                        memory(residual_), residual_.row,
+                        memory(out_),      out_.row};
+  static const FinishPass pass = finish_pass();
+  pass(rows);
+}
+
+}  // namespace onnx_fusion::cpu

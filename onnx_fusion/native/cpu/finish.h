@@ -1,0 +1,61 @@
+// The epilogue that most contractions have, in one pass over the accumulators:
+//
+//   result * scale + bias + residual, clamped to [low, high]
+//
+// with a scalar scale, a bias along rows or columns, and a residual of the result's shape, each of which may
+// be missing. Everything else goes through the tile machine (tile.cc).
+#pragma once
+
+#include <memory>
+
+#include "cpu/tile.h"
+
+namespace onnx_fusion::cpu {
+
+struct FinishRows {
+  const float* accumulators;
+  int64_t ld;
+  int64_t rows, columns;
+  float scale, low, high;
+  const float* row_bias;  // row_step apart; null if there is none
+  int64_t row_step;
+  const float* column_bias;  // contiguous; null if there is none
+  const float* residual;     // null if there is none
+  int64_t residual_ld;
+  float* out;
+  int64_t out_ld;
+};
+
+using FinishPass = void (*)(const FinishRows& rows);
+
+// The ISA's in use.
+FinishPass finish_pass();
+
+class Finish {
+ public:
+  // Null if the stage's epilogue is another one.
+  static std::unique_ptr<Finish> make(const BoundStage& stage, int dot, const Axis& rows,
+                                      const Axis& columns);
+  // As Epilogue::run.
+  void run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1, int64_t c0,
+           int64_t c1, const float* accumulators, int64_t ld) const;
+
+ private:
+  // An operand over the flattened axes: element (row, column) is at base + row * row + column * column.
+  struct Plane {
+    int tensor = -1;
+    const Linear* address = nullptr;
+    int64_t row = 0, column = 0;
+  };
+
+  Finish() = default;
+  static bool flatten(const BoundStage& stage, const BoundMap& map, const Axis& rows,
+                      const Axis& columns, Plane* plane);
+  int64_t begin(const Plane& plane, const int64_t* fixed) const;
+
+  LetterSet free_ = 0;  // letters fixed per call
+  Plane out_, row_bias_, column_bias_, residual_;
+  float scale_ = 1, low_ = 0, high_ = 0;
+};
+
+}  // namespace onnx_fusion::cpu
