@@ -20,8 +20,19 @@ inline constexpr int kSizes = 4;         // 1 2 4 8 bytes
 inline constexpr int kTypes = 13;
 
 // Cheap f32 instructions that may be joined two by two: out = outer(inner(a, b), c), where `c` may
-// stand on either side of `outer`.
-enum ChainOp : int { kChainAdd, kChainSub, kChainRsub, kChainMul, kChainMin, kChainMax, kChainOps };
+// stand on either side of `outer`. The last two are min and max with a constant that is not NaN, which
+// are one machine instruction.
+enum ChainOp : int {
+  kChainAdd,
+  kChainSub,
+  kChainRsub,
+  kChainMul,
+  kChainMin,
+  kChainMax,
+  kChainAtMost,
+  kChainAtLeast,
+  kChainOps
+};
 
 struct ReducePasses {
   // out[r] = the reduction of in[r * length .. + length), rows of any length.
@@ -42,7 +53,7 @@ struct Kernels {
   Pass cast[kTypes][kTypes];                    // [from][to]
   Pass where[kSizes][4];                        // bit 0: b (true side) is splat, bit 1: c is
   Pass chain[kChainOps][kChainOps][4];          // [inner][outer], bit 0: b is splat, bit 1: c is
-  Pass clip;                                    // min(max(a, b[0]), c[0])
+  Pass clip;                                    // min(max(a, b[0]), c[0]), not NaN
   Pass silu;                                    // a * sigmoid(a)
   Pass exp_sub[2];                              // exp(a - b), b splat in the second
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]

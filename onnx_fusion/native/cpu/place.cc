@@ -76,6 +76,10 @@ class Joiner {
     link.op = first ? op : op == kChainSub ? kChainRsub : op;
     link.through = first ? step.a : step.b;
     link.other = first ? step.b : step.a;
+    const Slot& other = program_.slots[static_cast<size_t>(link.other)];
+    const bool number = other.is_constant && (other.constant & 0x7fffffff) <= 0x7f800000;
+    if (number && link.op == kChainMin) link.op = kChainAtMost;
+    if (number && link.op == kChainMax) link.op = kChainAtLeast;
     return link;
   }
 
@@ -155,7 +159,7 @@ class Joiner {
       const int splats = (width(first.other) == Width::scalar ? 1 : 0) +
                          (width(second.other) == Width::scalar ? 2 : 0);
       (*gone)[static_cast<size_t>(inner - steps.data())] = 1;
-      const bool clips = first.op == kChainMax && second.op == kChainMin && splats == 3;
+      const bool clips = first.op == kChainAtLeast && second.op == kChainAtMost;
       outer.pass = clips ? kernels().clip : kernels().chain[first.op][second.op][splats];
       outer.op = Op::count;
       outer.a = first.through;

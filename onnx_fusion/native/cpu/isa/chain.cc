@@ -13,6 +13,8 @@ ONNX_FUSION_INLINE float step(float a, float b) {
   if constexpr (Which == kChainMul) return a * b;
   if constexpr (Which == kChainMin) return m_min(a, b);
   if constexpr (Which == kChainMax) return m_max(a, b);
+  if constexpr (Which == kChainAtMost) return b < a ? b : a;
+  if constexpr (Which == kChainAtLeast) return b > a ? b : a;
 }
 
 template <int Inner, int Outer, int Splats>
@@ -44,6 +46,8 @@ void set_inner(Kernels* k) {
   set<Inner, 3>(k);
   set<Inner, 4>(k);
   set<Inner, 5>(k);
+  set<Inner, 6>(k);
+  set<Inner, 7>(k);
 }
 
 void silu(void* out, const void* a, const void*, const void*, int64_t n) {
@@ -68,7 +72,7 @@ void clip(void* out, const void* a, const void* b, const void* c, int64_t n) {
   const float* x = static_cast<const float*>(a);
   const float lo = *static_cast<const float*>(b), hi = *static_cast<const float*>(c);
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) o[i] = m_min(m_max(x[i], lo), hi);
+  for (int64_t i = 0; i < n; ++i) o[i] = step<kChainAtMost>(step<kChainAtLeast>(x[i], lo), hi);
 }
 
 }  // namespace
@@ -80,6 +84,8 @@ void fill_chain(Kernels* k) {
   set_inner<3>(k);
   set_inner<4>(k);
   set_inner<5>(k);
+  set_inner<6>(k);
+  set_inner<7>(k);
   k->silu = silu;
   k->clip = clip;
   k->exp_sub[0] = exp_sub<0>;

@@ -1,4 +1,5 @@
 // Passes that move elements of 1, 2, 4 or 8 bytes without looking at them.
+#include "cpu/isa/lanes.h"
 #include "cpu/isa/math.h"
 #include "cpu/kernels.h"
 
@@ -68,6 +69,27 @@ void transpose(void* out, int64_t out_stride, const void* in, int64_t in_stride,
   }
 }
 
+void transpose_words(void* out, int64_t out_stride, const void* in, int64_t in_stride, int64_t rows,
+                     int64_t columns) {
+  float* const o = static_cast<float*>(out);
+  const float* const x = static_cast<const float*>(in);
+  const int64_t whole_rows = rows - rows % kLanes, whole_columns = columns - columns % kLanes;
+  for (int64_t r = 0; r < whole_rows; r += kLanes) {
+    for (int64_t c = 0; c < whole_columns; c += kLanes) {
+      Floats block[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) block[i] = load(x + (r + i) * in_stride + c);
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) store(o + (c + i) * out_stride + r, block[i]);
+    }
+  }
+  transpose<uint32_t>(o + whole_columns * out_stride, out_stride, x + whole_columns, in_stride,
+                      whole_rows, columns - whole_columns);
+  transpose<uint32_t>(o + whole_rows, out_stride, x + whole_rows * in_stride, in_stride,
+                      rows - whole_rows, columns);
+}
+
 template <class T>
 void repeat(void* out, const void* in, int64_t rows, int64_t length) {
   T* o = static_cast<T*>(out);
@@ -103,6 +125,7 @@ void fill_move(Kernels* k) {
   set<uint16_t>(k, 1);
   set<uint32_t>(k, 2);
   set<uint64_t>(k, 3);
+  k->transpose[2] = transpose_words;
   k->iota = iota;
 }
 

@@ -1,0 +1,198 @@
+// Schedules: the segments of a program, and what is done to its steps once they are known.
+#include <algorithm>
+
+#include "cpu/compile.h"
+
+namespace onnx_fusion::cpu {
+
+// Every reduction is of one f32 load, whose `else` is what the reduction gives over nothing.
+bool Compiler::reads_windows() const {
+  for (size_t i = 0; i < live_.size(); ++i) {
+    const Instruction& instruction = stage_.body[i];
+    if (!live_[i]) continue;
+    if (over_reduced(static_cast<int>(i)) && instruction.op != Op::op_load) return false;
+    if (!op_is_reduction(instruction.op)) continue;
+    const int source = line_of(instruction.args[0]);
+    if (instruction.dtype != DType::f32 || instruction.op == Op::op_reduce_prod) return false;
+    if (at(source).op != Op::op_load || !over_reduced(source)) return false;
+    const TileLoad& load = out_->loads[static_cast<size_t>(load_of_[static_cast<size_t>(source)])];
+    const bool neutral = load.otherwise == nothing_bits(instruction);
+    if (!load.indirects.empty() || !load.exprs.empty() || load.guards.size() > kMaxWindowGuards ||
+        (!load.guards.empty() && !neutral)) {
+      return false;
+    }
+  }
+  for (size_t s = 0; s < store_lines_.size(); ++s) {
+    if (out_->stores[s].axes & reduced_axes_) return false;
+  }
+  return levels() == 1;
+}
+
+std::unique_ptr<TileProgram> Compiler::windows() {
+  windowed_ = true;
+  return whole(false);
+}
+
+std::unique_ptr<TileProgram> Compiler::whole(bool lanes_inner) {
+  set_tile();
+  out_->lanes_inner = lanes_inner;
+  out_->segments.emplace_back();
+  steps_ = &out_->segments.back().steps;
+  for (size_t i = 0; i < live_.size(); ++i) {
+    if (live_[i] && !(windowed_ && over_reduced(static_cast<int>(i)))) emit(static_cast<int>(i));
+    for (size_t s = 0; s < store_lines_.size(); ++s) {
+      if (store_lines_[s] == static_cast<int>(i)) emit_store(s);
+    }
+  }
+  if (slice_.sink >= 0) {
+    TileStore sink{};
+    const Instruction& root = at(taken_[static_cast<size_t>(slice_.sink)]);
+    sink.tensor = -1;
+    sink.size = size_index(root.dtype);
+    sink.bytes = dtype_size(root.dtype);
+    sink.axes = 0xffff;
+    sink.width = Width::full;
+    sink.slot = widen(emit(taken_[static_cast<size_t>(slice_.sink)]), Width::full);
+    out_->stores.push_back(sink);
+    Step step;
+    step.kind = StepKind::store;
+    step.a = sink.slot;
+    step.ref = static_cast<int>(out_->stores.size()) - 1;
+    push(step);
+  }
+  finish();
+  return std::move(out_);
+}
+
+std::unique_ptr<TileProgram> Compiler::streamed() {
+  set_tile();
+  const int last = levels();
+  const auto begin_segment = [&](bool loops) {
+    out_->segments.emplace_back();
+    out_->segments.back().loops = loops;
+    steps_ = &out_->segments.back().steps;
+    for (std::vector<int>& widened : widened_) std::fill(widened.begin(), widened.end(), -1);
+    for (size_t i = 0; i < slot_of_.size(); ++i) {
+      if (over_reduced(static_cast<int>(i))) slot_of_[i] = -1;
+    }
+  };
+  int joins = 0;
+  for (int level = 0; level <= last; ++level) {
+    // Values and stores without a reduced letter, as soon as their reductions are known.
+    begin_segment(false);
+    for (size_t i = 0; i < live_.size(); ++i) {
+      const int line = static_cast<int>(i);
+      if (live_[i] && level_[i] == level && !over_reduced(line) && !op_is_reduction(at(line).op)) {
+        emit(line);
+      }
+    }
+    const auto store_reduced = [&](size_t s) {
+      const int value = line_of(at(store_lines_[s]).args[0]);
+      return over_reduced(value) || (out_->stores[s].axes & reduced_axes_);
+    };
+    const auto store_level = [&](size_t s) {
+      return level_[static_cast<size_t>(line_of(at(store_lines_[s]).args[0]))];
+    };
+    for (size_t s = 0; s < store_lines_.size(); ++s) {
+      if (store_level(s) == level && !store_reduced(s)) emit_store(s);
+    }
+    begin_segment(true);
+    std::vector<Step> finals;
+    for (size_t i = 0; i < live_.size(); ++i) {
+      const Instruction& instruction = stage_.body[i];
+      if (!live_[i] || !op_is_reduction(instruction.op) || level_[i] != level + 1) continue;
+      Step gather;
+      gather.kind = StepKind::gather;
+      gather.reduce = &kernels().reduce[static_cast<int>(instruction.op) -
+                                        static_cast<int>(Op::op_reduce_sum)]
+                                       [compute_type(instruction.dtype)];
+      gather.width = width_of(depends_[i]);
+      const bool chunked = out_->full_axes.size() != out_->row_axes.size();
+      const int operand = emit(line_of(instruction.args[0]));
+      gather.from = chunked ? Width::full : gather.width;
+      gather.a = widen(operand, gather.from);
+      gather.out = new_slot(instruction.dtype, gather.width);
+      gather.b = new_slot(instruction.dtype, gather.width);
+      gather.c = new_slot(instruction.dtype, gather.width);
+      gather.ref = joins++;
+      push(gather);
+      Step finish = gather;
+      finish.kind = StepKind::finish;
+      finish.a = gather.out;
+      finish.out = new_slot(instruction.dtype, gather.width);
+      slot_of_[i] = finish.out;
+      finals.push_back(finish);
+    }
+    for (size_t s = 0; s < store_lines_.size(); ++s) {
+      if (store_level(s) == level && store_reduced(s)) emit_store(s);
+    }
+    if (steps_->empty()) out_->segments.pop_back();
+    if (!finals.empty()) {
+      out_->segments.emplace_back();
+      out_->segments.back().steps = std::move(finals);
+    }
+  }
+  out_->joined_offset = static_cast<size_t>(joins);  // until place_slots gives it a place
+  finish();
+  return std::move(out_);
+}
+
+void Compiler::finish() {
+  std::vector<Segment>& segments = out_->segments;
+  segments.erase(std::remove_if(segments.begin(), segments.end(),
+                                [](const Segment& s) { return s.steps.empty(); }),
+                 segments.end());
+  join_steps(out_.get());
+  place_stores();
+  place_slots(out_.get());
+  estimate();
+}
+
+// A value computed by one step and stored as it is may be computed in place.
+void Compiler::place_stores() {
+  for (Segment& segment : out_->segments) {
+    std::vector<Step> places;
+    for (const Step& step : segment.steps) {
+      if (step.kind != StepKind::store) continue;
+      const TileStore& store = out_->stores[static_cast<size_t>(step.ref)];
+      const auto placed = [&](const Step& p) { return p.out == store.slot; };
+      if (store.width == Width::scalar || std::any_of(places.begin(), places.end(), placed)) continue;
+      for (Step& producer : segment.steps) {
+        if (producer.out != store.slot) continue;
+        const bool able = producer.kind == StepKind::pass || producer.kind == StepKind::choose ||
+                          producer.kind == StepKind::fill || producer.kind == StepKind::repeat ||
+                          producer.kind == StepKind::load || producer.kind == StepKind::reduce ||
+                          producer.kind == StepKind::index || producer.kind == StepKind::window ||
+                          producer.kind == StepKind::row_pass;
+        if (!able) break;
+        if (producer.kind == StepKind::load) producer.op = Op::op_store;
+        Step place;
+        place.kind = StepKind::place;
+        place.width = store.width;
+        place.out = store.slot;
+        place.ref = step.ref;
+        places.push_back(place);
+        break;
+      }
+    }
+    segment.steps.insert(segment.steps.begin(), places.begin(), places.end());
+  }
+}
+
+// Rough nanoseconds per point on one thread, for the number of tasks.
+void Compiler::estimate() {
+  out_->cost = 0;
+  for (const Segment& segment : out_->segments) {
+    for (const Step& step : segment.steps) {
+      if (step.width == Width::scalar && step.from == Width::scalar) continue;
+      double cost = 0.1;
+      if (step.kind == StepKind::pass && step.op >= Op::op_exp && step.op <= Op::op_sigmoid) cost = 0.6;
+      if (step.kind == StepKind::pass && step.op == Op::op_pow) cost = 5;
+      if (step.kind == StepKind::pass && step.op == Op::op_div) cost = 0.2;
+      if (step.kind == StepKind::load || step.kind == StepKind::store) cost = 0.25;
+      out_->cost += cost;
+    }
+  }
+}
+
+}  // namespace onnx_fusion::cpu
