@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 
 import native_lib
@@ -194,3 +195,16 @@ def test_many_shapes_through_one_kernel():
     for n in [*range(40), 3, 17, 3, 1000, 3]:
         a = np.arange(n, dtype=np.float32)
         np.testing.assert_array_equal(kernel.run([a, a])[0], a + a)
+
+
+def test_one_kernel_from_many_threads_with_more_shapes_than_it_remembers():
+    kernel = native_lib.Kernel(ADD)
+
+    def work(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for _ in range(60):
+            a = rng.uniform(-1, 1, rng.integers(1, 24) * 97).astype(np.float32)
+            np.testing.assert_array_equal(kernel.run([a, a], threads=2)[0], a + a)
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))

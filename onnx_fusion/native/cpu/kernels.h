@@ -57,6 +57,7 @@ struct Kernels {
   Pass silu;                                    // a * sigmoid(a)
   Pass exp_sub[2];                              // exp(a - b), b splat in the second
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
+  ReducePasses squares;                         // sum of squares of f32, `rows` only
   WindowPass window[3];                         // sum, max, min of f32
 
   void (*fill[kSizes])(void* out, const void* value, int64_t n);

@@ -88,7 +88,8 @@ class Joiner {
     std::vector<uint8_t> gone(steps.size(), 0);
     for (size_t i = 0; i < steps.size(); ++i) {
       Step& step = steps[i];
-      if (!join_silu(steps, made, &gone, i) && !join_exp(steps, made, &gone, i)) {
+      if (!join_silu(steps, made, &gone, i) && !join_exp(steps, made, &gone, i) &&
+          !join_squares(steps, made, &gone, i)) {
         join_pair(steps, made, &gone, i);
       }
       if (step.out >= 0) made[step.out] = i;
@@ -143,6 +144,22 @@ class Joiner {
     exp.pass = kernels().exp_sub[splat];
     exp.a = sub->a;
     exp.b = exp.c = sub->b;
+    return true;
+  }
+
+  // The sum of squares of rows.
+  bool join_squares(std::vector<Step>& steps, const std::map<int, size_t>& made,
+                    std::vector<uint8_t>* gone, size_t i) {
+    Step& sum = steps[i];
+    const Kernels& k = kernels();
+    if (sum.kind != StepKind::reduce || sum.reduce != &k.reduce[0][0] || program_.lanes_inner) {
+      return false;
+    }
+    Step* mul = maker(steps, made, sum.a);
+    if (mul == nullptr || !is_f32_full(*mul) || mul->op != Op::op_mul || mul->a != mul->b) return false;
+    (*gone)[static_cast<size_t>(mul - steps.data())] = 1;
+    sum.reduce = &k.squares;
+    sum.a = mul->a;
     return true;
   }
 

@@ -142,39 +142,52 @@ void window(float* out, const float* base, const int64_t* offsets, int64_t count
   lanes_of<F, 0>(out, base, offsets, count, stride, lanes);
 }
 
+struct Itself {
+  template <class T>
+  ONNX_FUSION_INLINE T of(T a) {
+    return a;
+  }
+};
+struct Square {
+  template <class T>
+  ONNX_FUSION_INLINE T of(T a) {
+    return a * a;
+  }
+};
+
 // Blocks of 4096 are reduced on their own, so that a sum's error does not grow with its length.
-template <class F>
+template <class F, class G>
 float row(const float* x, int64_t n) {
-  float result = x[0];
+  float result = G::of(x[0]);
   int64_t i = 1;
   if (n >= kLanes) {
-    Vector acc[4] = {load(x), load(x), load(x), load(x)};
+    Vector acc[4] = {G::of(load(x)), G::of(load(x)), G::of(load(x)), G::of(load(x))};
     i = kLanes;
     if (n >= kLanes * 4) {
-      for (int v = 1; v < 4; ++v) acc[v] = load(x + v * kLanes);
+      for (int v = 1; v < 4; ++v) acc[v] = G::of(load(x + v * kLanes));
       for (i = kLanes * 4; i + kLanes * 4 <= n; i += kLanes * 4) {
 #pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) acc[v] = F::join(acc[v], load(x + i + v * kLanes));
+        for (int v = 0; v < 4; ++v) acc[v] = F::join(acc[v], G::of(load(x + i + v * kLanes)));
       }
       acc[0] = F::join(F::join(acc[0], acc[1]), F::join(acc[2], acc[3]));
     }
-    for (; i + kLanes <= n; i += kLanes) acc[0] = F::join(acc[0], load(x + i));
+    for (; i + kLanes <= n; i += kLanes) acc[0] = F::join(acc[0], G::of(load(x + i)));
     result = across<F>(acc[0]);
   }
 #pragma GCC unroll 1
-  for (; i < n; ++i) result = F::join(result, x[i]);
+  for (; i < n; ++i) result = F::join(result, G::of(x[i]));
   return result;
 }
 
-template <class F>
+template <class F, class G>
 void rows(void* out, const void* in, int64_t rows, int64_t length) {
   constexpr int64_t kBlock = 4096;
   float* o = static_cast<float*>(out);
   const float* x = static_cast<const float*>(in);
   for (int64_t r = 0; r < rows; ++r, x += length) {
-    float result = row<F>(x, length < kBlock ? length : kBlock);
+    float result = row<F, G>(x, length < kBlock ? length : kBlock);
     for (int64_t i = kBlock; i < length; i += kBlock) {
-      result = F::join(result, row<F>(x + i, length - i < kBlock ? length - i : kBlock));
+      result = F::join(result, row<F, G>(x + i, length - i < kBlock ? length - i : kBlock));
     }
     o[r] = result;
   }
@@ -183,9 +196,10 @@ void rows(void* out, const void* in, int64_t rows, int64_t length) {
 }  // namespace
 
 void fill_window(Kernels* k) {
-  k->reduce[0][0].rows = rows<Sum>;
-  k->reduce[1][0].rows = rows<Max>;
-  k->reduce[2][0].rows = rows<Min>;
+  k->reduce[0][0].rows = rows<Sum, Itself>;
+  k->reduce[1][0].rows = rows<Max, Itself>;
+  k->reduce[2][0].rows = rows<Min, Itself>;
+  k->squares.rows = rows<Sum, Square>;
   k->window[0] = window<Sum>;
   k->window[1] = window<Max>;
   k->window[2] = window<Min>;
