@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t kStripFloats = 4096;
 constexpr size_t kMostPlaces = 256;
 constexpr double kLeastFull = 0.6;       // of the vectors' lanes
+constexpr double kGain = 0.85;           // that channels must bring to pay for a transposition
 constexpr int64_t kMostPages = 32;       // input planes under way at once: what the first-level TLB holds
 constexpr int64_t kPage = 4096;
 constexpr int64_t kMostInput = 32 << 10; // bytes of input that a tile of pixels reads
@@ -117,15 +118,21 @@ bool DirectPlan::plan_vectors(int lanes) {
   }
   strips_.push_back(static_cast<int64_t>(vectors_.size()));
   strip_pixels_ = std::max(strip_pixels_, pixels_ - begin);
-  const double used = static_cast<double>(pixels_) /
-                      static_cast<double>(vectors_.size() * static_cast<size_t>(lanes));
-  return used >= kLeastFull;
+  const double vectors = static_cast<double>(vectors_.size());
+  const double channels = static_cast<double>((rows_ + lanes - 1) / lanes);
+  by_channel_ = x_.guards.empty() &&
+                static_cast<double>(pixels_) * channels < kGain * vectors * static_cast<double>(rows_);
+  const double used = static_cast<double>(pixels_) / (vectors * lanes);
+  return by_channel_ || used >= kLeastFull;
 }
 
 bool DirectPlan::plan_weights(const TensorView& weights) {
-  const int64_t most = direct_kernels().rows;
+  const DirectKernels& kernels = direct_kernels();
+  const int64_t lanes = gemm_kernels().lanes;
+  const int64_t most = by_channel_ ? kernels.vectors * lanes : kernels.rows;
+  const int64_t unit = by_channel_ ? lanes : 2;
   const int64_t tiles = (rows_ + most - 1) / most;
-  tile_rows_ = std::min(most, ((rows_ + tiles - 1) / tiles + 1) / 2 * 2);
+  tile_rows_ = std::min(most, ((rows_ + tiles - 1) / tiles + unit - 1) / unit * unit);
   const int64_t padded = (rows_ + tile_rows_ - 1) / tile_rows_ * tile_rows_;
   std::map<int64_t, int64_t> begins;
   for (const int64_t begin : w_.batch) {
@@ -159,6 +166,49 @@ bool DirectPlan::plan_weights(const TensorView& weights) {
 }
 
 void DirectPlan::run(const RunContext& context) const {
+  if (by_channel_) {
+    run_channels(context);
+  } else {
+    run_rows(context);
+  }
+}
+
+void DirectPlan::run_channels(const RunContext& context) const {
+  const DirectKernels& kernels = direct_kernels();
+  const int64_t lanes = gemm_kernels().lanes;
+  const int64_t tiles = (rows_ + tile_rows_ - 1) / tile_rows_;
+  const int64_t strip = std::min(pixels_, kStripFloats / tile_rows_ / 2);
+  const int64_t strips = (pixels_ + strip - 1) / strip;
+  const int64_t floats = (tile_rows_ * strip + 15) / 16 * 16;
+  const float* x = reinterpret_cast<const float*>(context.tensors[input_]);
+  const double work = static_cast<double>(batches_ * tiles * tile_rows_ / lanes) *
+                      static_cast<double>(pixels_) * static_cast<double>(depth_);
+  const int64_t tasks = task_count(*context.parallel, work * 0.3);
+
+  parallel_ranges(*context.parallel, batches_ * strips * tiles, tasks,
+                  [&](int64_t first, int64_t last, int64_t) {
+    const Scratch scratch(static_cast<size_t>(2 * floats) * sizeof(float) +
+                          epilogue_->scratch_bytes() + 64);
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
+    float* sums = reinterpret_cast<float*>(scratch.data());
+    float* turned = sums + floats;
+    char* rest = reinterpret_cast<char*>(turned + floats);
+    int64_t fixed[kMaxLetters] = {};
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t batch = i / (strips * tiles), strip_at = i / tiles % strips, t = i % tiles;
+      const int64_t pixel0 = strip_at * strip, pixel1 = std::min(pixels_, pixel0 + strip);
+      const int64_t row0 = t * tile_rows_, row1 = std::min(rows_, row0 + tile_rows_);
+      locate(context.bound->stages[stage_index_], batch_, batch, fixed);
+      const ChannelTile tile{x + x_.batch[batch], x_.outer.data(), x_.inner.data(), depth_,
+                             weights_->data() + slot_[batch] + row0 * depth_};
+      kernels.channels(tile, static_cast<int>(tile_rows_ / lanes), pixel0, pixel1, sums, tile_rows_);
+      gemm_kernels().transpose(sums, tile_rows_, pixel1 - pixel0, row1 - row0, turned, strip);
+      epilogue_->run(context, fixed, row0, row1, pixel0, pixel1, turned, strip, rest);
+    }
+  });
+}
+
+void DirectPlan::run_rows(const RunContext& context) const {
   const DirectKernels& kernels = direct_kernels();
   const int64_t lanes = gemm_kernels().lanes;
   const int64_t strips = static_cast<int64_t>(strips_.size()) - 1;

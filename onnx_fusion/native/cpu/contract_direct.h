@@ -22,6 +22,8 @@ class DirectPlan final : public StagePlan {
   DirectPlan() = default;
   bool plan_vectors(int lanes);
   bool plan_weights(const TensorView& weights);
+  void run_rows(const RunContext& context) const;
+  void run_channels(const RunContext& context) const;
 
   size_t stage_index_ = 0;
   Axis batch_, row_, pixel_, k_;
@@ -30,6 +32,7 @@ class DirectPlan final : public StagePlan {
   int input_ = -1;  // tensor
   OperandTables x_, w_;
   int step_ = 1;
+  bool by_channel_ = false;
 
   std::vector<WindowVector> vectors_;
   std::vector<uint16_t> masks_;    // [vector][place]

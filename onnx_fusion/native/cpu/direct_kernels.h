@@ -21,11 +21,24 @@ struct DirectTile {
   float fill;  // of what is outside
 };
 
+// The same with vectors along the output channels: an input element serves all of them.
+struct ChannelTile {
+  const float* base;
+  const int64_t* outer;  // per pixel
+  const int64_t* inner;  // per k
+  int64_t depth;
+  const float* weights;  // [k][vector of channels]
+};
+
 struct DirectKernels {
   int rows;  // most output channels of a tile; tiles have an even number
   // out[r * ld + vector.column + lane] for `rows` channels and vectors begin to end, in order; up to a
   // vector more is written.
   void (*run)(const DirectTile& tile, int rows, int64_t begin, int64_t end, float* out, int64_t ld);
+  int vectors;  // most vectors of channels at once
+  // out[(pixel - begin) * ld + channel] for `vectors` whole vectors of channels.
+  void (*channels)(const ChannelTile& tile, int vectors, int64_t begin, int64_t end, float* out,
+                   int64_t ld);
 };
 
 // The ISA's in use.

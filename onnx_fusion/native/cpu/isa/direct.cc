@@ -16,6 +16,12 @@ constexpr int kDirectRows = 4, kDirectVectors = 3;
 constexpr int kDirectRows = 4, kDirectVectors = 2;
 #endif
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kChannelPixels = 10, kChannelVectors = 2;
+#else
+constexpr int kChannelPixels = 6, kChannelVectors = 2;
+#endif
+
 template <int Step, bool Whole, bool Guarded, int R, int V>
 void direct_tile(const DirectTile& t, int64_t first, float* out, int64_t ld) {
   Floats sum[R][V];
@@ -105,9 +111,57 @@ void run_direct(const DirectTile& tile, int rows, int64_t begin, int64_t end, fl
   }
 }
 
+template <int P, int V>
+void channel_tile(const ChannelTile& t, int64_t pixel, float* out, int64_t ld) {
+  Floats sum[P][V];
+  const float* at[P];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    at[p] = t.base + t.outer[pixel + p];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[p][v] = Floats{};
+  }
+  const float* w = t.weights;
+  for (int64_t k = 0; k < t.depth; ++k, w += V * kLanes) {
+    const int64_t shift = t.inner[k];
+    Floats y[V];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) y[v] = load(w + v * kLanes);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      const float x = at[p][shift];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[p][v] += x * y[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) store(out + p * ld + v * kLanes, sum[p][v]);
+  }
+}
+
+template <int V>
+void channel_pixels(const ChannelTile& t, int64_t begin, int64_t end, float* out, int64_t ld) {
+  int64_t pixel = begin;
+  for (; pixel + kChannelPixels <= end; pixel += kChannelPixels) {
+    channel_tile<kChannelPixels, V>(t, pixel, out + (pixel - begin) * ld, ld);
+  }
+  for (; pixel + 2 <= end; pixel += 2) channel_tile<2, V>(t, pixel, out + (pixel - begin) * ld, ld);
+  if (pixel < end) channel_tile<1, V>(t, pixel, out + (pixel - begin) * ld, ld);
+}
+
+void run_channels(const ChannelTile& tile, int vectors, int64_t begin, int64_t end, float* out,
+                  int64_t ld) {
+  switch (vectors) {
+    case 1: return channel_pixels<1>(tile, begin, end, out, ld);
+    default: return channel_pixels<2>(tile, begin, end, out, ld);
+  }
+}
+
 }  // namespace
 
 extern const DirectKernels direct_kernels;
-const DirectKernels direct_kernels = {kDirectRows, run_direct};
+const DirectKernels direct_kernels = {kDirectRows, run_direct, kChannelVectors, run_channels};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
