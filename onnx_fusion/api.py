@@ -14,15 +14,17 @@ from onnx_fusion.emit import Emitted, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion.grow import plan as plan_graph
-from onnx_fusion.fusion.plan import Plan, Region
+from onnx_fusion.fusion.plan import Plan, Refusal, Region, join
 from onnx_fusion.fusion.policy import choose
 from onnx_fusion.fusion.target import Target
 from onnx_fusion.graph.load import Model, load
-from onnx_fusion.graph.model import Graph
+from onnx_fusion.graph.model import Graph, walk
 from onnx_fusion.graph.save import save, to_proto
+from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, lower
 from onnx_fusion.ops.stage import Refused
+from onnx_fusion.passes.bodies import add_bodies
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.runtime.machine import refusal
 
@@ -133,8 +135,22 @@ def _plan(
     model = load(source)
     progress("prepare", 0.0)
     graph = prepare(model, strict=strict)
+    left = add_bodies(graph, lambda body: prepare(body, strict=strict), skip)
     progress("plan", 0.0)
+    graphs = list(walk(graph))
+    plans = [_plan_graph(one, policy, strict, skip, fallback) for one in graphs]
+    untouched = Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {})
+    made = join([*plans, untouched])
+    owners = [one for one, its in zip(graphs, plans) for _ in its.regions]
+    lowered = tuple(lower(region, one, strict=strict)
+                    for region, one in zip(made.regions, owners, strict=True))
+    progress("plan", 1.0)
+    return Planned(model, graph, made, lowered)
 
+
+def _plan_graph(
+    graph: Graph, policy: str, strict: bool, skip: Collection[str], fallback: bool
+) -> Plan:
     def accept(region: Region) -> str | None:
         try:
             made = lower(region, graph, strict=strict)
@@ -143,16 +159,12 @@ def _plan(
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
     made = plan_graph(graph, Target(accept, take_yellow=policy == "all"), skip)
-    if policy == "default":
-        made = choose(made, graph)
-    lowered = tuple(lower(region, graph, strict=strict) for region in made.regions)
-    progress("plan", 1.0)
-    return Planned(model, graph, made, lowered)
+    return choose(made, graph) if policy == "default" else made
 
 
 def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) -> Summary:
-    graph = planned.graph
-    inner = [v for n in graph.nodes for v in n.outputs if v is not None and not v.is_output]
+    nodes = [node for graph in walk(planned.graph) for node in graph.nodes]
+    inner = [v for n in nodes for v in n.outputs if v is not None and not v.is_output]
     before = sum(irs_bytes(v) for v in inner)
     saved = sum(r.irs_bytes_saved for r in planned.plan.regions)
     notes = []
@@ -162,8 +174,8 @@ def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) ->
     if emitted.left_out:
         notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct")
     return Summary(
-        len(planned.model.proto.graph.node),
-        len(emitted.proto.graph.node),
+        sum(1 for _ in every_node(planned.model.proto.graph)),
+        sum(1 for _ in every_node(emitted.proto.graph)),
         len(planned.plan.regions) - len(emitted.left_out),
         before,
         before - saved,

@@ -78,9 +78,9 @@ def _by_graph(graph: Graph, fused: Sequence[Lowered], kinds: Sequence[str]) -> d
     """Return, for each graph in which or in whose bodies something is fused, what is in itself."""
     owner = {node: inner for inner in walk(graph) for node in inner.nodes}
     outer = {body.graph: around for around in walk(graph) for body in around.bodies}
-    found: dict[Graph, Fused] = {}
+    found: dict[Graph, Fused] = {graph: []}
     for one, kind in zip(fused, kinds, strict=True):
-        here = owner[one.region.nodes[0]]
+        here = owner.get(one.region.nodes[0], graph)
         found.setdefault(here, []).append((one, kind))
         while here in outer:
             here = outer[here]

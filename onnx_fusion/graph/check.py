@@ -24,7 +24,7 @@ def check(proto: onnx.ModelProto, where: str) -> None:
         raise ModelError(f"{where}: not an ONNX model: it has no graph")
     _check_text(proto.graph, where)
     _check_versions(proto, where)
-    for node in proto.graph.node:
+    for node in scope.every_node(proto.graph):
         if node.domain == OWN_DOMAIN:
             raise ModelError(f"{where}: already optimized: node {node.name!r} is {node.op_type} of "
                              f"domain {OWN_DOMAIN}; start from the original model")

@@ -13,11 +13,16 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_fusion.errors import ModelError
-from onnx_fusion.graph import check, wire
+from onnx_fusion.graph import check, scope, wire
 from onnx_fusion.graph.weights import Weight, is_fixed_size, raw_size
 
 if TYPE_CHECKING:
     from onnx_fusion.graph.model import Around
+
+DEEPEST = 31
+"""How many subgraphs can be inside each other: protobuf reads 100 messages deep, here and in ONNX
+Runtime, and a level takes three."""
+_TOO_DEEP = f"subgraphs are nested more than {DEEPEST} deep, which protobuf does not read"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +108,8 @@ def _split_proto(source: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, We
     weights: dict[str, Weight] = {}
     if not source.HasField("graph"):
         return proto, weights
+    if scope.depth(source.graph) > DEEPEST:
+        raise ModelError(f"the model: {_TOO_DEEP}")
     proto.graph.SetInParent()
     for field, value in source.graph.ListFields():
         if field.name != "initializer":
@@ -223,4 +230,6 @@ def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _line(error: Exception) -> str:
+    if "MaxDepth" in str(error):
+        return _TOO_DEEP
     return str(error).splitlines()[0] if str(error) else type(error).__name__

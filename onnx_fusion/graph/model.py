@@ -26,6 +26,11 @@ MADE_UP = "?"
 """Made-up symbols start so; a dim_param that does is taken for unknown, as exporters mean it."""
 
 
+LOCAL = "local:"
+"""The domain of a call of one of the model's own functions begins so: what it does is in the
+function, whatever the operator of that name does, if there is one."""
+
+
 def made_up(name: str, axis: int) -> str:
     """Return the symbol for an extent about which nothing is known: of this value, in this axis."""
     return f"{MADE_UP}{name}.{axis}"

@@ -32,9 +32,22 @@ def defined(graph: onnx.GraphProto) -> set[str]:
     return (given(graph) | {name for node in graph.node for name in node.output}) - {""}
 
 
-def count_nodes(graph: onnx.GraphProto) -> int:
-    """Return how many nodes a graph has, those in subgraphs included."""
-    return sum(1 + sum(map(count_nodes, subgraphs(node))) for node in graph.node)
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph and of the subgraphs inside it."""
+    graphs = [graph]
+    while graphs:
+        for node in graphs.pop().node:
+            yield node
+            graphs += subgraphs(node)
+
+
+def depth(graph: onnx.GraphProto) -> int:
+    """Return how many subgraphs are inside each other at most, 0 if there is none."""
+    level, graphs = -1, [graph]
+    while graphs:
+        level += 1
+        graphs = [body for each in graphs for node in each.node for body in subgraphs(node)]
+    return level
 
 
 def given(graph: onnx.GraphProto) -> set[str]:

@@ -12,7 +12,7 @@ from onnx_fusion.dtypes import DType, from_onnx
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.check import OLDEST_OPSET, ONNX_DOMAINS
 from onnx_fusion.graph.load import Model
-from onnx_fusion.graph.model import MADE_UP, Around, Dim, Graph, Node, Origin, Value, made_up
+from onnx_fusion.graph.model import LOCAL, MADE_UP, Around, Dim, Graph, Node, Origin, Value, made_up
 from onnx_fusion.graph.names import node_name
 from onnx_fusion.graph.weights import Weight, is_fixed_size
 
@@ -63,13 +63,15 @@ def view(model: Model) -> Graph:
         value = values.setdefault(sparse.values.name, Value(sparse.values.name))
         value.dtype, value.shape = from_onnx(sparse.values.data_type), tuple(sparse.dims)
     nodes = []
+    local = {("" if function.domain in ONNX_DOMAINS else function.domain, function.name)
+             for function in model.proto.functions}
     path = around.path if around is not None else ""
     taken = {node.name for node in source.node}
     seen: set[str] = set()
     for i in order:
         name = _unique(source.node[i], i, taken, seen)
         origin = Origin(i, path + node_name(source.node[i], i))
-        nodes.append(_node(source.node[i], origin, path + name, surgeon.nodes[i], values))
+        nodes.append(_node(source.node[i], origin, path + name, surgeon.nodes[i], values, local))
     outputs = [values[info.name] for info in source.output]
     for value in outputs:
         value.is_output = True
@@ -174,8 +176,10 @@ def _topology(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _node(proto: onnx.NodeProto, origin: Origin, name: str, surgeon: gs.Node,
-          values: dict[str, Value]) -> Node:
+          values: dict[str, Value], local: set[tuple[str, str]]) -> Node:
     domain = "" if proto.domain in ONNX_DOMAINS else proto.domain
+    if (domain, proto.op_type) in local:
+        domain = LOCAL + domain
     node = Node(proto.op_type, domain, name,
                 [values.get(tensor.name) for tensor in surgeon.inputs],
                 [values.get(tensor.name) for tensor in surgeon.outputs],

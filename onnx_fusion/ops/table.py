@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_fusion.graph.model import Node
+from onnx_fusion.graph.model import LOCAL, Node
 from onnx_fusion.ops import activation, contraction, elementwise, movement, pieces, rows
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row
@@ -20,5 +20,8 @@ def find(node: Node) -> Row:
     found = TABLE.get((domain, node.op_type))
     if found is not None:
         return found
+    if domain.startswith(LOCAL):
+        reason = f"{node.op_type} is one of the model's own functions, which stay as they are"
+        return Row(node.op_type, MappingType.OPAQUE, reason=reason)
     where = f"{domain}::{node.op_type}" if domain else node.op_type
     return Row(node.op_type, MappingType.OPAQUE, reason=f"no row for {where}")
