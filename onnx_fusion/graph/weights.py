@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -40,6 +42,9 @@ class Weight:
 
     def raw(self) -> memoryview:
         """Return the little-endian bytes that TensorProto.raw_data holds; a view where possible."""
+        read = _READ.get()
+        if read is not None:
+            read.add(self)
         return self._read()
 
     def array(self) -> np.ndarray:
@@ -78,6 +83,20 @@ class Weight:
         shape = tuple(tensor.dims)
         return Weight(tensor.data_type, shape, raw_size(tensor.data_type, shape),
                       lambda: memoryview(_raw(tensor)))
+
+
+_READ: contextvars.ContextVar[set[Weight] | None] = contextvars.ContextVar("read", default=None)
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[set[Weight]]:
+    """Yield the set of weights whose data is read meanwhile."""
+    read: set[Weight] = set()
+    token = _READ.set(read)
+    try:
+        yield read
+    finally:
+        _READ.reset(token)
 
 
 def raw_size(code: int, shape: tuple[int, ...]) -> int:

@@ -234,24 +234,44 @@ def _assemble(
 ) -> tuple[list[tp.Stage], dict[Tensor, str]]:
     """Return the stages in order, and the temps they need."""
     forced: dict[Tensor, None] = {}
+    built: dict[Tensor, _Built] = {}
     for _ in range(64):
         try:
-            stages = _attempt(draft, roots, list(forced))
+            stages = _attempt(draft, roots, list(forced), built)
         except NeedsTemp as need:
             if need.tensor in draft.sources or need.tensor in forced:
                 raise Refused("an index map that memory cannot answer") from None
             forced[need.tensor] = None
+            for root in [r for r, one in built.items() if need.tensor in one.met]:
+                del built[root]
             continue
         temps = [t for t in sorted(forced, key=lambda t: t.serial) if t not in roots]
+        names = {_temp_name(t): f"t{k}" for k, t in enumerate(temps)}
+        same = lambda e: e  # noqa: E731
+        stages = [_rename(stage, names, same) for stage in stages] if names else stages
         return stages, {t: f"t{k}" for k, t in enumerate(temps)}
     raise Refused("too many intermediate tensors")
 
 
-def _attempt(draft: _Draft, roots: list[Tensor], forced: list[Tensor]) -> list[tp.Stage]:
-    """Return the stages if no further tensor needs to be stored."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Built:
+    """A stage, the outputs it stored on the way, and the tensors it met: one of them stored changes it."""
+
+    stage: tp.Stage
+    taken: tuple[Tensor, ...]
+    met: frozenset[Tensor]
+
+
+def _temp_name(tensor: Tensor) -> str:
+    return f"u{tensor.serial}"
+
+
+def _attempt(
+    draft: _Draft, roots: list[Tensor], forced: list[Tensor], built: dict[Tensor, _Built]
+) -> list[tp.Stage]:
+    """Return the stages if no further tensor needs to be stored; those in `built` hold already."""
     outputs = {t: f"y{k}" for k, t in enumerate(roots)}
-    temps = [t for t in sorted(forced, key=lambda t: t.serial) if t not in outputs]
-    names = {**outputs, **{t: f"t{k}" for k, t in enumerate(temps)}}
+    names = {**{t: _temp_name(t) for t in forced}, **outputs}
     memory = {t: f"s{t.serial}" for t in draft.sources}
     memory.update({t: names[t] for t in forced})
     absorbed: set[Tensor] = set()
@@ -259,21 +279,23 @@ def _attempt(draft: _Draft, roots: list[Tensor], forced: list[Tensor]) -> list[t
     for root in sorted(names, key=lambda t: -t.serial):
         if root in absorbed:
             continue
-        stored = {t: n for t, n in memory.items() if t is not root}
-        free = {t: n for t, n in outputs.items() if t not in memory and t is not root}
-        stage, taken = _build(root, names[root], stored, free)
-        twice = absorbed.intersection(taken)
+        one = built.get(root)
+        if one is None:
+            stored = {t: n for t, n in memory.items() if t is not root}
+            free = {t: n for t, n in outputs.items() if t not in memory and t is not root}
+            one = built[root] = _build(root, names[root], stored, free)
+        twice = absorbed.intersection(one.taken)
         if twice:
             raise NeedsTemp(min(twice, key=lambda t: t.serial))
-        absorbed.update(taken)
-        stages.append((root.serial, stage))
+        absorbed.update(one.taken)
+        stages.append((root.serial, one.stage))
     return [stage for _, stage in sorted(stages, key=lambda s: s[0])]
 
 
 def _build(
     root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str]
-) -> tuple[tp.Stage, list[Tensor]]:
-    """Return the stage that stores `root`, and the outputs it stored on the way."""
+) -> _Built:
+    """Return the stage that stores `root`."""
     splits: dict[Hashable, tuple[ex.Expr, ...]] = {}
     for _ in range(MAX_SPLITS):
         stage = Stage(stored, splits, absorb, root)
@@ -293,7 +315,8 @@ def _build(
             raise need
         _check_form(stage)
         letters = tuple((n, e) for n, e in stage.extents.items())
-        return tp.Stage(letters, tuple(stage.body)), list(stage.absorbed)
+        met = frozenset(key[0] for key in stage.memo)
+        return _Built(tp.Stage(letters, tuple(stage.body)), tuple(stage.absorbed), met)
     raise Refused("index maps that do not split into letters")
 
 
@@ -314,7 +337,7 @@ def _check_form(stage: Stage) -> None:
 def _rename(
     stage: tp.Stage, tensors: dict[str, str], again: Callable[[ex.Expr], ex.Expr]
 ) -> tp.Stage:
-    """Return the stage with inputs and dims renamed."""
+    """Return the stage with tensors and dims renamed."""
 
     def index(entries: tuple) -> tuple:
         return tuple(again(e) if isinstance(e, ex.Expr) else e for e in entries)
@@ -330,7 +353,7 @@ def _rename(
                     tuple(tp.Cond(again(c.left), c.op, again(c.right)) for c in conds), a, b
                 )
             case tp.Store(tensor, at, value):
-                return tp.Store(tensor, index(at), value)
+                return tp.Store(tensors.get(tensor, tensor), index(at), value)
         return entry
 
     letters = tuple((name, again(extent)) for name, extent in stage.letters)

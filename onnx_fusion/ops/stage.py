@@ -76,7 +76,8 @@ class Stage:
 
     `stored` names the tensors that memory holds already. `splits` gives, for an axis' key, the
     extents its letter is split into. `absorb` names the region's outputs that this stage may store
-    on the way. After `build`, `unclean` lists tensors that were read through maps that repeat work.
+    on the way. After `build`, `unclean` lists tensors that were read through maps that repeat work,
+    and `memo` has a key (tensor, index, guard) for each element that was read.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Stage:
         self.dots: list[tuple[Tensor, frozenset[str], frozenset[str]]] = []
         self.maps: list[ex.Expr] = []
         self._axes: list[tuple[Hashable, ex.Expr, tuple[ex.Expr, tuple[str, ...]]]] = []
-        self._memo: dict[tuple, tp.Ref] = {}
+        self.memo: dict[tuple, tp.Ref] = {}
         self._cse: dict[tp.Instruction, tp.Ref] = {}
         self._types: list[DType] = []
         self._letters: list[frozenset[str]] = []
@@ -146,7 +147,7 @@ class Stage:
     def read(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard) -> tp.Ref:
         """Write `tensor`'s element at `index`; see `Tensor`."""
         key = (tensor, index, guard)
-        ref = self._memo.get(key)
+        ref = self.memo.get(key)
         if ref is not None:
             return ref
         name = self.stored.get(tensor)
@@ -156,7 +157,7 @@ class Stage:
             ref = tensor.read(self, index, guard)
             if tensor is not self.root and tensor in self.absorb:
                 self._store_on_the_way(tensor, index, guard, ref)
-        self._memo[key] = ref
+        self.memo[key] = ref
         return ref
 
     def _store_on_the_way(

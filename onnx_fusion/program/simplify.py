@@ -26,6 +26,8 @@ def simplify(expr: Expr, ranges: Mapping[str, Expr | int], signed: Set[str] = fr
     assumed of the dims in `signed` (those bound to data, which may be negative) nor of letters
     without a range. Divisors are assumed to be positive.
     """
+    if _is_plain(expr, ranges):
+        return expr
     facts = _Facts(ranges, signed, expr.letters())
     for _ in range(4):
         before = expr
@@ -33,6 +35,18 @@ def simplify(expr: Expr, ranges: Mapping[str, Expr | int], signed: Set[str] = fr
         if expr == before:
             break
     return expr
+
+
+def _is_plain(expr: Expr, ranges: Mapping[str, Expr | int]) -> bool:
+    """Return whether an expression has only dims and letters of more than one value."""
+    for mono in expr.terms:
+        for atom in mono:
+            if atom.kind == "letter":
+                if ranges.get(atom.left) == _ONE:
+                    return False
+            elif atom.kind != "dim":
+                return False
+    return True
 
 
 def at_least_zero(
