@@ -56,6 +56,28 @@ constexpr Indices turned(int by) {
   for (int j = 0; j < kLanes; ++j) indices.at[j] = (j + by) % kLanes;
   return indices;
 }
+template <int N>
+struct EvenTable {
+  alignas(32) int32_t at[N];
+  constexpr EvenTable() : at() {
+    for (int j = 0; j < N; ++j) at[j] = 2 * j < N ? 2 * j : 2 * j + 1;
+  }
+};
+// GCC shuffles only vectors whose type depends on no template parameter.
+template <int N>
+struct Even;
+template <>
+struct Even<4> {
+  typedef float Vector __attribute__((vector_size(16)));
+  typedef int32_t Lanes __attribute__((vector_size(16)));
+  static constexpr EvenTable<4> indices{};
+};
+template <>
+struct Even<8> {
+  typedef float Vector __attribute__((vector_size(32)));
+  typedef int32_t Lanes __attribute__((vector_size(32)));
+  static constexpr EvenTable<8> indices{};
+};
 constexpr Indices kEverySecond = every_second();
 constexpr Indices kTurned8 = turned(8), kTurned4 = turned(4), kTurned2 = turned(2),
                   kTurned1 = turned(1);
@@ -110,9 +132,44 @@ ONNX_FUSION_INLINE void block(float* out, const float* base, const int64_t* offs
   for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + v * kLanes, &acc[v], sizeof(Vector));
 }
 
+// Fewer lanes than a vector has: shorter vectors, the last one again covering the rest.
+template <class F, int Stride, int N>
+ONNX_FUSION_INLINE void narrow(float* out, const float* base, const int64_t* offsets, int64_t count,
+                               int64_t lanes) {
+  using Short = typename Even<N>::Vector;
+  typename Even<N>::Lanes second;
+  __builtin_memcpy(&second, Even<N>::indices.at, sizeof second);
+  for (int64_t j = 0;; j = lanes - N) {
+    Short acc{};
+#pragma GCC unroll 1
+    for (int64_t k = 0; k < count; ++k) {
+      const float* const x = base + offsets[k] + j * Stride;
+      Short low, high;
+      __builtin_memcpy(&low, x, sizeof low);
+      if constexpr (Stride == 2) {
+        __builtin_memcpy(&high, x + N - 1, sizeof high);
+        low = __builtin_shuffle(low, high, second);
+      }
+      acc = k == 0 ? low : F::join(acc, low);
+    }
+    __builtin_memcpy(out + j, &acc, sizeof acc);
+    if (j == lanes - N) return;
+  }
+}
+
 template <class F, int Stride>
 void lanes_of(float* out, const float* base, const int64_t* offsets, int64_t count, int64_t stride,
               int64_t lanes) {
+  if constexpr (Stride != 0) {
+    if constexpr (kLanes > 8) {
+      if (lanes >= 8 && lanes < kLanes) {
+        return narrow<F, Stride, 8>(out, base, offsets, count, lanes);
+      }
+    }
+    if constexpr (kLanes > 4) {
+      if (lanes >= 4 && lanes < 8) return narrow<F, Stride, 4>(out, base, offsets, count, lanes);
+    }
+  }
   int64_t j = 0;
   for (; j + kLanes * 4 <= lanes; j += kLanes * 4) {
     block<F, Stride, 4>(out + j, base + j * stride, offsets, count, stride);
