@@ -161,6 +161,13 @@ def test_a_folded_constant_stays_in_its_body() -> None:
     assert [tensor.name for tensor in made.graph.initializer] == ["w"]
 
 
+def test_a_constant_outside_is_one_inside() -> None:
+    text = BRANCHES.replace("e = Exp (x)", "e = Exp (x)\n k = Constant <value = int64[1] {0}> ()")
+    text = text.replace("n = Neg (e)", "n0 = Unsqueeze (e, k)\n n = Squeeze (n0, k)")
+    made = same(parse(text), [feeds(parse(text), c=False)])
+    assert kinds(body_of(made, "else_branch")) == ["FusedRegion"]
+
+
 def test_an_output_that_is_captured() -> None:
     """ONNX Runtime refuses such a body; it must come out as it went in."""
     text = BRANCHES.replace("q) {", "e) {")

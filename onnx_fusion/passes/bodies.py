@@ -21,6 +21,7 @@ from onnx_fusion.graph.load import Model
 from onnx_fusion.graph.model import Around, Body, Dim, Graph, Node, Value, made_up
 from onnx_fusion.graph.names import body_path
 from onnx_fusion.graph.view import read_type, view
+from onnx_fusion.passes.fold import read_constant
 from onnx_fusion.passes.infer import infer
 
 Type = tuple[DType | None, tuple[Dim, ...] | None]
@@ -95,10 +96,18 @@ def _find_model(outer: Graph, node: Node, proto: onnx.GraphProto, path: str) -> 
     if len(formal) != len(proto.input):
         raise ModelError(f"{where}: has {len(proto.input)} inputs, "
                          f"and {node.op_type} gives {len(formal)}")
-    values = {name: outer.values[name] for name in captured}
+    values = {name: _with_weight(outer.values[name]) for name in captured}
     place = Around(path, tuple(formal), values, outer.names, known)
     model = Model(whole, {}, None, where, False, place)
     return _settle(model, repeated) if repeated else model
+
+
+def _with_weight(value: Value) -> Value:
+    """Return a captured value; what a Constant writes stays in the graph, but is constant too."""
+    node = value.producer
+    if value.weight is not None or node is None or node.op_type != "Constant" or node.domain:
+        return value
+    return dataclasses.replace(value, weight=read_constant(node))
 
 
 def _settle(model: Model, repeated: dict[int, int]) -> Model:

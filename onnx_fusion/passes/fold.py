@@ -65,7 +65,7 @@ def _fold_sources(graph: Graph, pinned: set[Node]) -> None:
         if node.domain or output is None or node in pinned:
             continue
         if node.op_type == "Constant":
-            weight = _constant(node)
+            weight = read_constant(node)
         elif node.op_type == "Identity" and node.inputs[0] is not None:
             weight = node.inputs[0].weight
         else:
@@ -75,7 +75,8 @@ def _fold_sources(graph: Graph, pinned: set[Node]) -> None:
     _remove_done(graph)
 
 
-def _constant(node: Node) -> Weight | None:
+def read_constant(node: Node) -> Weight | None:
+    """Return what a Constant node holds, None if it is of a kind that is no weight."""
     attribute = node.proto.attribute[0] if len(node.proto.attribute) == 1 else None
     if attribute is None:
         return None
