@@ -14,7 +14,7 @@ from onnx_fusion.emit import Emitted, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion.grow import plan as plan_graph
-from onnx_fusion.fusion.plan import Plan, Refusal, Region, join
+from onnx_fusion.fusion.plan import Plan, Refusal, join
 from onnx_fusion.fusion.policy import choose
 from onnx_fusion.fusion.target import Target
 from onnx_fusion.graph.load import Model, load
@@ -22,8 +22,7 @@ from onnx_fusion.graph.model import Graph, walk
 from onnx_fusion.graph.save import save, to_proto
 from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
-from onnx_fusion.lower import Lowered, lower
-from onnx_fusion.ops.stage import Refused
+from onnx_fusion.lower import Lowered, Lowering
 from onnx_fusion.passes.bodies import add_bodies
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.runtime.machine import refusal
@@ -34,7 +33,8 @@ Progress = Callable[[str, float], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """What `optimize_file` did. `irs_bytes_*` count all intermediate results; `notes` are sentences."""
+    """What `optimize_file` did. Nodes in bodies count; `irs_bytes_*` are all intermediate results;
+    `notes` are sentences."""
 
     nodes_before: int
     nodes_after: int
@@ -47,7 +47,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A plan and its programs."""
+    """A plan and its programs, of the main graph `graph` and the bodies inside it."""
 
     model: Model
     graph: Graph
@@ -137,29 +137,21 @@ def _plan(
     graph = prepare(model, strict=strict)
     left = add_bodies(graph, lambda body: prepare(body, strict=strict), skip)
     progress("plan", 0.0)
-    graphs = list(walk(graph))
-    plans = [_plan_graph(one, policy, strict, skip, fallback) for one in graphs]
-    untouched = Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {})
-    made = join([*plans, untouched])
-    owners = [one for one, its in zip(graphs, plans) for _ in its.regions]
-    lowered = tuple(lower(region, one, strict=strict)
-                    for region, one in zip(made.regions, owners, strict=True))
-    progress("plan", 1.0)
-    return Planned(model, graph, made, lowered)
 
-
-def _plan_graph(
-    graph: Graph, policy: str, strict: bool, skip: Collection[str], fallback: bool
-) -> Plan:
-    def accept(region: Region) -> str | None:
-        try:
-            made = lower(region, graph, strict=strict)
-        except Refused as reason:
-            return str(reason)
+    def judge(made: Lowered) -> str | None:
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
-    made = plan_graph(graph, Target(accept, take_yellow=policy == "all"), skip)
-    return choose(made, graph) if policy == "default" else made
+    plans, lowerings = [], []
+    for one in walk(graph):
+        lowering = Lowering(one, judge, strict=strict)
+        made = plan_graph(one, Target(lowering.refusal, take_yellow=policy == "all"), skip)
+        plans.append(choose(made, one) if policy == "default" else made)
+        lowerings += [lowering] * len(plans[-1].regions)
+    plans.append(Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {}))
+    made = join(plans)
+    lowered = tuple(its.lower(region) for its, region in zip(lowerings, made.regions, strict=True))
+    progress("plan", 1.0)
+    return Planned(model, graph, made, lowered)
 
 
 def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) -> Summary:
