@@ -67,7 +67,7 @@ def plan(
     `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to make
     the whole model faster). `skip` names nodes or op_types to leave as they are. Raises ModelError.
     """
-    return _plan(model, policy, strict, skip, _silent).plan
+    return plan_programs(model, policy=policy, strict=strict, skip=skip).plan
 
 
 def optimize(
@@ -84,7 +84,9 @@ def optimize(
     With `fallback` each fused node carries a function of the original operators, so that the model also runs
     without the native library. Raises ModelError; models above protobuf's 2 GB need `optimize_file`.
     """
-    planned = _plan(model, policy, strict, skip, progress or _silent, fallback)
+    planned = plan_programs(
+        model, policy=policy, strict=strict, skip=skip, fallback=fallback, progress=progress
+    )
     emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
     return to_proto(emitted.proto, emitted.weights)
 
@@ -108,7 +110,9 @@ def optimize_file(
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise OnnxFusionError(f"{target}: is the input itself; choose another output file")
     progress = progress or _silent
-    planned = _plan(source, policy, strict, skip, progress, fallback)
+    planned = plan_programs(
+        source, policy=policy, strict=strict, skip=skip, fallback=fallback, progress=progress
+    )
     progress("emit", 0.0)
     emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
     progress("save", 0.0)
@@ -121,14 +125,17 @@ def _silent(step: str, fraction: float) -> None:
     """Report nothing."""
 
 
-def _plan(
+def plan_programs(
     source: str | os.PathLike | onnx.ModelProto,
-    policy: str,
-    strict: bool,
-    skip: Collection[str],
-    progress: Progress,
+    *,
+    policy: str = "default",
     fallback: bool = True,
+    strict: bool = False,
+    skip: Collection[str] = (),
+    progress: Progress | None = None,
 ) -> Planned:
+    """Return the plan with the graph it is of and each region's program; see `plan`, `optimize`."""
+    progress = progress or _silent
     if policy not in POLICIES:
         raise OnnxFusionError(f"policy '{policy}' is not one of {', '.join(POLICIES)}")
     progress("load", 0.0)

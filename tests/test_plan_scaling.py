@@ -7,7 +7,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-import plan_scaling  # noqa: E402
+import plan_scaling
 
 
 def test_the_model_is_valid_and_has_the_nodes_asked_for():
