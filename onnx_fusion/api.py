@@ -24,6 +24,7 @@ from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, Lowering
 from onnx_fusion.passes.bodies import add_bodies
+from onnx_fusion.passes.functions import add_functions
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.runtime.machine import refusal
 
@@ -142,7 +143,8 @@ def plan_programs(
     model = load(source)
     progress("prepare", 0.0)
     graph = prepare(model, strict=strict)
-    left = add_bodies(graph, lambda body: prepare(body, strict=strict), skip)
+    add = add_functions if fallback else add_bodies
+    left = add(graph, lambda body: prepare(body, strict=strict), skip)
     progress("plan", 0.0)
 
     def judge(made: Lowered) -> str | None:

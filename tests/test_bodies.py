@@ -216,25 +216,3 @@ def test_deep_nesting_in_memory() -> None:
         graph.node.add(op_type="If", input=["c"], output=["y"])
     with pytest.raises(ModelError, match="nested more than 31 deep"):
         api.plan(model)
-
-
-def test_own_functions_stay() -> None:
-    model = parse("""<ir_version: 8, opset_import: ["" : 17, "mine" : 1, "com.microsoft" : 1]>
-        main (float[2, 3] x) => (float[2, 3] y) {
-            a = Exp (x)
-            b = com.microsoft.Gelu (a)
-            d = mine.Twice (b)
-            y = Neg (d)
-        }
-        <domain: "mine", opset_import: ["" : 17]>
-        Twice (v) => (w) { w = Add (v, v) }
-        <domain: "com.microsoft", opset_import: ["" : 17]>
-        Gelu (v) => (w) { w = Mul (v, v) }
-        """)
-    made = same(model, [feeds(model)])
-    assert [f.name for f in made.functions][:2] == ["Twice", "Gelu"]
-    assert {"Twice", "Gelu"} <= {node.op_type for node in made.graph.node}
-    plan = api.plan(model, policy="all")
-    assert {refusal.reason for refusal in plan.refusals} == {
-        "Gelu is one of the model's own functions, which stay as they are",
-        "Twice is one of the model's own functions, which stay as they are"}

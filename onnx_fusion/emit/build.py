@@ -13,6 +13,7 @@ from onnx_fusion.emit import naming
 from onnx_fusion.emit.demand import Demand, find_demand, initializer_names
 from onnx_fusion.emit.function import FUNCTION_IR, build_function, node_proto, plain_domain
 from onnx_fusion.emit.order import Item, order
+from onnx_fusion.emit.supply import ANY_CONSTANT_OPSET, constant_nodes
 from onnx_fusion.errors import ModelError, OnnxFusionError
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.model import walk
@@ -68,16 +69,23 @@ def emit(
     kinds = [naming.op_type(k) for k in numbers if k is None or k < naming.MOST]
     if all(entry.domain != naming.DOMAIN for entry in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(naming.DOMAIN, naming.VERSION))
-    folded = _fuse(proto, graph, _by_graph(graph, fused, kinds))
+    where = _by_graph(graph, fused, kinds)
+    folded = _fuse(proto, graph, where)
+    for body in graph.functions:
+        if body.graph in where:
+            _fuse_function(proto.functions[body.index], body.graph, where)
     names = {tensor.name for tensor in proto.graph.initializer}
     weights = {name: weight for name, weight in model.weights.items() if name in names}
     return Emitted(proto, weights | folded, left_out)
 
 
 def _by_graph(graph: Graph, fused: Sequence[Lowered], kinds: Sequence[str]) -> dict[Graph, Fused]:
-    """Return, for each graph in which or in whose bodies something is fused, what is in itself."""
+    """Return, for each graph in which or in whose bodies something is fused, what is in itself.
+
+    The main graph is among them."""
     owner = {node: inner for inner in walk(graph) for node in inner.nodes}
-    outer = {body.graph: around for around in walk(graph) for body in around.bodies}
+    outer = {body.graph: around for around in walk(graph)
+             for body in (*around.bodies, *around.functions)}
     found: dict[Graph, Fused] = {graph: []}
     for one, kind in zip(fused, kinds, strict=True):
         here = owner.get(one.region.nodes[0], graph)
@@ -114,6 +122,24 @@ def _fuse(proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused]) ->
     _check_reads(proto, graph, fused)
     _write_value_info(proto, source, fused)
     return demand.folded
+
+
+def _fuse_function(
+    function: onnx.FunctionProto, graph: Graph, where: Mapping[Graph, Fused]
+) -> None:
+    """Write the fused nodes into one of the model's own functions; constants become nodes there."""
+    inner = onnx.ModelProto()
+    inner.CopyFrom(graph.model.proto)
+    folded = _fuse(inner, graph, where)
+    opset = graph.opsets.get("", ANY_CONSTANT_OPSET)
+    del function.node[:]
+    for name, weight in folded.items():
+        function.node.extend(constant_nodes(name, weight, opset))
+    function.node.extend(inner.graph.node)
+    if function.value_info:
+        del function.value_info[:]
+        function.value_info.extend(inner.graph.value_info)
+    function.opset_import.append(helper.make_opsetid(naming.DOMAIN, naming.VERSION))
 
 
 def _body_proto(node: onnx.NodeProto, body: Body) -> onnx.GraphProto:

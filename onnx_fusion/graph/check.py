@@ -24,13 +24,14 @@ def check(proto: onnx.ModelProto, where: str) -> None:
         raise ModelError(f"{where}: not an ONNX model: it has no graph")
     _check_text(proto.graph, where)
     _check_versions(proto, where)
-    for node in scope.every_node(proto.graph):
+    inner = (node for function in proto.functions for node in function.node)
+    for node in (*scope.every_node(proto.graph), *inner):
         if node.domain == OWN_DOMAIN:
             raise ModelError(f"{where}: already optimized: node {node.name!r} is {node.op_type} of "
                              f"domain {OWN_DOMAIN}; start from the original model")
     for i, node in enumerate(proto.graph.node):
         _check_arity(node, i, opset(proto), where)
-    _check_names(proto.graph, set(), where)
+    check_names(proto.graph, set(), where)
 
 
 def _check_text(graph: onnx.GraphProto, where: str) -> None:
@@ -128,7 +129,8 @@ def _runtime_version() -> str:
     return onnxruntime.__version__
 
 
-def _check_names(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
+def check_names(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
+    """Raise ModelError if a name is defined twice or not at all, or nodes wait for each other."""
     defined: dict[str, str] = {}
     for kind, names in (("input", [value.name for value in graph.input]),
                         ("initializer", [tensor.name for tensor in graph.initializer])):
@@ -149,7 +151,7 @@ def _check_names(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
                 raise ModelError(f"{where}: {describe(node, i)} reads {name!r}, "
                                  "which nothing defines")
         for body in scope.subgraphs(node):
-            _check_names(body, known, where)
+            check_names(body, known, where)
     for value in graph.output:
         if value.name not in known:
             raise ModelError(f"{where}: output {value.name!r} is defined by nothing")

@@ -110,7 +110,8 @@ class Graph:
     it; the graphs of one model share it. A body is a graph too: `path` says where it is, "" for the
     main graph, and `outer` names what it reads of the graphs around it. Those values are among its
     own `values`, as copies without a producer, and among its `inputs` if they are not constant.
-    `bodies` are the bodies of its nodes that are planned (`passes.bodies`).
+    `bodies` are the bodies of its nodes that are planned (`passes.bodies`), and, of the main graph
+    only, `functions` the model's own functions that are (`passes.functions`).
     """
 
     model: Model
@@ -123,12 +124,14 @@ class Graph:
     path: str = ""
     outer: frozenset[str] = frozenset()
     bodies: list[Body] = dataclasses.field(default_factory=list)
+    functions: list[Body] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Body:
     """A graph and its place: node `index` of the proto around it, in its attribute `attribute`, of
-    which it is number `position` if that is a list (else 0)."""
+    which it is number `position` if that is a list (else 0). Of a function, only `index` says
+    something: its place among the model's functions."""
 
     index: int
     attribute: str
@@ -152,9 +155,10 @@ class Around:
 
 
 def walk(graph: Graph) -> Iterator[Graph]:
-    """Yield the graph and the planned bodies inside it: outer before inner, in the nodes' order."""
+    """Yield the graph and the planned bodies inside it: outer before inner, in the nodes' order;
+    then functions."""
     stack = [graph]
     while stack:
         graph = stack.pop()
         yield graph
-        stack += [body.graph for body in reversed(graph.bodies)]
+        stack += [body.graph for body in reversed((*graph.bodies, *graph.functions))]

@@ -3,7 +3,8 @@
 A node inside a body is called by its way there, `outer_if/then_branch/conv1`: the name of the node
 that has the body, the attribute, the node. If the attribute is a list, the body's number follows
 its name (`branches.2`). A node without a name is its op_type and index, `Conv_4`, and so is one
-on the way that has the name of an earlier one (`loop_7`).
+on the way that has the name of an earlier one (`loop_7`). In one of the model's own functions it
+is `domain::function/conv1`, whoever calls it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def all_names(nodes: Iterable[Node], model: onnx.ModelProto | onnx.GraphProto) -
     origin = sorted(frozenset().union(*(node.origin for node in nodes)))
     return [index.name if isinstance(index, Origin) else node_name(graph.node[index], index)
             for index in origin]
+
+
+def function_path(proto: onnx.FunctionProto) -> str:
+    """Return what the names of the nodes in a function begin with."""
+    return f"{proto.domain}::{proto.name}{f'.{proto.overload}' if proto.overload else ''}/"
 
 
 def body_path(node: Node, attribute: str, position: int | None) -> str:

@@ -21,7 +21,7 @@ def find(node: Node) -> Row:
     if found is not None:
         return found
     if domain.startswith(LOCAL):
-        reason = f"{node.op_type} is one of the model's own functions, which stay as they are"
+        reason = f"{node.op_type} is one of the model's own functions"
         return Row(node.op_type, MappingType.OPAQUE, reason=reason)
     where = f"{domain}::{node.op_type}" if domain else node.op_type
     return Row(node.op_type, MappingType.OPAQUE, reason=f"no row for {where}")

@@ -28,7 +28,7 @@ Type = tuple[DType | None, tuple[Dim, ...] | None]
 Prepare = Callable[[Model], Graph]
 
 _UNKNOWN: Type = (None, None)
-_BODY_IR = 4
+BODY_IR = 4
 """The first IR version in which a body's initializers are no inputs of it."""
 _MAX_ROUNDS = 4
 _SCAN_WITHOUT_BATCH = 9
@@ -88,7 +88,7 @@ def _find_model(outer: Graph, node: Node, proto: onnx.GraphProto, path: str) -> 
     missing = [name for name in captured if name not in outer.values]
     if missing:
         raise ModelError(f"{where}: '{missing[0]}' is no longer there")
-    whole = onnx.ModelProto(ir_version=max(outer.model.proto.ir_version, _BODY_IR),
+    whole = onnx.ModelProto(ir_version=max(outer.model.proto.ir_version, BODY_IR),
                             opset_import=outer.model.proto.opset_import,
                             functions=outer.model.proto.functions)
     whole.graph.CopyFrom(proto)
@@ -121,7 +121,8 @@ def _settle(model: Model, repeated: dict[int, int]) -> Model:
         outputs = infer(view(model)).outputs
         formal = list(model.around.formal)
         for k, output in repeated.items():
-            formal[k] = _common(names[k], formal[k], outputs[output])
+            after = outputs[output].dtype, outputs[output].shape
+            formal[k] = common(names[k], formal[k], after)
         if tuple(formal) == model.around.formal:
             return model
         model = _with_formal(model, formal)
@@ -135,13 +136,13 @@ def _with_formal(model: Model, formal: list[Type]) -> Model:
         model, around=dataclasses.replace(model.around, formal=tuple(formal)))
 
 
-def _common(name: str, before: Type, after: Value) -> Type:
-    """Return what holds of an input both before and after a round."""
-    dtype, shape = before
-    if shape is None or after.shape is None or len(shape) != len(after.shape):
+def common(name: str, one: Type, other: Type) -> Type:
+    """Return what holds of an input that is now of the one type, now of the other."""
+    (dtype, shape), (_, other_shape) = one, other
+    if shape is None or other_shape is None or len(shape) != len(other_shape):
         return dtype, None
-    return dtype, tuple(dim if dim == next_dim else made_up(name, axis)
-                        for axis, (dim, next_dim) in enumerate(zip(shape, after.shape, strict=True)))
+    return dtype, tuple(dim if dim == other_dim else made_up(name, axis)
+                        for axis, (dim, other_dim) in enumerate(zip(shape, other_shape, strict=True)))
 
 
 def _if_inputs(outer: Graph, node: Node, body: onnx.GraphProto) -> tuple[list[Type], dict[int, int]]:
@@ -151,7 +152,7 @@ def _if_inputs(outer: Graph, node: Node, body: onnx.GraphProto) -> tuple[list[Ty
 def _loop_inputs(outer: Graph, node: Node, body: onnx.GraphProto
                  ) -> tuple[list[Type], dict[int, int]]:
     """Return the types of (round, condition, what is carried...), and the outputs carried on."""
-    carried = [_type(value) for value in node.inputs[2:]]
+    carried = [type_of(value) for value in node.inputs[2:]]
     formal = [_single(body, k) for k in range(2)] + carried
     return formal, {k + 1: k for k in range(min(len(carried) + 1, len(body.output)))}
 
@@ -171,9 +172,9 @@ def _scan_inputs(outer: Graph, node: Node, body: onnx.GraphProto
         return [_UNKNOWN] * len(body.input), {}
     count = len(node.inputs) - node.attrs["num_scan_inputs"]
     axes = node.attrs.get("scan_input_axes") or [0] * len(node.inputs[count:])
-    formal = [_type(value) for value in node.inputs[:count]]
+    formal = [type_of(value) for value in node.inputs[:count]]
     for value, axis in zip(node.inputs[count:], axes, strict=False):
-        dtype, shape = _type(value)
+        dtype, shape = type_of(value)
         if shape is not None and not -len(shape) <= axis < len(shape):
             shape = None
         formal.append((dtype, shape and tuple(
@@ -181,7 +182,8 @@ def _scan_inputs(outer: Graph, node: Node, body: onnx.GraphProto
     return formal, {k: k for k in range(count)}
 
 
-def _type(value: Value | None) -> Type:
+def type_of(value: Value | None) -> Type:
+    """Return what is known of a value's type."""
     return _UNKNOWN if value is None else (value.dtype, value.shape)
 
 
