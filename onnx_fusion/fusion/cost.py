@@ -16,7 +16,7 @@ from onnx_fusion.ops.mapping import MappingType
 
 
 
-CACHE = 1 << 20
+CACHE = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,9 +35,14 @@ class Rates:
     other: float
 
 
-# Medians over the shapes of the zoo on AVX2 and AVX-512 machines (facts of scripts/bench_kernels.py).
-FUSED = Rates(overhead=0.6e-6, launch=0.6e-6, bandwidth=12e9, cached=40e9, contraction=45e9, other=6e9)
-ONNX_RUNTIME = Rates(overhead=0.6e-6, launch=2.5e-6, bandwidth=12e9, cached=40e9, contraction=60e9, other=4e9)
+# Medians over single operators, chains and whole models of the zoo on an AVX-512 machine, one thread. What
+# decides is the ratio of the two rows.
+FUSED = Rates(
+    overhead=0.5e-6, launch=0.7e-6, bandwidth=12e9, cached=45e9, contraction=80e9, other=24e9
+)
+ONNX_RUNTIME = Rates(
+    overhead=0.5e-6, launch=0.6e-6, bandwidth=12e9, cached=60e9, contraction=100e9, other=35e9
+)
 
 
 def elements(value: Value | None) -> int:

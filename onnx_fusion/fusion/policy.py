@@ -20,6 +20,8 @@ from onnx_fusion.ops import peer
 
 MARGIN = 0.75
 """A stretch is taken if its estimate is at most this share of ONNX Runtime's."""
+LEAST_GAIN = 0.05
+"""Nothing is taken if all of it would save less than this share of the graph's time: it would be noise."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,10 +34,15 @@ class Stretch:
 
 def choose(plan: Plan, graph: Graph) -> Plan:
     """Return the plan with only those regions that are expected to pay; the others become refusals."""
+    found = [(stretch, objection(stretch)) for stretch in stretches(plan, graph)]
+    gain = sum(saves(stretch) for stretch, reason in found if reason is None)
+    whole = cost.peer_seconds(graph.nodes)
+    if gain < LEAST_GAIN * whole:
+        few = f"all that would be taken saves {gain * 1e6:.1f} us of {whole * 1e6:.1f} us"
+        found = [(stretch, reason or few) for stretch, reason in found]
     kept: list[Region] = []
     refusals = list(plan.refusals)
-    for stretch in stretches(plan, graph):
-        reason = objection(stretch)
+    for stretch, reason in found:
         if reason is None:
             kept.extend(stretch.regions)
             continue
@@ -87,14 +94,25 @@ def objection(stretch: Stretch) -> str | None:
     outside = [node for node in stretch.nodes if node not in covered]
     if outside:
         return f"ONNX Runtime runs it together with {outside[0].op_type}, which no region covers"
-    theirs = cost.peer_seconds(stretch.nodes)
-    ours = sum(cost.kernel_seconds(region.nodes, cost.FUSED) for region in stretch.regions)
+    if not any(cost.flops(node) for node in stretch.nodes):
+        return "it only moves data, which ONNX Runtime copies as fast"
+    theirs, ours = cost.peer_seconds(stretch.nodes), fused_seconds(stretch)
     if ours > MARGIN * theirs:
         return (
             f"expected {ours * 1e6:.1f} us fused, {theirs * 1e6:.1f} us in ONNX Runtime "
             f"(taken below {MARGIN:.0%})"
         )
     return None
+
+
+def fused_seconds(stretch: Stretch) -> float:
+    """Return what the stretch's regions take as kernels of this project."""
+    return sum(cost.kernel_seconds(region.nodes, cost.FUSED) for region in stretch.regions)
+
+
+def saves(stretch: Stretch) -> float:
+    """Return how many seconds taking the stretch is expected to save."""
+    return cost.peer_seconds(stretch.nodes) - fused_seconds(stretch)
 
 
 def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:

@@ -1,0 +1,99 @@
+"""The default policy: what it takes, what it leaves, and that it says why."""
+
+from pathlib import Path
+
+import onnx.parser
+import pytest
+
+from onnx_fusion.api import plan
+
+MODELS = Path(__file__).parents[1] / "models"
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+def reasons(made):
+    return " | ".join(refusal.reason for refusal in made.refusals)
+
+
+def chain(extent):
+    lines = "\n".join(
+        f"v{k} = {op}(v{k - 1}, v{k - 1})" for k, op in enumerate(["Add", "Mul", "Sub", "Max"] * 2, 1)
+    )
+    return onnx.parser.parse_model(
+        HEAD + f"g (float[{extent}] v0) => (float[{extent}] v8) {{\n{lines}\n}}"
+    )
+
+
+def test_a_chain_that_nobody_else_fuses_is_taken():
+    made = plan(chain(1 << 20))
+    (region,) = made.regions
+    assert len(region.nodes) >= 7
+
+
+def test_a_tiny_model_is_taken_whole():
+    made = plan(MODELS / "lenet5.onnx")
+    assert len(made.regions) == 1
+    assert not made.opaque
+
+
+def test_a_stretch_in_one_layout_is_left_whole():
+    body = "\n".join(
+        f"c{k} = Conv <pads = [1, 1, 1, 1]> (r{k - 1}, w)\n r{k} = Relu(c{k})" for k in range(1, 4)
+    )
+    model = onnx.parser.parse_model(
+        HEAD
+        + "g (float[1, 64, 56, 56] r0, float[64, 64, 3, 3] w) => (float[1, 64, 56, 56] r3) {\n"
+        + f"{body}\n}}"
+    )
+    made = plan(model)
+    assert not made.regions
+    assert "expected" in reasons(made) and "in ONNX Runtime" in reasons(made)
+    assert plan(model, policy="all").regions
+
+
+def test_what_onnx_runtime_fuses_across_the_border_is_left():
+    """LayerNormalization ends what begins with an Add that ONNX Runtime takes into it."""
+    model = onnx.parser.parse_model(
+        HEAD
+        + """g (float[1, 128, 768] x, float[1, 128, 768] r, float[768] s, float[768] b)
+              => (float[1, 128, 768] y) {
+          a = Add(x, r)
+          n = LayerNormalization <axis = -1> (a, s, b)
+          y = Neg(n)
+        }"""
+    )
+    assert not plan(model, skip={"Add"}).regions
+    assert "which no region covers" in reasons(plan(model, skip={"Add"}))
+
+
+def test_moving_data_alone_is_left():
+    model = onnx.parser.parse_model(
+        HEAD
+        + """g (float[64, 128, 32] x) => (float[32, 128, 64] z) {
+          y = Transpose <perm = [2, 1, 0]> (x)
+          z = Identity(y)
+        }"""
+    )
+    made = plan(model)
+    assert not made.regions
+    assert "only moves data" in reasons(made)
+
+
+def test_too_small_a_gain_is_left():
+    lines = "\n".join(f"m{k + 1} = MatMul(m{k}, w)" for k in range(8))
+    model = onnx.parser.parse_model(
+        HEAD
+        + "g (float[512, 1024] m0, float[1024, 1024] w) => (float[512, 1024] m8, float[64] q) "
+        + "<float[64] p = {" + ", ".join(["1.0"] * 64) + "}> {\n"
+        + f"{lines}\n a = Cos(p)\n b = Mul(a, a)\n c = Sub(b, a)\n q = Mul(c, c)\n}}"
+    )  # fmt: skip
+    made = plan(model)
+    assert not made.regions
+
+
+@pytest.mark.parametrize("name", ["lenet5", "tiny_attention", "tiny_depthwise"])
+def test_default_takes_no_more_than_all(name):
+    path = MODELS / f"{name}.onnx"
+    few = {n.name for region in plan(path).regions for n in region.nodes}
+    many = {n.name for region in plan(path, policy="all").regions for n in region.nodes}
+    assert few <= many
