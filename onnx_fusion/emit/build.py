@@ -12,6 +12,7 @@ from onnx import helper
 from onnx_fusion.emit import naming
 from onnx_fusion.emit.demand import Demand, find_demand, initializer_names
 from onnx_fusion.emit.function import FUNCTION_IR, build_function, node_proto, plain_domain
+from onnx_fusion.emit.live import find_read
 from onnx_fusion.emit.order import Item, order
 from onnx_fusion.emit.supply import ANY_CONSTANT_OPSET, constant_nodes
 from onnx_fusion.errors import ModelError, OnnxFusionError
@@ -55,6 +56,7 @@ def emit(
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    fused = find_read(graph, fused)
     if not fused:
         return Emitted(proto, dict(model.weights))
     if any(function.domain == naming.DOMAIN for function in proto.functions):

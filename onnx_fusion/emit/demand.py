@@ -77,7 +77,12 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
             break
         extra.update(new)
         for node in new.values():
-            roots += [value.name for value in node.inputs if value is not None]
+            read = [value for value in node.inputs if value is not None]
+            roots += [value.name for value in read]
+            made = {value.name: value.weight for value in read if value.weight is not None
+                    and value.name not in given and value.name not in source}
+            folded.update(made)
+            provided.update(made)
             provided |= {value.name for value in node.outputs if value is not None}
     return Demand(frozenset(kept | set(spared)), tuple(extra.values()), folded,
                   frozenset(needed), frozenset(results).union(*before))

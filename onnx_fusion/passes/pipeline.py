@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from onnx_fusion.graph.load import Model
 from onnx_fusion.graph.model import Graph
 from onnx_fusion.graph.view import view
@@ -9,14 +11,17 @@ from onnx_fusion.passes.fold import fold
 from onnx_fusion.passes.fold_batchnorm import fold_batchnorm
 from onnx_fusion.passes.infer import infer
 from onnx_fusion.passes.recognize import recognize
+from onnx_fusion.passes.rewrite import rewrite, tidy
 
 _MAX_ROUNDS = 8
 
 
-def prepare(model: Model, *, strict: bool = False) -> Graph:
-    """Return the graph that is planned: shapes inferred, constants folded, row norms recognised.
+def prepare(model: Model, *, strict: bool = False, disabled: Collection[str] = ()) -> Graph:
+    """Return the graph that is planned: shapes inferred, constants folded, row norms recognised,
+    operations saved by rewriting.
 
-    Under `strict` nothing that changes a rounding is done: BatchNormalization stays as it is.
+    Under `strict` nothing that changes a rounding is done: BatchNormalization stays as it is, and
+    only exact rules are applied. `disabled` names rules (passes.rewrite.list_rules) to leave out.
     """
     graph = infer(view(model))
     for _ in range(_MAX_ROUNDS):
@@ -24,8 +29,10 @@ def prepare(model: Model, *, strict: bool = False) -> Graph:
         infer(fold(graph))
         if _state(graph) == before:
             break
-    recognize(graph)
-    return graph if strict else fold_batchnorm(graph)
+    recognize(tidy(graph, disabled=disabled))
+    if not strict:
+        fold_batchnorm(graph)
+    return rewrite(graph, strict=strict, disabled=disabled)
 
 
 def _state(graph: Graph) -> tuple[int, int]:
