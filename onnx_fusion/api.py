@@ -150,15 +150,14 @@ def plan_programs(
     def judge(made: Lowered) -> str | None:
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
-    plans, lowerings = [], []
+    lowering = Lowering(graph, judge, strict=strict)
+    plans = []
     for one in walk(graph):
-        lowering = Lowering(one, judge, strict=strict)
         made = plan_graph(one, Target(lowering.refusal, take_yellow=policy == "all"), skip)
         plans.append(choose(made, one) if policy == "default" else made)
-        lowerings += [lowering] * len(plans[-1].regions)
     plans.append(Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {}))
     made = join(plans)
-    lowered = tuple(its.lower(region) for its, region in zip(lowerings, made.regions, strict=True))
+    lowered = tuple(map(lowering.lower, made.regions))
     progress("plan", 1.0)
     return Planned(model, graph, made, lowered)
 

@@ -54,6 +54,9 @@ def add_bodies(graph: Graph, prepare: Prepare, leave: Collection[str] = ()) -> l
     work = [graph]
     while work:
         outer = work.pop()
+        around = outer.model.around
+        known = around.defined if around is not None else ()
+        known = (*known, frozenset(scope.defined(outer.model.proto.graph)))
         for node in outer.nodes:
             if node.domain or node.op_type not in _INPUTS or node.op_type in leave:
                 continue
@@ -65,7 +68,7 @@ def add_bodies(graph: Graph, prepare: Prepare, leave: Collection[str] = ()) -> l
             for attribute, position, proto in scope.bodies(node.proto):
                 path = body_path(node, attribute, position)
                 try:
-                    body = prepare(_find_model(outer, node, proto, path))
+                    body = prepare(_find_model(outer, known, node, proto, path))
                 except ModelError as error:
                     left.append(Left(origin.name, path[:-1], str(error)))
                     continue
@@ -74,14 +77,13 @@ def add_bodies(graph: Graph, prepare: Prepare, leave: Collection[str] = ()) -> l
     return left
 
 
-def _find_model(outer: Graph, node: Node, proto: onnx.GraphProto, path: str) -> Model:
+def _find_model(outer: Graph, known: tuple[frozenset[str], ...], node: Node,
+                proto: onnx.GraphProto, path: str) -> Model:
     """Return the body as a model, with types for its inputs that hold in every round."""
-    around = outer.model.around
-    known = around.defined if around is not None else ()
-    known = (*known, frozenset(scope.defined(outer.model.proto.graph)))
     where = f"{outer.model.where}: {path[:-1]}"
+    own = scope.defined(proto)
     for names in known:
-        hidden = sorted(names & scope.defined(proto))
+        hidden = sorted(own & names)
         if hidden:
             raise ModelError(f"{where}: '{hidden[0]}' is defined outside already")
     captured = sorted(scope.free_names(proto))
