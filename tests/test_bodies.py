@@ -216,3 +216,42 @@ def test_deep_nesting_in_memory() -> None:
         graph.node.add(op_type="If", input=["c"], output=["y"])
     with pytest.raises(ModelError, match="nested more than 31 deep"):
         api.plan(model)
+
+
+def test_a_round_of_rank_one() -> None:
+    """ONNX Runtime gives it the rank that the body declares."""
+    text = LOOP.replace("int64 i, bool on", "int64[1] i, bool on").replace("n = Neg (w)", "f = Cast <to = 1> (i)\n n = Mul (w, f)")
+    model = parse(text)
+    made = same(model, [feeds(model, m=m, c=True) for m in (1, 3)])
+    assert shapes(model)["i"] == (1,)
+    assert fused_nodes(made)
+
+
+def test_carried_values_that_change_places() -> None:
+    """What is known of one is known of the other a round later only."""
+    model = parse(HEAD + """
+    main (int64 m, bool c, float[2, 3] x, float[3] z) => (float y)
+    {
+        a, b = Loop (m, c, x, z) <
+            body = step (int64 i, bool on, float[2, 3] v, float[3] w)
+                => (bool go, float s, float t) {
+                go = Identity (on)
+                u = Exp (v)
+                s = Neg (w)
+                t = Tanh (u)
+            }
+        >
+        p = ReduceSum <keepdims = 0> (a)
+        q = ReduceMax <keepdims = 0> (b)
+        y = Add (p, q)
+    }
+    """)
+    same(model, [feeds(model, m=m, c=True) for m in (0, 1, 2, 3)])
+    assert "v" not in shapes(model) or shapes(model)["v"] is None
+
+
+def test_a_captured_extent_is_that_of_outside() -> None:
+    """Symbols go inside: x and e are equally long there, so one kernel can take both."""
+    text = BRANCHES.replace("n = Neg (e)", "n = Add (e, x)")
+    made = same(parse(text), [feeds(parse(text), c=False)])
+    assert kinds(body_of(made, "else_branch")) == ["FusedRegion"]
