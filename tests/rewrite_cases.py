@@ -22,7 +22,8 @@ class Case:
 
 
 def case(fires, stays, **options):
-    fires, stays = ((texts,) if isinstance(texts, str) else tuple(texts) for texts in (fires, stays))
+    fires, stays = ((texts,) if isinstance(texts, str) else tuple(texts)
+                    for texts in (fires, stays))
     options["shapes"] = tuple(options.pop("shapes", {}).items())
     return Case(fires, stays, **options)
 
@@ -38,7 +39,8 @@ def shared(text, value="p"):
     return f"{text} q_ = Tanh({value}) q = Sum(q_, z)"
 
 
-ERF = "d1 = Div(x, #1.4142135) e = Erf(d1)"
+DIVIDED = "Div(x, #1.4142135)"
+ERF = f"d1 = {DIVIDED} e = Erf(d1)"
 TANH = ("c3 = Pow(x, #3) k = Mul(c3, #0.044715) s = Add(x, k) t = Mul(s, #0.79788456) e = Tanh(t)")
 SIX = "s = Add(x, #3) c = Clip(s, #0, #6)"
 IMAGE = {"x": "N, 4, 9, 8"}
@@ -162,7 +164,7 @@ CASES: dict[str, Case] = {
     "one-minus": case("p = Mul(x, y) z = Sub(x, p)", "p = Mul(x, y) z = Sub(p, x)"),
     "common-divisor": case("l = Div(x, w) r = Div(y, w) z = Add(l, r)",
                            "l = Div(x, w) r = Div(w, y) z = Add(l, r)"),
-    "gelu": case([*gelu(ERF), *gelu(ERF.replace("Div(x, #1.4142135)", "Mul(x, #0.70710678)"))],
+    "gelu": case([*gelu(ERF), *gelu(ERF.replace(DIVIDED, "Mul(x, #0.70710678)"))],
                  [gelu(ERF.replace("1.4142135", "1.5"))[0],
                   f"{ERF} g = Add(e, #1) h = Mul(y, g) z = Mul(h, #0.5)",
                   gelu(ERF)[0] + " q = Sum(z, e)"]),
@@ -171,14 +173,16 @@ CASES: dict[str, Case] = {
         gelu(TANH.replace("0.044715", "0.05"))[0]),
     "quick-gelu": case("m = Mul(x, #1.702) s = Sigmoid(m) z = Mul(x, s)",
                        "m = Mul(x, #1.7) s = Sigmoid(m) z = Mul(x, s)", opset=24),
-    "hard-swish": case([f"{SIX} h = Div(c, #6) z = Mul(x, h)", f"{SIX} h = Mul(x, c) z = Div(h, #6)",
+    "hard-swish": case([f"{SIX} h = Div(c, #6) z = Mul(x, h)",
+                        f"{SIX} h = Mul(x, c) z = Div(h, #6)",
                         f"{SIX} h = Mul(c, #0.16666667) z = Mul(h, x)",
                         f"{SIX} h = Mul(x, #0.16666667) z = Mul(h, c)"],
                        [f"{SIX} h = Div(c, #5) z = Mul(x, h)", f"{SIX} h = Div(c, #6) "
                         "z = Mul(y, h)"]),
     "hard-sigmoid": case([f"{SIX} z = Div(c, #6)", f"{SIX} z = Mul(c, #0.16666667)"],
                          f"{SIX} z = Div(c, #3)"),
-    "softplus": case("e = Exp(x) a = Add(e, #1) z = Log(a)", "e = Exp(x) a = Add(e, #2) z = Log(a)"),
+    "softplus": case("e = Exp(x) a = Add(e, #1) z = Log(a)",
+                     "e = Exp(x) a = Add(e, #2) z = Log(a)"),
     "mish": case("s = Softplus(x) t = Tanh(s) z = Mul(t, x)",
                  "s = Softplus(x) t = Tanh(s) z = Mul(t, y)"),
     "sigmoid": case(["n = Neg(x) e = Exp(n) a = Add(e, #1) z = Reciprocal(a)",
@@ -187,7 +191,8 @@ CASES: dict[str, Case] = {
     "softsign": case("a = Abs(x) s = Add(a, #1) z = Div(x, s)",
                      "a = Abs(x) s = Add(a, #1) z = Div(y, s)"),
     "relu-clip": case("r = Relu(x) z = Clip(r, #0, #6)", "r = Relu(x) z = Clip(r, #-1, #6)"),
-    "move-nothing": case(["r = Reshape(x, #i[N, M]) z = Neg(r)", "r = Expand(x, #i[N, M]) z = Neg(r)",
+    "move-nothing": case(["r = Reshape(x, #i[N, M]) z = Neg(r)",
+                          "r = Expand(x, #i[N, M]) z = Neg(r)",
                           "r = Slice(x, #i[0], #i[99], #i[1]) z = Neg(r)",
                           "r = Tile(x, #i[1, 1]) z = Neg(r)",
                           "r = Transpose <perm = [1, 0, 2]> (u) z = Neg(r)",
@@ -231,7 +236,8 @@ CASES: dict[str, Case] = {
                             "z = Neg(p)", shapes={"f": "3, M", "g": "4, M"}),
     "slice-of-slice": case("p = Slice(f, #i[1], #i[6], #i[0]) z = Slice(p, #i[-3], #i[-1], #i[0])",
                            ["p = Slice(f, #i[1], #i[6], #i[0]) z = Slice(p, #i[0], #i[1], #i[1])",
-                            "p = Slice(f, #i[1], #i[6], #i[0]) z = Slice(p, #i[0], #i[9], #i[0], #i[2])"],
+                            "p = Slice(f, #i[1], #i[6], #i[0]) "
+                            "z = Slice(p, #i[0], #i[9], #i[0], #i[2])"],
                            shapes={"f": "7, 3"}),
     "concats": case("c = Concat <axis = 1> (x, y) z = Concat <axis = -1> (w, c, x)",
                     "c = Concat <axis = 0> (x, y) e = Concat <axis = 0> (w, w) "
@@ -265,7 +271,8 @@ CASES: dict[str, Case] = {
                              "<kernel_shape = [3, 3]> (p)"],
                             ["p = Pad <mode = \"reflect\"> (x, #i[0, 0, 1, 2, 0, 0, 2, 1]) "
                              "z = Conv (p, #[6, 4, 3, 3])",
-                             "p = Pad(x, #i[0, 0, 1, 2, 0, 0, 2, 1], #1) z = Conv (p, #[6, 4, 3, 3])",
+                             "p = Pad(x, #i[0, 0, 1, 2, 0, 0, 2, 1], #1) "
+                             "z = Conv (p, #[6, 4, 3, 3])",
                              "p = Pad(x, #i[0, 1, 1, 2, 0, 1, 2, 1]) z = Conv (p, #[6, 6, 3, 3])",
                              "p = Pad(x, #i[0, 0, 1, 1, 0, 0, 1, 1]) z = MaxPool "
                              "<kernel_shape = [3, 3]> (p)"], shapes=IMAGE),

@@ -1,4 +1,4 @@
-"""Rewritten graphs through the whole optimizer: the results stay, and no trace of what is unfused."""
+"""Rewritten graphs through the optimizer: the results stay, and no trace of what is unfused."""
 
 import numpy as np
 import onnx

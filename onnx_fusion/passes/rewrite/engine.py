@@ -95,8 +95,15 @@ class _Engine:
                 value.dtype not in INTEGERS for value in node.outputs if value is not None):
             return None
         proposal = rule.propose(node, self.scene)
-        if proposal is None:
+        if proposal is None or _reads_old(proposal):
             return None
         before, after = cost_of(proposal.old).key(), cost_of(proposal.new).key()
         change = tuple(b - a for a, b in zip(before, after, strict=True))
         return (change, proposal) if change < (0, 0, 0) else None
+
+
+def _reads_old(proposal: Proposal) -> bool:
+    """True if a leaf of the match is one of its inner values, as in -x - -x for y - -x."""
+    old = set(proposal.old)
+    read = [v for node in proposal.new for v in node.inputs if v is not None]
+    return any(value.producer in old for value in (*read, *proposal.alias.values()))
