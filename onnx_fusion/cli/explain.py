@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
 from onnx_fusion.cli import show
 from onnx_fusion.cli.optimize import add_planning
+from onnx_fusion.cli.page import write_dot, write_html
+from onnx_fusion.cli.sketch import mapping_name
+from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion.plan import Plan, Region
-from onnx_fusion.graph.names import all_names, input_names
+from onnx_fusion.graph.model import walk
+from onnx_fusion.graph.names import all_names, input_names, node_name
+from onnx_fusion.ops import table
+
+if TYPE_CHECKING:
+    from onnx_fusion.api import Planned
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -20,20 +30,80 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("source", metavar="IN", help="the model to read")
     add_planning(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    parser.add_argument("--html", metavar="FILE", help="write a page that draws the plan")
+    parser.add_argument("--dot", metavar="FILE", help="write the plan for Graphviz")
+    parser.add_argument("--node", metavar="NAME", help="say of one node why it is where it is")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan to stdout."""
-    from onnx_fusion.api import plan
+    """Print the plan, or what is asked of it, to stdout, or write it to the files named."""
+    from onnx_fusion.api import plan_programs
 
-    made = plan(args.source, policy=args.policy, strict=args.strict, skip=tuple(args.skip))
-    model = onnx.load(args.source, load_external_data=False)
-    if args.json:
+    for target in filter(None, (args.html, args.dot)):
+        show.refuse_same(args.source, target)
+    planned = plan_programs(
+        args.source, policy=args.policy, strict=args.strict, skip=tuple(args.skip)
+    )
+    made, model = planned.plan, planned.model.proto
+    title = f"{Path(args.source).name}, policy {args.policy}"
+    if args.html:
+        write(args.html, write_html(planned, title))
+    if args.dot:
+        write(args.dot, write_dot(planned, title))
+    if args.node:
+        print_node(planned, args.node)
+    elif args.json:
         print(json.dumps(describe(made, model), indent=1))
-    else:
+    elif not args.html and not args.dot:
         print_text(made, model)
     return 0
+
+
+def write(target: str, text: str) -> None:
+    """Write a file whole or not at all."""
+    path = Path(target)
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        made.write_text(text, encoding="utf-8")
+        os.replace(made, path)
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        raise OnnxFusionError(f"{target}: cannot be written: {said}") from None
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def print_node(planned: Planned, name: str) -> None:
+    """Print where a node of the input model went, its neighbours, and why they are apart."""
+    model = planned.model.proto
+    found = [
+        (graph, node)
+        for graph in walk(planned.graph)
+        for node in graph.nodes
+        if name in input_names(node, model)
+    ]
+    if not found:
+        if any(name == node_name(node, k) for k, node in enumerate(model.graph.node)):
+            print(f"{name}: not in the planned graph: folded into a constant, or rewritten away")
+            return
+        raise OnnxFusionError(f"{name}: no node has this name; see 'explain --json' for names")
+    for _, node in found:
+        names = input_names(node, model)
+        kind = mapping_name(node)
+        made_of = f", made of {', '.join(names)}" if len(names) > 1 else ""
+        print(f"{name}: {node.op_type}, {kind}{made_of}")
+        region = next((r for r in planned.plan.regions if node in r.nodes), None)
+        if region is None:
+            reason = table.find(node).reason
+            print("  in no region" + (f": {reason}" if reason and kind == "opaque" else ""))
+        else:
+            told = describe_region(region, model)
+            by = f", template {told['template']}" if told["template"] else ""
+            print(f"  in {region.name} ({told['mapping_type']}{by}): {', '.join(told['nodes'])}")
+        for refusal in planned.plan.refusals:
+            if refusal.producer in names or refusal.consumer in names:
+                print(f"  {refusal.producer} -> {refusal.consumer}: {refusal.reason}")
 
 
 def describe(plan: Plan, model: onnx.ModelProto) -> dict[str, Any]:
