@@ -132,3 +132,15 @@ def test_a_verdict_is_asked_once_and_kept():
     assert not made.regions
     assert {r.reason.partition(": ")[2] for r in made.refusals} == {"not today"}
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("nodes", [300, 600])
+def test_forms_do_not_grow_with_depth(nodes, monkeypatch):
+    from onnx_fusion import api
+    from onnx_fusion.lower import reuse
+
+    lowered = []
+    monkeypatch.setattr(reuse, "lower", lambda *a, **o: lowered.append(a) or lower(*a, **o))
+    made = api.plan(plan_scaling.transformer(nodes), policy="all")
+    assert len(made.regions) > nodes / 6
+    assert len(lowered) < 45

@@ -1,4 +1,5 @@
-"""Lowering each form of region once: the layers of a network repeat, and so do a planner's questions.
+"""Lowering each form of region once: the layers of a network repeat, and so do a planner's
+questions.
 
 Two regions have the same form if their nodes, attributes, types, shapes and wiring are the same
 when values and symbols are numbered as they are met. Names do not count, nor do the contents of
@@ -108,10 +109,9 @@ class _Form:
         """Return what regions of one form have in common."""
         for node in region.nodes:
             self.add(node)
-        made = len(self.values)
         for node in region.nodes:
             for part in node.parts:
-                self.add_part(part, made)
+                self.add_part(part)
         return (
             tuple(self.parts),
             tuple(self.number(v) for v in region.inputs),
@@ -129,15 +129,14 @@ class _Form:
             tuple(None if v is None else self.number(v) for v in node.outputs),
         ))
 
-    def add_part(self, node: Node, made: int) -> None:
-        """Describe what stands for a node in a function; what it reads from elsewhere is its own."""
-        known = len(self.values)
-        self.add(node)
-        for value in self.values[max(known, made):]:
-            if value.weight is None and value.producer is not node:
+    def add_part(self, node: Node) -> None:
+        """Describe what stands for a node in a function; what it reads from elsewhere is unique."""
+        for value in node.inputs:
+            if value is not None and value.weight is None and value not in self.numbers:
                 self.parts.append(id(value))
+        self.add(node)
         for part in node.parts:
-            self.add_part(part, made)
+            self.add_part(part)
 
     def number(self, value: Value) -> int:
         """Return the value's number; a new one is described."""
