@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from onnx_fusion.emit import Emitted, emit
+from onnx_fusion.emit import Emitted, NotConvexError, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion.grow import plan as plan_graph
@@ -88,7 +88,7 @@ def optimize(
     planned = plan_programs(
         model, policy=policy, strict=strict, skip=skip, fallback=fallback, progress=progress
     )
-    emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
+    emitted = _emit(planned, fallback)
     return to_proto(emitted.proto, emitted.weights)
 
 
@@ -115,11 +115,28 @@ def optimize_file(
         source, policy=policy, strict=strict, skip=skip, fallback=fallback, progress=progress
     )
     progress("emit", 0.0)
-    emitted = emit(planned.model, planned.graph, planned.lowered, fallback=fallback)
+    emitted = _emit(planned, fallback)
     progress("save", 0.0)
     save(emitted.proto, emitted.weights, Path(target), external=planned.model.external)
     progress("save", 1.0)
     return _summary(planned, emitted, policy, time.perf_counter() - start)
+
+
+def _emit(planned: Planned, fallback: bool) -> Emitted:
+    """Return the fused model, without the regions that would wait for themselves.
+
+    A pass may find that a node does not need one of its inputs. Unfused it is written as it was, and waits for that
+    input again: for a region, perhaps, that waits for the node.
+    """
+    fused, left_out = list(planned.lowered), []
+    while True:
+        try:
+            made = emit(planned.model, planned.graph, fused, fallback=fallback)
+        except NotConvexError as error:
+            left_out += [one.region for one in fused if one.region.name == error.region]
+            fused = [one for one in fused if one.region.name != error.region]
+            continue
+        return dataclasses.replace(made, left_out=(*made.left_out, *left_out))
 
 
 def _silent(step: str, fraction: float) -> None:
@@ -172,7 +189,8 @@ def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) ->
         reason = "nothing is expected to run faster" if policy == "default" else "nothing can be"
         notes.append(f"nothing was fused: {reason}; see 'explain --policy {policy}'")
     if emitted.left_out:
-        notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct")
+        notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct, "
+                     "or they would wait for unfused nodes that wait for them")
     return Summary(
         sum(1 for _ in every_node(planned.model.proto.graph)),
         sum(1 for _ in every_node(emitted.proto.graph)),

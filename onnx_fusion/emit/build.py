@@ -44,6 +44,14 @@ class Emitted:
     left_out: tuple[Region, ...] = ()
 
 
+class NotConvexError(OnnxFusionError):
+    """Raised if a region's inputs depend on its outputs, by way of other fused nodes or not."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__(f"region '{region}': not convex: its inputs depend on its outputs")
+        self.region = region
+
+
 def emit(
     model: Model, graph: Graph, fused: Sequence[Lowered], *, fallback: bool = True
 ) -> Emitted:
@@ -179,11 +187,22 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, 
         nodes.append((max(k for part in one.region.nodes for k in part.origin), node))
     items = [Item(position, scope.reads(node), node.output, node) for position, node in nodes]
     ordered, left = order(items)
-    stuck = [item.content.name for item in left if item.content.domain == naming.DOMAIN]
+    stuck = [item.content.name for item in _inner(left) if item.content.domain == naming.DOMAIN]
     if stuck:
-        raise OnnxFusionError(f"region '{stuck[0]}': not convex: its inputs depend on its outputs")
+        raise NotConvexError(stuck[0])
     del proto.graph.node[:]
     proto.graph.node.extend(item.content for item in ordered)
+
+
+def _inner(left: Sequence[Item]) -> list[Item]:
+    """Return those of the items on or behind cycles that others of them still wait for."""
+    kept = list(left)
+    while True:
+        read = {name for item in kept for name in item.reads}
+        some = [item for item in kept if read.intersection(item.outputs)]
+        if len(some) == len(kept):
+            return kept
+        kept = some
 
 
 def _check_reads(proto: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) -> None:
