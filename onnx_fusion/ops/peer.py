@@ -9,7 +9,7 @@ from onnx_fusion.graph.model import Node
 
 BLOCKED = frozenset(
     "Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool BatchNormalization Relu LeakyRelu Clip Sigmoid "
-    "Tanh HardSigmoid HardSwish Gelu QuickGelu Add Sum Mul Concat Resize Upsample".split()
+    "Tanh HardSigmoid HardSwish Gelu QuickGelu Swish Add Sum Mul Concat Resize Upsample".split()
 )
 """Operators that stay in the channel-blocked layout of a convolution next to them."""
 
