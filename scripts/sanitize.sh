@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 "$python" -m pip install --quiet cmake ninja
 bin=$(dirname "$("$python" -c 'import sys; print(sys.executable)')")
 "$bin/cmake" -S onnx_fusion/native -B build/sanitize -G Ninja \
-  -DCMAKE_MAKE_PROGRAM="$bin/ninja" -DONNX_FUSION_SANITIZE=ON >/dev/null
+  -DCMAKE_MAKE_PROGRAM="$bin/ninja" -DONNX_FUSION_SANITIZE=ON -DONNX_FUSION_WERROR=ON >/dev/null
 "$bin/cmake" --build build/sanitize -- --quiet
 export ONNX_FUSION_LIBRARY=$PWD/build/sanitize/libonnx_fusion.so
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)"

@@ -308,6 +308,18 @@ def convolutions(cases: Cases) -> None:
         %6 = dot %4 %5 over c, r, s
         store y (n, o, p, q) %6
         """, f32(2, 6, 7, 9), f32(6), f32(8, 6, 3, 3), loose=4)
+    cases.add("conv_padded_by_select", """
+        input x f32[1, 1, 1000] row
+        input w f32[256] row
+        output y f32[1, 500] row
+        stage p: 500, r: 256
+        %0 = load x (0, 0, 2 * p + r - 127) else 0
+        %1 = const f32 2
+        %2 = select (0 <= 2 * p + r - 127 and 2 * p + r - 127 < 1000) %0 %1
+        %3 = load w (r)
+        %4 = dot %2 %3 over r
+        store y (0, p) %4
+        """, f32(1, 1, 1000), f32(256), loose=4)
     cases.add("conv_then_pool", """
         input x f32[N, 2, H, W] row
         input w f32[4, 2, 3, 3] row

@@ -190,6 +190,8 @@ class _Verifier:
         for e in t.shape:
             if e.tree[0] == "dim" and e.tree[1] not in self.dims:
                 self.define(e.tree[1])
+            else:
+                self.expr(e)
         self.tensor(t)
         for name in t.binds:
             self.define(name)

@@ -28,7 +28,7 @@ inline void clip_run(int64_t at, int64_t step, int64_t extent, int64_t* lo, int6
     first = ceil_div(at - extent + 1, -step);
     last = ceil_div(at + 1, -step);
   }
-  *lo = std::max(*lo, first);
+  *lo = std::min(std::max(*lo, first), *hi);
   *hi = std::max(*lo, std::min(*hi, last));
 }
 
