@@ -14,7 +14,6 @@ import onnx_fusion
 from onnx_fusion import api
 from onnx_fusion.errors import ModelError
 from onnx_fusion.graph import scope
-from onnx_fusion.runtime.library import get_library_path
 
 
 def fused(model: onnx.ModelProto, **options: object) -> onnx.ModelProto:
@@ -41,7 +40,7 @@ def same(model: onnx.ModelProto, inputs: list[dict], **options: object) -> onnx.
     onnx.checker.check_model(made)
     for given in inputs:
         wanted = run(model, given)
-        for library in (True, False) if get_library_path() else (False,):
+        for library in (True, False):
             for one, other in zip(wanted, run(made, given, library), strict=True):
                 np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
     return made

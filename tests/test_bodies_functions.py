@@ -10,7 +10,6 @@ from test_bodies import body_of, kinds, same
 
 import onnx_fusion
 from onnx_fusion import api
-from onnx_fusion.runtime.library import get_library_path
 
 CALLS = """<ir_version: 8, opset_import: ["" : 17, "mine" : 1]>
 main (float[N, 3] x, float[3, 4] w, bool c) => (float[N, 4] y) {
@@ -96,7 +95,6 @@ def test_what_differs_between_calls_is_unknown() -> None:
     assert rows == "N" and isinstance(columns, str)
 
 
-@pytest.mark.skipif(not get_library_path(), reason="needs the native library")
 def test_kernels_run_inside_functions(tmp_path) -> None:
     """What ONNX Runtime has made of the model: calls are gone, fused nodes are there."""
     options = onnxruntime.SessionOptions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from onnx_fusion.dtypes import DType
@@ -51,6 +52,12 @@ def _shape(node: Node, seen: Seen) -> Elements | None:
     shape = node.inputs[0].shape
     return None if shape is None else list(
         shape[slice(node.attrs.get("start", 0), node.attrs.get("end"))])
+
+
+def _size(node: Node, seen: Seen) -> Elements | None:
+    shape = node.inputs[0].shape
+    static = shape is not None and all(isinstance(dim, int) for dim in shape)
+    return [math.prod(shape)] if static else None
 
 
 def _same(node: Node, seen: Seen) -> Elements | None:
@@ -118,6 +125,7 @@ def _divide(x: int, y: int) -> int:
 
 _RULES: dict[str, Callable[[Node, Seen], Elements | None]] = {
     "Shape": _shape,
+    "Size": _size,
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,

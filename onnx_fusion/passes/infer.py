@@ -11,6 +11,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Value, made_up
 from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
+from onnx_fusion.passes.decided import taken
 from onnx_fusion.passes.extents import Extent, Extents, is_misjudged, output_extents
 
 _MAX_ROUNDS = 32
@@ -161,7 +162,7 @@ def _skeleton(graph: Graph) -> onnx.ModelProto:
             proto.graph.input.append(_given_info(graph, value))
     for node in graph.nodes:
         if not is_misjudged(node, graph.opsets.get("", 0)):
-            proto.graph.node.extend([part.proto for part in node.parts] or [node.proto])
+            proto.graph.node.extend([part.proto for part in node.parts] or [taken(node)])
     for value in graph.outputs:
         proto.graph.output.add(name=value.name)
     return proto
