@@ -262,6 +262,18 @@ CASES: dict[str, Case] = {
     "before-matmul": case("m = Mul(v, #[M]+) z = MatMul(m, #[M, 5])",
                           ["m = Mul(v, #[1, N, 1]+) z = MatMul(m, #[M, 5])",
                            "m = Mul(v, #[M]+) z = MatMul(m, y)"], shapes={"y": "M, 4"}),
+    "scaled-pair": case("a = Mul(x, #0.5) c = Mul(#0.25, y) z = MatMul(a, c)",
+                        ["a = Mul(x, #[M]) c = Mul(#0.25, y) z = MatMul(a, c)",
+                         "a = Mul(x, #0.5) z = MatMul(a, y)",
+                         "p = Mul(x, #0.5) c = Mul(#0.25, y) m = MatMul(p, c) s = ReduceSum(p) "
+                         "z = Add(m, s)"], shapes={"y": "M, 4"}),
+    "norm-to-linear": case("n = LayerNormalization <axis = -1> (v, #[M]+, #[M]) "
+                           "m = MatMul(n, #[M, 5]) z = Add(#[5], m)",
+                           ["n = LayerNormalization <axis = -1> (v, #[M]+, #[M]) "
+                            "m = MatMul(n, #[M, 5]) s = ReduceSum(n) a = Add(m, #[5]) "
+                            "z = Add(a, s)",
+                            "n = LayerNormalization <axis = -1> (v, #[M]+, #[M]) "
+                            "m = MatMul(n, #[M, 5]) z = Add(m, #[N, 1])"]),
     "before-conv": case("m = Mul(x, #[4, 1, 1]+) z = Conv <pads = [1, 1, 1, 1]> "
                         "(m, #[6, 4, 3, 3], #[6])",
                         "m = Mul(x, #[4, 1, 1]+) z = Conv <group = 2> (m, #[6, 2, 3, 3])",

@@ -19,6 +19,9 @@ from onnx_fusion.passes.rewrite.model import (
     Proposal,
     Rule,
     Scene,
+    constant,
+    elements,
+    is_available,
     make,
     uniform,
 )
@@ -26,12 +29,12 @@ from onnx_fusion.passes.rewrite.moves import before, ints
 
 _LEAST, _MOST = 2.0 ** -20, 2.0 ** 20
 """Factors beyond these are not folded: products with weights might leave float32's range."""
+_LARGEST = 16 << 20
 _PAD_INPUT = 11
 
 
 def lazily(shape: tuple[int, ...], compute: Callable[[], np.ndarray]) -> Value:
     """Return a new float32 constant whose data is computed when it is first read."""
-    @functools.cache
     def read() -> memoryview:
         array = np.ascontiguousarray(compute().astype(np.float32)).reshape(-1)
         return memoryview(array.view(np.uint8)) if array.size else memoryview(b"")
@@ -181,6 +184,64 @@ def _before_matmul(node: Node, scene: Scene) -> Proposal | None:
     return None
 
 
+def _scaled_pair(node: Node, scene: Scene) -> Proposal | None:
+    """MatMul of two values that are both scaled by a number: the smaller one is, by both."""
+    output, scales = node.outputs[0], [before(node, "Mul", k) for k in (0, 1)]
+    if None in scales or scales[0] is scales[1] or not scene.is_closed((*scales, node), (output,)):
+        return None
+    found = []
+    for scale, middle in zip(scales, node.inputs, strict=True):
+        pairs = [(value, x) for value, x in _operands(scale)
+                 if value.weight.size == 1 and x.shape == middle.shape and x.shape is not None]
+        if not pairs:
+            return None
+        found.append(pairs[0])
+    (first, a), (second, b) = found
+    product = wide(first).reshape(()) * wide(second).reshape(())
+    if not _fits(product):
+        return None
+    smaller = a if elements(a) <= elements(b) else b
+    middle = Value("", DType.F32, smaller.shape)
+    mul = make("Mul", [smaller, constant(product, DType.F32)], middle)
+    inputs = [middle, b] if smaller is a else [a, middle]
+    return Proposal((*scales, node), [mul, make("MatMul", inputs, output, {}, node.name)])
+
+
+def _norm_to_linear(node: Node, scene: Scene) -> Proposal | None:
+    """LayerNormalization, a constant matrix and a constant bias: the norm's scale and bias go into
+    those. Not into large matrices, whose copies would cost more than this saves."""
+    output = node.outputs[0]
+    for bias, x in _operands(node):
+        matmul = _matmul(x)
+        norm = before(matmul, "LayerNormalization") if matmul is not None else None
+        if norm is None or len(norm.inputs) < 3 or any(v is not None for v in norm.outputs[1:]):
+            continue
+        weight, (scale, shift) = matmul.inputs[1], norm.inputs[1:3]
+        columns = (weight.shape[1],)
+        if not (_is_weight(scale) and _is_weight(shift)) or weight.weight.nbytes > _LARGEST:
+            continue
+        if scale.shape != weight.shape[:1] or scale.shape != shift.shape or bias.shape != columns:
+            continue
+        if output.shape != x.shape or not scene.is_closed((norm, matmul, node), (output,)):
+            continue
+        made = _scaled("Mul", weight, None, wide(scale), columns[0], 0)
+        if made is None or not is_available(norm.op_type, scene.opset):
+            continue
+        added = lazily(columns, functools.partial(_moved, bias, shift, weight))
+        ones = constant(np.ones(scale.shape, np.float32), DType.F32)
+        middle, product = Value("", DType.F32, norm.outputs[0].shape), Value("", DType.F32, x.shape)
+        return Proposal((norm, matmul, node), [
+            make(norm.op_type, [norm.inputs[0], ones], middle, norm.attrs),
+            make("MatMul", [middle, *made], product),
+            make("Add", [product, added], output, {}, node.name)])
+    return None
+
+
+def _moved(bias: Value, shift: Value, weight: Value) -> np.ndarray:
+    """Return the bias behind a matrix that `shift` before it amounts to, and `bias`."""
+    return wide(bias) + wide(shift) @ wide(weight)
+
+
 def _before_conv(node: Node, scene: Scene) -> Proposal | None:
     """A Mul of a constant per channel, then Conv of one group: padding stays zero."""
     output, weight = node.outputs[0], node.inputs[1]
@@ -249,6 +310,10 @@ RULES = [
     _rule("after-matmul", "Mul", _after_matmul, "a constant matrix takes in a Mul per column"),
     _rule("before-matmul", "MatMul", _before_matmul,
           "a constant matrix takes in a Mul per column of what it multiplies"),
+    _rule("scaled-pair", "MatMul", _scaled_pair,
+          "MatMul of two values scaled by numbers scales the smaller one by both"),
+    _rule("norm-to-linear", "Add", _norm_to_linear,
+          "LayerNormalization's scale and bias go into the linear layer that alone reads it"),
     _rule("before-conv", "Conv", _before_conv,
           "Conv takes in a constant Mul per channel of its input"),
     _rule("pad-into-window", "Conv AveragePool", _pad_into_window,

@@ -32,7 +32,7 @@ class Exactness(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """What must fall: operations, then nodes, then values read. Lists are in that order."""
+    """What must fall: operations, then nodes, then values read, but numbers and the like."""
 
     flops: float
     nodes: int
@@ -152,7 +152,7 @@ def cost_of(nodes: Iterable[Node]) -> Cost:
     flops, count, reads = 0.0, 0, 0
     for node in nodes:
         count += 1
-        reads += len({v for v in node.inputs if v is not None and v.weight is None})
+        reads += len({v for v in node.inputs if v is not None and uniform(v) is None})
         size = max((elements(v) for v in node.outputs if v is not None), default=0)
         flops += table.find(node).flops_of(node) * size
     return Cost(flops, count, reads)
