@@ -301,7 +301,8 @@ def lower_space_to_depth(site: Site) -> list[Tensor | None]:
     if rows * size != h or cols * size != w:
         raise Refused("height and width are not known to be multiples of blocksize")
     b = ex.const(size)
-    wide = transpose(reshape(x, (n, c, rows, b, cols, b)), [0, 3, 5, 1, 2, 4])
+    order = [0, 3, 5, 1, 2, 4] if site.attr("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    wide = transpose(reshape(x, (n, c, rows, b, cols, b)), order)
     return [reshape(wide, (n, c * (size * size), rows, cols))]
 
 
