@@ -13,7 +13,9 @@ import onnx
 from onnx_fusion.emit import Emitted, NotConvexError, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.fusion.grow import TEMPLATES
 from onnx_fusion.fusion.grow import plan as plan_graph
+from onnx_fusion.fusion.limit import limit
 from onnx_fusion.fusion.plan import Plan, Refusal, join
 from onnx_fusion.fusion.policy import choose
 from onnx_fusion.fusion.target import Target
@@ -26,6 +28,8 @@ from onnx_fusion.lower import Lowered, Lowering
 from onnx_fusion.passes.bodies import add_bodies
 from onnx_fusion.passes.functions import add_functions
 from onnx_fusion.passes.pipeline import prepare
+from onnx_fusion.passes.rewrite import Listed
+from onnx_fusion.passes.rewrite import list_rules as list_rewrites
 from onnx_fusion.runtime.machine import refusal
 
 POLICIES = ("default", "all")
@@ -62,13 +66,26 @@ def plan(
     policy: str = "default",
     strict: bool = False,
     skip: Collection[str] = (),
+    only: Collection[str] = (),
+    max_regions: int | None = None,
+    disabled: Collection[str] = (),
 ) -> Plan:
     """Return what would be fused, and why the rest would not.
 
     `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to make
-    the whole model faster). `skip` names nodes or op_types to leave as they are. Raises ModelError.
+    the whole model faster). `skip` names nodes or op_types to leave as they are; if `only` names any, all
+    others are left. `max_regions` keeps that many regions, the first. `disabled` names rules
+    (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
     """
-    return plan_programs(model, policy=policy, strict=strict, skip=skip).plan
+    return plan_programs(
+        model, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
+        disabled=disabled,
+    ).plan  # fmt: skip
+
+
+def list_rules() -> list[Listed]:
+    """Return every rule that can be disabled: the rewrites, and the templates of the planner."""
+    return [*list_rewrites(), *(Listed(name, "template", about) for name, about in TEMPLATES.items())]
 
 
 def optimize(
@@ -78,6 +95,9 @@ def optimize(
     fallback: bool = True,
     strict: bool = False,
     skip: Collection[str] = (),
+    only: Collection[str] = (),
+    max_regions: int | None = None,
+    disabled: Collection[str] = (),
     progress: Progress | None = None,
 ) -> onnx.ModelProto:
     """Return the model with its regions fused; see `plan` for the options.
@@ -86,8 +106,9 @@ def optimize(
     without the native library. Raises ModelError; models above protobuf's 2 GB need `optimize_file`.
     """
     planned = plan_programs(
-        model, policy=policy, strict=strict, skip=skip, fallback=fallback, progress=progress
-    )
+        model, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
+        disabled=disabled, fallback=fallback, progress=progress,
+    )  # fmt: skip
     emitted = _emit(planned, fallback)
     return to_proto(emitted.proto, emitted.weights)
 
@@ -100,6 +121,9 @@ def optimize_file(
     fallback: bool = True,
     strict: bool = False,
     skip: Collection[str] = (),
+    only: Collection[str] = (),
+    max_regions: int | None = None,
+    disabled: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Summary:
     """Write the optimized model of `source` to `target`, atomically, and return what was done.
@@ -112,8 +136,9 @@ def optimize_file(
         raise OnnxFusionError(f"{target}: is the input itself; choose another output file")
     progress = progress or _silent
     planned = plan_programs(
-        source, policy=policy, strict=strict, skip=skip, fallback=fallback, progress=progress
-    )
+        source, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
+        disabled=disabled, fallback=fallback, progress=progress,
+    )  # fmt: skip
     progress("emit", 0.0)
     emitted = _emit(planned, fallback)
     progress("save", 0.0)
@@ -150,28 +175,39 @@ def plan_programs(
     fallback: bool = True,
     strict: bool = False,
     skip: Collection[str] = (),
+    only: Collection[str] = (),
+    max_regions: int | None = None,
+    disabled: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Planned:
     """Return the plan with the graph it is of and each region's program; see `plan`, `optimize`."""
     progress = progress or _silent
     if policy not in POLICIES:
         raise OnnxFusionError(f"policy '{policy}' is not one of {', '.join(POLICIES)}")
+    unknown = sorted(set(disabled) - {rule.name for rule in list_rules()})
+    if unknown:
+        raise OnnxFusionError(f"{unknown[0]}: no rule has this name; see 'optimize --list-rules'")
     progress("load", 0.0)
     model = load(source)
     progress("prepare", 0.0)
-    graph = prepare(model, strict=strict)
+    graph = prepare(model, strict=strict, disabled=disabled)
     add = add_functions if fallback else add_bodies
-    left = add(graph, lambda body: prepare(body, strict=strict), skip)
+    left = add(graph, lambda body: prepare(body, strict=strict, disabled=disabled), skip)
     progress("plan", 0.0)
 
     def judge(made: Lowered) -> str | None:
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
     lowering = Lowering(graph, judge, strict=strict)
-    plans = []
+    templates = TEMPLATES.keys() - set(disabled)
+    target = Target(lowering.refusal, take_yellow=policy == "all", templates=templates)
+    plans, more = [], max_regions
     for one in walk(graph):
-        made = plan_graph(one, Target(lowering.refusal, take_yellow=policy == "all"), skip)
-        plans.append(choose(made, one) if policy == "default" else made)
+        made = plan_graph(one, target, skip, only)
+        made = choose(made, one) if policy == "default" else made
+        plans.append(limit(made, one, more))
+        if more is not None:
+            more -= len(plans[-1].regions)
     plans.append(Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {}))
     made = join(plans)
     lowered = tuple(map(lowering.lower, made.regions))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from onnx_fusion.cli import show
-from onnx_fusion.cli.optimize import add_planning
+from onnx_fusion.cli.optimize import add_planning, planning
 from onnx_fusion.cli.page import write_dot, write_html
 from onnx_fusion.cli.sketch import mapping_name
 from onnx_fusion.errors import OnnxFusionError
@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     for target in filter(None, (args.html, args.dot)):
         show.refuse_same(args.source, target)
-    planned = plan_programs(
-        args.source, policy=args.policy, strict=args.strict, skip=tuple(args.skip)
-    )
+    planned = plan_programs(args.source, **planning(args))
     made, model = planned.plan, planned.model.proto
     title = f"{Path(args.source).name}, policy {args.policy}"
     if args.html:

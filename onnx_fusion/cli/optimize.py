@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from onnx_fusion.cli import show
 from onnx_fusion.errors import OnnxFusionError, VerifyError
@@ -55,6 +56,58 @@ def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> Non
         metavar="NODE_OR_OP",
         help="names of nodes, or operator types, to leave as they are",
     )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NODE_OR_OP",
+        help="fuse nothing but these",
+    )
+    parser.add_argument(
+        "--max-regions", type=number, metavar="N", help="keep the first N regions of the plan"
+    )
+    parser.add_argument(
+        "--disable-rule",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="do without a rewriting rule or a template; may be given several times",
+    )
+    parser.add_argument(
+        "--list-rules", action=ListRules, nargs=0, help="print the rules' names and exit"
+    )
+
+
+class ListRules(argparse.Action):
+    """Prints a line for each rule that can be disabled, and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from onnx_fusion.api import list_rules
+
+        show.table(("rule", "results", "what it does"),
+                   [(one.name, one.exactness, one.about) for one in list_rules()], left=3)
+        parser.exit()
+
+
+def number(text: str) -> int:
+    """Return the text as a number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return value
+
+
+def planning(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that `add_planning` added, as the API's functions take them."""
+    return {
+        "policy": args.policy,
+        "strict": args.strict,
+        "skip": tuple(args.skip),
+        "only": tuple(args.only),
+        "max_regions": args.max_regions,
+        "disabled": tuple(args.disable_rule),
+    }
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,11 +138,9 @@ def optimize_to(args: argparse.Namespace, target: str):
         return optimize_file(
             args.source,
             target,
-            policy=args.policy,
             fallback=not args.no_fallback,
-            strict=args.strict,
-            skip=tuple(args.skip),
             progress=progress,
+            **planning(args),
         )
 
 

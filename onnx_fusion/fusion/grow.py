@@ -17,19 +17,27 @@ from onnx_fusion.ops import table
 from onnx_fusion.ops.mapping import MappingType
 
 
-def plan(graph: Graph, target: Target, skip: Collection[str] = ()) -> Plan:
+TEMPLATES = {small.NAME: "neighbouring regions of a few microseconds each are one region"}
+"""The templates, and what each does."""
+
+
+def plan(
+    graph: Graph, target: Target, skip: Collection[str] = (), only: Collection[str] = ()
+) -> Plan:
     """Return the regions of `graph`, and a reason for every pair of neighbours that stays apart.
 
     Seeds are the one-to-one operators with the smallest intermediate results, then all others, since a
     chain such as MatMul, Transpose, Reshape has no one-to-one operator (listing 1 never starts
     there). Ties go to the graph's order, so the plan is deterministic. `skip` names nodes or op_types
-    to leave alone.
+    to leave alone; if `only` names any, all others are.
     """
-    return _Planner(graph, target, frozenset(skip)).run()
+    return _Planner(graph, target, frozenset(skip), frozenset(only)).run()
 
 
 class _Planner:
-    def __init__(self, graph: Graph, target: Target, skip: frozenset[str]) -> None:
+    def __init__(
+        self, graph: Graph, target: Target, skip: frozenset[str], only: frozenset[str]
+    ) -> None:
         self.graph = graph
         self.target = target
         self.blocks = Blocks(graph)
@@ -38,22 +46,28 @@ class _Planner:
         self.refused: dict[tuple[Node, Node], str] = {}
         self.regions: list[Region] = []
         for node in graph.nodes:
-            self.classify(node, skip)
+            self.classify(node, skip, only)
 
-    def classify(self, node: Node, skip: frozenset[str]) -> None:
+    def classify(self, node: Node, skip: frozenset[str], only: frozenset[str]) -> None:
         """Find the node's mapping type, or why it takes no part."""
         row = table.find(node)
         self.mapping[node] = MappingType.OPAQUE
         if row.lower is None:
             self.why_not[node] = row.reason or f"{node.op_type} is opaque"
-        elif node.op_type in skip or skip.intersection(self.names(node)):
+        elif self.is_named(node, skip):
             self.why_not[node] = "skipped by request"
+        elif only and not self.is_named(node, only):
+            self.why_not[node] = "not among what was asked for"
         else:
             reason = self.target.accept(region_of("alone", [node], self))
             if reason is None:
                 self.mapping[node] = row.mapping_of(node)
             else:
                 self.why_not[node] = f"{node.op_type}: {reason}"
+
+    def is_named(self, node: Node, names: frozenset[str]) -> bool:
+        """Return whether a set has the node's operator or one of its names."""
+        return node.op_type in names or bool(names) and not names.isdisjoint(self.names(node))
 
     def names(self, node: Node) -> list[str]:
         """Return what the node is called in the input model."""
@@ -64,7 +78,7 @@ class _Planner:
         for seed in self.seeds():
             if self.blocks.free(seed):
                 self.close(self.grow(seed))
-        if self.target.templates:
+        if small.NAME in self.target.templates:
             self.merge_small()
         position = self.blocks.position
         self.regions.sort(key=lambda r: position[r.nodes[0]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from onnx_fusion.fusion.plan import Region
 
@@ -14,11 +14,11 @@ MAX_NODES = 256
 class Target:
     """`accept(region)` returns None if the machine can run it, else the reason. `take_yellow` fuses what the
     table leaves to judgement without asking the cost model (the paper's "fuse whatever is legal").
-    `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2); `templates` opens red
-    cells by named rules."""
+    `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2); `templates`
+    names the rules that may open red cells (grow.TEMPLATES)."""
 
     accept: Callable[[Region], str | None]
     max_inputs: int = 64
     max_nodes: int = MAX_NODES
     take_yellow: bool = True
-    templates: bool = True
+    templates: Collection[str] = frozenset(("small",))
