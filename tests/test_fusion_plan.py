@@ -225,8 +225,7 @@ def test_a_chain_without_one_to_one_operators_gets_a_seed():
         + """g (float[6, 4] x) => (float[2, 3, 4] y) {
           s = Constant <value = int64[3] {2, 3, 4}> ()
           a = Transpose <perm = [1, 0]> (x)
-          b = Transpose <perm = [1, 0]> (a)
-          y = Reshape(b, s)
+          y = Reshape(a, s)
         }"""
     )
     made, _ = plan_of(model)
