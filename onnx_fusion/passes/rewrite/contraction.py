@@ -13,9 +13,9 @@ import numpy as np
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node, Value
-from onnx_fusion.graph.weights import Weight
 from onnx_fusion.passes.rewrite.model import (
     Exactness,
+    LazyWeight,
     Proposal,
     Rule,
     Scene,
@@ -40,7 +40,7 @@ def lazily(shape: tuple[int, ...], compute: Callable[[], np.ndarray]) -> Value:
         return memoryview(array.view(np.uint8)) if array.size else memoryview(b"")
 
     size = 4 * int(np.prod(shape))
-    weight = Weight(DType.F32.onnx, tuple(shape), size, read)
+    weight = LazyWeight(DType.F32.onnx, tuple(shape), size, read)
     return Value("", DType.F32, tuple(shape), weight)
 
 

@@ -32,7 +32,7 @@ class Exactness(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """What must fall: operations, then nodes, then values read, but numbers and the like."""
+    """What must fall: operations, then nodes, then values read, single numbers aside."""
 
     flops: float
     nodes: int
@@ -152,7 +152,8 @@ def cost_of(nodes: Iterable[Node]) -> Cost:
     flops, count, reads = 0.0, 0, 0
     for node in nodes:
         count += 1
-        reads += len({v for v in node.inputs if v is not None and uniform(v) is None})
+        reads += len({v for v in node.inputs
+                      if v is not None and (v.weight is None or v.weight.size > 1)})
         size = max((elements(v) for v in node.outputs if v is not None), default=0)
         flops += table.find(node).flops_of(node) * size
     return Cost(flops, count, reads)
@@ -190,16 +191,27 @@ def constant(array: np.ndarray, dtype: DType) -> Value:
     return Value("", weight.dtype, weight.shape, weight)
 
 
+class LazyWeight(Weight):
+    """A constant that is computed when it is read, each time; no one number, for all one knows."""
+
+    __slots__ = ()
+
+
+def is_constant(value: Value) -> bool:
+    """True for a constant that NumPy computes with."""
+    return value.weight is not None and value.dtype not in (None, DType.BF16)
+
+
 def array_of(value: Value | None) -> np.ndarray | None:
     """Return a constant's data, None if it is not one or NumPy does not compute with its type."""
-    if value is None or value.weight is None or value.dtype in (None, DType.BF16):
-        return None
-    return value.weight.array()
+    return value.weight.array() if value is not None and is_constant(value) else None
 
 
 def uniform(value: Value | None) -> float | int | bool | None:
     """Return the number that all elements of a small constant are, None if there is none."""
     if value is None or value.weight is None or not 0 < value.weight.size <= 65536:
+        return None
+    if isinstance(value.weight, LazyWeight):
         return None
     array = array_of(value)
     if array is None:

@@ -29,6 +29,7 @@ from onnx_fusion.passes.rewrite.model import (
     broadcast,
     constant,
     is_available,
+    is_constant,
     make,
     uniform,
 )
@@ -141,7 +142,7 @@ def _value(term: Term, value: Value, env: Env, nodes: tuple[Node, ...], scene: S
     elif term.name in env:
         if env[term.name] is value or _same_constant(env[term.name], value):
             yield env, nodes
-    elif term.name[0] == "k" and array_of(value) is None:
+    elif term.name[0] == "k" and not is_constant(value):
         return
     elif term.name[0] != "p" or is_nonnegative(value):
         yield {**env, term.name: value}, nodes
@@ -223,6 +224,7 @@ def rule(name: str, before: str, after: str, about: str, *,
     it is exact on them; `since` is the opset it needs. Inner values must have no other use.
     """
     pattern, replacement = parse(before), parse(after)
+    makers = {term.op_type for term in pattern.args if isinstance(term, Apply)}
     if dtypes is None:
         dtypes = FLOATS if exactness is Exactness.ROUNDING else (*FLOATS, *INTEGERS)
 
@@ -230,7 +232,9 @@ def rule(name: str, before: str, after: str, about: str, *,
         output = node.outputs[0]
         if output is None or output.dtype not in dtypes or output.shape is None:
             return None
-        if scene.opset < since:
+        if scene.opset < since or makers and not makers.issubset(
+                v.producer.op_type for v in node.inputs
+                if v is not None and v.producer is not None):
             return None
         for found in find(pattern, node, scene):
             if when is not None and not when(found) or not _typed(found, output.dtype):
