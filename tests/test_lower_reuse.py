@@ -144,3 +144,17 @@ def test_forms_do_not_grow_with_depth(nodes, monkeypatch):
     made = api.plan(plan_scaling.transformer(nodes), policy="all")
     assert len(made.regions) > nodes / 6
     assert len(lowered) < 45
+
+
+def test_a_long_chain_is_lowered_whole():
+    """Each operator is a few calls deeper: Python's own limit is met before the planner's."""
+    body = " ".join(f"a{k + 1} = Exp(a{k})" for k in range(254))
+    graph = prepare(load(with_weights(
+        f"g (float[64] x) => (float[64] y) {{ a0 = Neg(x) {body} y = Neg(a254) }}"
+    )))  # fmt: skip
+    limit = sys.getrecursionlimit()
+    lowering = Lowering(graph, lambda made: None)
+    (region,) = plan_graph(graph, Target(lowering.refusal)).regions
+    assert len(region.nodes) == 256
+    assert lowering.lower(region).program.count("exp") == 254
+    assert sys.getrecursionlimit() == limit

@@ -12,6 +12,7 @@ which of them are stored: the region's outputs always, and those a stage asked f
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Hashable
 
 from onnx_fusion.dtypes import DType
@@ -32,6 +33,8 @@ MAX_INPUTS = 64
 MAX_INLINE = 4096
 """Constants up to this many bytes may be written into a program or a portable function."""
 MAX_SPLITS = 12
+DEEPEST = 20_000
+"""Calls inside each other while a region is lowered."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +59,15 @@ def lower(region: Region, graph: Graph, *, strict: bool = False) -> Lowered:
     roots = [draft.tensors[v] for v in region.outputs]
     if len(set(roots)) != len(roots):
         raise Refused("two outputs are the same value")
-    stages, temps = _assemble(draft, roots)
+    before = sys.getrecursionlimit()
+    try:
+        # Reading a chain's last value reads all before it, each a few calls deep.
+        sys.setrecursionlimit(max(before, DEEPEST))
+        stages, temps = _assemble(draft, roots)
+    except RecursionError:
+        raise Refused("too many operators in a row") from None
+    finally:
+        sys.setrecursionlimit(before)
     return draft.finish(region, roots, temps, stages, strict)
 
 
