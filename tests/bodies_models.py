@@ -120,18 +120,20 @@ def feeds(model: onnx.ModelProto, **given: object) -> dict[str, np.ndarray]:
 
 
 def nested_file(depth: int) -> bytes:
-    """Return a serialized model with so many Ifs inside each other, made without protobuf's help."""
+    """Return a serialized model with so many Ifs inside each other, however deep."""
     boolean = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     body = b""
     for level in range(depth, -1, -1):
         y = helper.make_tensor_value_info(f"y{level}", TensorProto.FLOAT, [2])
         if level == depth:
-            nodes = [helper.make_node("Neg", ["x"], ["n"]), helper.make_node("Exp", ["n"], [y.name])]
+            nodes = [helper.make_node("Neg", ["x"], ["n"]),
+                     helper.make_node("Exp", ["n"], [y.name])]
             graph = helper.make_graph(nodes, "innermost", [], [y]).SerializeToString()
         else:
-            other = helper.make_graph([helper.make_node("Neg", ["x"], [f"e{level}"])], "other", [], [
-                helper.make_tensor_value_info(f"e{level}", TensorProto.FLOAT, [2])])
+            result = helper.make_tensor_value_info(f"e{level}", TensorProto.FLOAT, [2])
+            negate = helper.make_node("Neg", ["x"], [result.name])
+            other = helper.make_graph([negate], "other", [], [result])
             node = helper.make_node("If", ["c"], [y.name], else_branch=other).SerializeToString()
             then = onnx.AttributeProto(name="then_branch", type=onnx.AttributeProto.GRAPH)
             then = then.SerializeToString() + wire.head(6, len(body)) + body

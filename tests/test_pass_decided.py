@@ -47,7 +47,8 @@ main (float[2, 1, 8] x) => (float[2, 8] y)
     "d = Equal (a, four)\n c = Not (d)", "d = Equal (a, b)\n e = Less (a, b)\n c = Or (d, e)",
     "d = Equal (a, b)\n e = Less (a, b)\n c = And (d, e)",
     "d = Equal (a, four)\n e = Less (a, b)\n c = Xor (d, e)",
-    "r = Size (s)\n c = Equal (r, one)", "d = Sub (a, four)\n e = Cast <to = 9> (d)\n c = Identity (e)",
+    "r = Size (s)\n c = Equal (r, one)",
+    "d = Sub (a, four)\n e = Cast <to = 9> (d)\n c = Identity (e)",
 ])
 def test_what_onnx_runtime_computes(lines: str) -> None:
     model = parse(CONDITION.format(extent=5, lines=lines))

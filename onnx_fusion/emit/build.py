@@ -57,8 +57,9 @@ def emit(
 ) -> Emitted:
     """Return `model` with each region in `fused`, all disjoint and convex, as one node.
 
-    A region is in `graph` or in one of the bodies inside it, and its node is written there. Nodes that only fed fused ones go, the others keep their protos and their order. With `fallback`
-    each fused node has a model-local function, so that the model also runs without the native
+    A region is in `graph`, or in a body or function of it, and its node is written there. Nodes
+    that only fed fused ones go, the others keep their protos and their order. With `fallback` each
+    fused node has a model-local function, so that the model also runs without the native
     library; the IR version is then at least 8. Opsets never change. With nothing fused the result
     equals the input. Raises OnnxFusionError, naming the region, for what cannot be written.
     """

@@ -79,10 +79,10 @@ class Node:
     `inputs` and `outputs` hold None where an optional one is omitted. `attrs` holds Python values:
     int, float, str, lists of them, NumPy arrays for tensors, GraphProto for subgraphs. `origin` is
     the set of indices, in the proto of the same graph, of the nodes this one came from (an `Origin`
-    each, where a model was viewed), and `parts` those nodes themselves if a pass replaced several by this one: they are what is written if it
-    stays unfused. `body_is_parts` says what stands for this node in a portable function: its parts,
-    or the node itself. `captures` are the values of this graph that its subgraphs read: it depends
-    on them as on inputs.
+    each, where a model was viewed), and `parts` those nodes themselves if a pass replaced several
+    by this one: they are what is written if it stays unfused. `body_is_parts` says what stands for
+    this node in a portable function: its parts, or the node itself. `captures` are the values of
+    this graph that its subgraphs read: it depends on them as on inputs.
     """
 
     op_type: str

@@ -143,11 +143,13 @@ def common(name: str, one: Type, other: Type) -> Type:
     (dtype, shape), (_, other_shape) = one, other
     if shape is None or other_shape is None or len(shape) != len(other_shape):
         return dtype, None
+    pairs = enumerate(zip(shape, other_shape, strict=True))
     return dtype, tuple(dim if dim == other_dim else made_up(name, axis)
-                        for axis, (dim, other_dim) in enumerate(zip(shape, other_shape, strict=True)))
+                        for axis, (dim, other_dim) in pairs)
 
 
-def _if_inputs(outer: Graph, node: Node, body: onnx.GraphProto) -> tuple[list[Type], dict[int, int]]:
+def _if_inputs(outer: Graph, node: Node, body: onnx.GraphProto
+               ) -> tuple[list[Type], dict[int, int]]:
     return [], {}
 
 
