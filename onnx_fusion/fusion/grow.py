@@ -213,8 +213,7 @@ class _Planner:
             return f"the region has {self.target.max_nodes} nodes already"
         if not self.blocks.convex_after(block, new):
             return "a path would leave the region and come back"
-        inputs = region_of("try", [*block.nodes, new], self).inputs
-        if sum(v.weight is None for v in inputs) > self.target.max_inputs:
+        if len(values_read([*block.nodes, new])) > self.target.max_inputs:
             return f"the region would read more than {self.target.max_inputs} values"
         return None
 
@@ -270,6 +269,12 @@ def predecessors(node: Node) -> list[Node]:
     values = (*node.inputs, *node.captures)
     found = (v.producer for v in values if v is not None and v.weight is None)
     return list(dict.fromkeys(p for p in found if p is not None))
+
+
+def values_read(nodes: Sequence[Node]) -> set[Value]:
+    """Return the values from outside that are not constant."""
+    read = {v for node in nodes for v in node.inputs if v is not None and v.weight is None}
+    return read.difference(*(node.outputs for node in nodes))
 
 
 def connected(nodes: list[Node]) -> bool:

@@ -43,9 +43,15 @@ class Weight:
     def raw(self) -> memoryview:
         """Return the little-endian bytes that TensorProto.raw_data holds; a view where possible."""
         read = _READ.get()
-        if read is not None:
-            read.add(self)
-        return self._read()
+        if read is None:
+            return self._read()
+        read.add(self)
+        # What this one is made of is its own affair.
+        token = _READ.set(None)
+        try:
+            return self._read()
+        finally:
+            _READ.reset(token)
 
     def array(self) -> np.ndarray:
         """Return the data as a read-only array: a view of the model file where possible.
