@@ -110,8 +110,7 @@ class _Form:
         for node in region.nodes:
             self.add(node)
         for node in region.nodes:
-            for part in node.parts:
-                self.add_part(part)
+            self.add_parts(node)
         return (
             tuple(self.parts),
             tuple(self.number(v) for v in region.inputs),
@@ -129,14 +128,14 @@ class _Form:
             tuple(None if v is None else self.number(v) for v in node.outputs),
         ))
 
-    def add_part(self, node: Node) -> None:
+    def add_parts(self, node: Node) -> None:
         """Describe what stands for a node in a function; what it reads from elsewhere is unique."""
-        for value in node.inputs:
-            if value is not None and value.weight is None and value not in self.numbers:
-                self.parts.append(id(value))
-        self.add(node)
-        for part in node.parts:
-            self.add_part(part)
+        for part in node.parts if node.body_is_parts else ():
+            for value in part.inputs:
+                if value is not None and value.weight is None and value not in self.numbers:
+                    self.parts.append(id(value))
+            self.add(part)
+            self.add_parts(part)
 
     def number(self, value: Value) -> int:
         """Return the value's number; a new one is described."""
