@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 from onnx.reference import ReferenceEvaluator
 
+from onnx_fusion.emit.function import node_proto, written_nodes
 from onnx_fusion.fusion.grow import plan
 from onnx_fusion.fusion.plan import Plan, Region
 from onnx_fusion.fusion.target import Target
@@ -86,8 +87,11 @@ def reads(work: Node | Lowered) -> Sequence[Value]:
 
 def run_node(node: Node, graph: Graph, data: dict[Value, np.ndarray]) -> dict[Value, np.ndarray]:
     """Return what one node computes by onnx.reference."""
-    protos = [part.proto for part in node.parts] or [node.proto]
-    given = reads(node)
+    parts = list(written_nodes([node]))
+    protos = [node_proto(part) for part in parts]
+    constants = [v for part in parts for v in part.inputs if v is not None and v.weight is not None]
+    data = data | {v: v.weight.array() for v in constants}
+    given = [*reads(node), *constants]
     outputs = [v for v in node.outputs if v is not None]
     body = onnx.helper.make_graph(
         protos, "one", [onnx.ValueInfoProto(name=v.name) for v in dict.fromkeys(given)],
