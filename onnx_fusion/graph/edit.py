@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.weights import Weight
@@ -12,7 +12,12 @@ def remove(graph: Graph, nodes: Iterable[Node]) -> None:
     """Take nodes out of the graph; what they wrote loses its producer, and stays a value."""
     gone = set(nodes)
     graph.nodes[:] = [node for node in graph.nodes if node not in gone]
-    for node in gone:
+    disconnect(gone)
+
+
+def disconnect(nodes: Iterable[Node]) -> None:
+    """Take nodes out of their values' `producer` and `consumers`."""
+    for node in nodes:
         for value in (*node.inputs, *node.captures):
             if value is not None and node in value.consumers:
                 value.consumers.remove(node)
@@ -21,13 +26,19 @@ def remove(graph: Graph, nodes: Iterable[Node]) -> None:
                 value.producer = None
 
 
-def replace(graph: Graph, old: Iterable[Node], new: Node) -> None:
+def replace(graph: Graph, old: Collection[Node], new: Node) -> None:
     """Put `new` where the last of the `old` nodes stands; it takes over the outputs it names."""
-    gone = set(old)
-    last = max(i for i, node in enumerate(graph.nodes) if node in gone)
-    graph.nodes.insert(last + 1, new)
-    remove(graph, gone)
+    swap(graph, {new: old})
+    disconnect(old)
     connect(new)
+
+
+def swap(graph: Graph, old: Mapping[Node, Collection[Node]]) -> None:
+    """Put each new node where the last of its old ones stands; values are left as they are."""
+    owner = {node: new for new, nodes in old.items() for node in nodes}
+    last = {owner[node]: node for node in graph.nodes if node in owner}
+    at = {node: new for new, node in last.items()}
+    graph.nodes[:] = [at.get(n, n) for n in graph.nodes if n not in owner or n in at]
 
 
 def connect(node: Node) -> None:

@@ -53,6 +53,7 @@ def recognize(graph: Graph) -> Graph:
     matter.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
+    found: dict[Node, list[Node]] = {}
     for node in list(graph.nodes):
         if node not in position or node.domain:
             continue
@@ -67,9 +68,12 @@ def recognize(graph: Graph) -> Graph:
                   for name, value in zip(("x", "scale", "bias"), match.inputs, strict=False)]
         new = Node(match.op_type, "", parts[-1].name, inputs, [match.output], match.attrs,
                    frozenset().union(*(part.origin for part in parts)), None, tuple(parts), True)
-        edit.replace(graph, parts, new)
+        edit.disconnect(parts)
+        edit.connect(new)
+        found[new] = parts
         for part in parts:
             del position[part]
+    edit.swap(graph, found)
     edit.prune(graph)
     return graph
 
