@@ -94,7 +94,7 @@ def print_node(planned: Planned, name: str) -> None:
         region = next((r for r in planned.plan.regions if node in r.nodes), None)
         if region is None:
             reason = table.find(node).reason
-            print("  in no region" + (f": {reason}" if reason and kind == "opaque" else ""))
+            print("  in no region" + (f": {reason}" if reason else ""))
         else:
             told = describe_region(region, model)
             by = f", template {told['template']}" if told["template"] else ""

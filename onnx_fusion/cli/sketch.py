@@ -30,9 +30,8 @@ class Group:
 
 
 def mapping_name(node: Node) -> str:
-    """Return a node's mapping type as a word."""
-    row = table.find(node)
-    return "opaque" if row.lower is None else row.mapping_of(node).value
+    """Return a node's mapping type as a word; operators without a lowering have one too."""
+    return table.find(node).mapping_of(node).value
 
 
 def kinds(planned: Planned) -> dict[str, int]:

@@ -29,8 +29,10 @@ def mapping(node: Node) -> MappingType:
     activations.
     """
     out = node.outputs[0]
+    if out is None or out.shape is None:
+        return MappingType.ONE_TO_ONE
     for value in node.inputs:
-        if value is None or value.weight is not None or out.shape is None or value.shape is None:
+        if value is None or value.weight is not None or value.shape is None:
             continue
         if value.shape != out.shape and elements(value.shape) != 1:
             return MappingType.ONE_TO_MANY

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from onnx_fusion.graph.model import LOCAL, Node
-from onnx_fusion.ops import activation, contraction, elementwise, movement, pieces, rows
+from onnx_fusion.ops import (
+    activation,
+    classified,
+    contraction,
+    elementwise,
+    movement,
+    pieces,
+    rows,
+)
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row
 
+MODULES = (classified, elementwise, activation, movement, pieces, rows, contraction)
 TABLE: dict[tuple[str, str], Row] = {
-    (row.domain, row.op_type): row
-    for module in (elementwise, activation, movement, pieces, rows, contraction)
-    for row in module.ROWS
+    (row.domain, row.op_type): row for module in MODULES for row in module.ROWS
 }
 
 
