@@ -76,14 +76,20 @@ def hard_sigmoid(s: Stage, a: Ref, alpha: float, beta: float) -> Ref:
 
 def gelu(s: Stage, site: Site, a: Ref) -> Ref:
     """ONNX Gelu, in the exact or the tanh form."""
+    return gelu_tanh(s, a) if site.attr("approximate", "none") == "tanh" else gelu_erf(s, a)
+
+
+def gelu_erf(s: Stage, a: Ref) -> Ref:
     half = s.apply("mul", a, like(s, a, 0.5))
-    if site.attr("approximate", "none") == "tanh":
-        cube = s.apply("mul", s.apply("mul", a, a), s.apply("mul", a, like(s, a, 0.044715)))
-        inner = s.apply("mul", s.apply("add", a, cube), like(s, a, math.sqrt(2 / math.pi)))
-        grown = s.apply("tanh", inner)
-    else:
-        grown = s.apply("erf", s.apply("mul", a, like(s, a, math.sqrt(0.5))))
+    grown = s.apply("erf", s.apply("mul", a, like(s, a, math.sqrt(0.5))))
     return s.apply("mul", half, s.apply("add", grown, like(s, a, 1)))
+
+
+def gelu_tanh(s: Stage, a: Ref) -> Ref:
+    half = s.apply("mul", a, like(s, a, 0.5))
+    cube = s.apply("mul", s.apply("mul", a, a), s.apply("mul", a, like(s, a, 0.044715)))
+    inner = s.apply("mul", s.apply("add", a, cube), like(s, a, math.sqrt(2 / math.pi)))
+    return s.apply("mul", half, s.apply("add", s.apply("tanh", inner), like(s, a, 1)))
 
 
 def mish(s: Stage, site: Site, a: Ref) -> Ref:

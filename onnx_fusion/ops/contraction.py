@@ -288,7 +288,7 @@ def lower_average_pool(site: Site) -> list[Tensor | None]:
 def matmul_flops(node: Node) -> float:
     """Return two operations per multiplied pair; extents that are not known count as 128."""
     shape = node.inputs[0].shape or (128,)
-    inner = shape[0 if node.attrs.get("transA", 0) else -1]
+    inner = shape[-2 if node.attrs.get("transA", 0) and len(shape) > 1 else -1]
     return 2.0 * (inner if isinstance(inner, int) else 128)
 
 

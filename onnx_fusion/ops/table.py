@@ -7,6 +7,7 @@ from onnx_fusion.ops import (
     activation,
     classified,
     contraction,
+    contrib,
     elementwise,
     movement,
     pieces,
@@ -15,7 +16,9 @@ from onnx_fusion.ops import (
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row
 
-MODULES = (classified, elementwise, activation, movement, pieces, rows, contraction)
+MODULES = (
+    classified, elementwise, activation, movement, pieces, rows, contraction, contrib,
+)  # fmt: skip
 TABLE: dict[tuple[str, str], Row] = {
     (row.domain, row.op_type): row for module in MODULES for row in module.ROWS
 }

@@ -13,6 +13,7 @@ from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
 from onnx_fusion.passes.decided import taken
 from onnx_fusion.passes.extents import Extent, Extents, is_misjudged, output_extents
+from onnx_fusion.passes.stand_in import stand_in
 
 _MAX_ROUNDS = 32
 _WITH_DATA = 1024
@@ -162,7 +163,8 @@ def _skeleton(graph: Graph) -> onnx.ModelProto:
             proto.graph.input.append(_given_info(graph, value))
     for node in graph.nodes:
         if not is_misjudged(node, graph.opsets.get("", 0)):
-            proto.graph.node.extend([part.proto for part in node.parts] or [taken(node)])
+            proto.graph.node.extend(
+                [part.proto for part in node.parts] or stand_in(node) or [taken(node)])
     for value in graph.outputs:
         proto.graph.output.add(name=value.name)
     return proto

@@ -1,0 +1,54 @@
+"""What shape inference is shown in place of ONNX Runtime's own operators, which it passes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+from onnx.helper import make_node
+
+from onnx_fusion.graph.model import Node, Value
+
+
+def stand_in(node: Node) -> list[onnx.NodeProto]:
+    """Return nodes of ONNX whose outputs have the types and shapes of this node's.
+
+    Nothing for an operator without a rule. Only types and shapes agree, so constants must not be
+    computed with these.
+    """
+    rule = _RULES.get(node.op_type) if node.domain == "com.microsoft" else None
+    return [] if rule is None or node.proto is None else rule(node)
+
+
+def _first(node: Node) -> list[onnx.NodeProto]:
+    return [make_node("Identity", node.proto.input[:1], node.proto.output[:1])]
+
+
+def _first_and_sum(node: Node) -> list[onnx.NodeProto]:
+    outputs = [name for k, name in enumerate(node.proto.output) if name and k in (0, 3)]
+    return [make_node("Identity", node.proto.input[:1], [name]) for name in outputs]
+
+
+def _product(node: Node) -> list[onnx.NodeProto]:
+    """Return MatMul, or Einsum, whose inference wants an ellipsis of equal length in both."""
+    given, names = node.attrs, (node.proto.input[:2], node.proto.output[:1])
+    if given.get("transBatchA") or given.get("transBatchB"):
+        return []
+    if not given.get("transA") and not given.get("transB"):
+        return [make_node("MatMul", *names)]
+    left = "ki" if given.get("transA") else "ik"
+    right = "jk" if given.get("transB") else "kj"
+    a, b = (_batch(value) for value in node.inputs[:2])
+    batch = "..." if a or b else ""
+    return [make_node("Einsum", *names, equation=f"{a}{left},{b}{right}->{batch}ij")]
+
+
+def _batch(value: Value | None) -> str:
+    return "" if value is not None and value.shape is not None and len(value.shape) == 2 else "..."
+
+
+_RULES: dict[str, Callable[[Node], list[onnx.NodeProto]]] = {
+    **dict.fromkeys(("Gelu", "BiasGelu", "FastGelu", "QuickGelu"), _first),
+    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _first_and_sum),
+    "FusedMatMul": _product,
+}
