@@ -19,8 +19,6 @@ Entry = tuple[str, Mapping, str]
 """An operator's name, its mapping type, and what is special about it."""
 
 LATER: list[Entry] = [
-    ("ArgMax", M2M, "a reduction that keeps a position, not a value"),
-    ("ArgMin", M2M, "a reduction that keeps a position, not a value"),
     ("Attention", M2M, "two contractions, masks and caches, chosen by many attributes"),
     ("BitCast", O2O, "programs convert values, not bit patterns"),
     ("BitShift", broadcasting, "programs have no shift, and its types are unsigned"),
@@ -35,19 +33,12 @@ LATER: list[Entry] = [
     ("Det", M2M, "an elimination, whose steps follow one another"),
     ("Einsum", M2M, "its equation decides between a product, a reduction and a contraction"),
     ("GRU", M2M, "a recurrence: each step waits for the one before"),
-    ("GatherElements", O2M, "an index per element"),
     ("GatherND", O2M, "index tuples per element"),
-    ("GlobalLpPool", M2M, "a power sum over all positions"),
     ("GridSample", M2M, "its sampling positions are data, and neighbours are interpolated"),
-    ("Hardmax", M2M, "marks the first of equal maxima, which needs a position"),
-    ("LRN", M2M, "a window over channels"),
     ("LSTM", M2M, "a recurrence: each step waits for the one before"),
     ("LinearAttention", M2M, "a recurrence over tokens with a state"),
-    ("LpNormalization", M2M, "a row divided by its norm, with zeros for a zero norm"),
     ("LpPool", M2M, "a power sum over windows"),
     ("MaxRoiPool", M2M, "its windows are data"),
-    ("MeanVarianceNormalization", M2M, "mean and variance over chosen axes"),
-    ("OneHot", O2M, "its depth is data"),
     ("RNN", M2M, "a recurrence: each step waits for the one before"),
     ("Resize", O2M, "scales and sizes are data, and attributes choose among many formulas"),
     ("ReverseSequence", SHUFFLE, "the length of each reversed run is data"),
@@ -56,7 +47,6 @@ LATER: list[Entry] = [
     ("STFT", M2M, "a Fourier transform of overlapping frames"),
     ("SwiGLU", O2O, "newer than the ONNX Runtime that must run what is left"),
     ("TopK", M2M, "a partial sort"),
-    ("Trilu", O2O, "its diagonal is data"),
     ("Upsample", O2M, "deprecated; its scales are data"),
     ("ai.onnx.preview::FlexAttention", M2M, "its score and mask functions are subgraphs"),
 ]  # fmt: skip

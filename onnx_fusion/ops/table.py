@@ -10,14 +10,17 @@ from onnx_fusion.ops import (
     contrib,
     elementwise,
     movement,
+    norms,
     pieces,
+    position,
     rows,
 )
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row
 
 MODULES = (
-    classified, elementwise, activation, movement, pieces, rows, contraction, contrib,
+    classified, elementwise, activation, movement, pieces, position, rows, norms, contraction,
+    contrib,
 )  # fmt: skip
 TABLE: dict[tuple[str, str], Row] = {
     (row.domain, row.op_type): row for module in MODULES for row in module.ROWS

@@ -16,7 +16,7 @@ def stand_in(node: Node) -> list[onnx.NodeProto]:
     Nothing for an operator without a rule. Only types and shapes agree, so constants must not be
     computed with these.
     """
-    rule = _RULES.get(node.op_type) if node.domain == "com.microsoft" else None
+    rule = {"com.microsoft": _RULES, "": _PASSED_BY}.get(node.domain, {}).get(node.op_type)
     return [] if rule is None or node.proto is None else rule(node)
 
 
@@ -52,3 +52,5 @@ _RULES: dict[str, Callable[[Node], list[onnx.NodeProto]]] = {
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _first_and_sum),
     "FusedMatMul": _product,
 }
+_PASSED_BY = {"MeanVarianceNormalization": _first}
+"""ONNX's own, of which inference finds nothing (from a function body, without its attribute)."""
