@@ -11,7 +11,7 @@ from ops_run import fuse, pin, run, same
 from onnx_fusion.ops.table import TABLE
 
 ROWS = sorted(op for (domain, op), row in TABLE.items() if not domain and row.lower)
-NO_CASE = {"GlobalLpPool"}
+NO_CASE = {"GlobalLpPool", "MeanVarianceNormalization"}
 """Rows that no backend case covers; tests/test_ops_position.py does."""
 
 OTHER_TYPES = r"(f16|bf16|i8|u8|i16|u16|u32|u64)"
@@ -25,6 +25,7 @@ REFUSALS = {
     "BatchNormalization": ("BatchNormalization in training mode",),
     "Dropout": ("Dropout in training mode",),
     "MaxPool": ("MaxPool with indices",),
+    "MeanVarianceNormalization": ("MeanVarianceNormalization without axes",),
     "Mod": (r"Mod of floats needs fmod=1 \(ONNX Mod\)",),
     "Pad": ("Pad mode (edge|reflect|wrap)",),
     "MatMul": ("element type (f64|i32|i64) has no such instruction",),

@@ -157,11 +157,16 @@ def test_norms_of_images(p: int) -> None:
     compare(chain("GlobalLpPool", x, p=p), {"x": x})
 
 
-@pytest.mark.parametrize("axes", [None, [0, 1, 2, 3], [0, 2, 3], [1, -1]])
-def test_mean_and_variance(axes: list[int] | None) -> None:
+@pytest.mark.parametrize("axes", [[0, 1, 2, 3], [0, 2, 3], [1, -1]])
+def test_mean_and_variance(axes: list[int]) -> None:
     x = floats(2, 3, 5, 4) + 3
-    attributes = {} if axes is None else {"axes": axes}
-    compare(chain("MeanVarianceNormalization", x, **attributes), {"x": x}, rtol=1e-4, atol=1e-5)
+    compare(chain("MeanVarianceNormalization", x, axes=axes), {"x": x}, rtol=1e-4, atol=1e-5)
+
+
+def test_mean_and_variance_without_axes_stays_and_its_neighbours_know_its_shape() -> None:
+    fused = fuse(chain("MeanVarianceNormalization", floats(2, 3, 5, 4)))
+    assert list(fused.reasons.values()) == ["MeanVarianceNormalization without axes"]
+    assert fused.op_types() == {"Neg"}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])

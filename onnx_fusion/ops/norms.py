@@ -59,7 +59,10 @@ def lower_mean_variance(site: Site) -> list[Tensor | None]:
     """Return (x - mean) / (sqrt(var) + 1e-9) along `axes` (ONNX's function body)."""
     x = site.x(0)
     need(x, (DType.F32,))
-    given = [int(a) for a in site.attr("axes", [0, 2, 3])]
+    if site.attr("axes") is None:
+        # ONNX Runtime cannot infer it inside a function, where a region's nodes are kept.
+        raise Refused("MeanVarianceNormalization without axes")
+    given = [int(a) for a in site.attr("axes")]
     if any(not -x.rank <= a < x.rank for a in given):
         raise Refused(f"axes {given} are outside rank {x.rank}")
     axes = sorted({a % x.rank for a in given})
