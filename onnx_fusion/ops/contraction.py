@@ -45,8 +45,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         lead = index[: len(batch)]
         i = index[len(batch) : len(batch) + len(rows)]
         j = index[len(batch) + len(rows) :]
-        left = a.at(stage, align(lead, a.shape[:-2]) + i + (k,))
-        right = b.at(stage, align(lead, b.shape[:-2]) + ((k,) + j if b.rank > 1 else (k,)))
+        left = stage.operand(a, align(lead, a.shape[:-2]) + i + (k,))
+        right = stage.operand(b, align(lead, b.shape[:-2]) + ((k,) + j if b.rank > 1 else (k,)))
         return stage.dot(tensor, left, right, letters)
 
     tensor = Tensor(DType.F32, batch + rows + cols, read, 1)
@@ -168,7 +168,7 @@ def read_window(
     """Write the element of `x` under a window's tap, `fill` outside."""
     if store_first(x, window) and x not in stage.stored:
         raise NeedsTemp(x)
-    return x.at(stage, lead + at, fill if window.padded else None)
+    return stage.operand(x, lead + at, fill if window.padded else None)
 
 
 def lower_conv(site: Site) -> list[Tensor | None]:
@@ -203,7 +203,7 @@ def lower_conv(site: Site) -> list[Tensor | None]:
             source = stage.simplify(index[1] // (known // groups)) * depth + channel
         at = window.at(index[2:], tuple(taps))
         left = read_window(stage, x, (index[0], source), at, window, 0.0)
-        right = w.at(stage, (index[1], channel, *taps))
+        right = stage.operand(w, (index[1], channel, *taps))
         return stage.dot(tensor, left, right, tuple(letters))
 
     tensor = Tensor(DType.F32, shape, read, 1)

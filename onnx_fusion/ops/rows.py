@@ -77,7 +77,7 @@ def reduced(
         if keepdims:
             at = [None if k in axes else e for k, e in enumerate(index)]
         full, letters = row_axes(stage, tensor, at, axes, x.shape)
-        element = x.at(stage, full)
+        element = stage.operand(x, full)
         return finish(stage, lambda op, write: stage.reduce(tensor, op, write(element), letters, x))
 
     tensor = Tensor(x.dtype, shape, read, x.steps + 1)
@@ -144,7 +144,7 @@ def lower_softmax(site: Site) -> list[Tensor | None]:
             raise NeedsTemp(tensor)
         stage.check_affine(tensor, index)
         full, letters = row_axes(stage, tensor, index, axes, x.shape)
-        along = x.at(stage, full)
+        along = stage.operand(x, full)
         top = stage.reduce(tensor, "reduce_max", along, letters, x)
         grown = stage.apply("exp", stage.apply("sub", along, top))
         total = stage.reduce(tensor, "reduce_sum", grown, letters, x)

@@ -257,6 +257,17 @@ class Stage:
         letters = frozenset().union(*(self.letters_of(a) for a in args))
         return self._add(tp.Apply(op, args), dtype, letters)
 
+    def operand(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard = None) -> tp.Ref:
+        """Write what a contraction or reduction sums; one that holds a contraction is stored first.
+
+        So what follows the inner contraction stays with it, as its epilogue.
+        """
+        before = len(self.dots)
+        ref = tensor.at(self, index, guard)
+        if len(self.dots) > before and tensor not in self.stored:
+            raise NeedsTemp(tensor)
+        return ref
+
     def reduce(
         self, owner: Tensor, op: str, a: tp.Ref, letters: tuple[str, ...], source: Tensor
     ) -> tp.Ref:
