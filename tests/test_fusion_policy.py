@@ -30,6 +30,14 @@ def test_a_chain_that_nobody_else_fuses_is_taken():
     assert len(region.nodes) >= 7
 
 
+def test_what_cannot_be_estimated_is_left():
+    """The same chain with an extent known only at run time: a guess must not decide."""
+    made = plan(chain("N"))
+    assert not made.regions
+    assert "known only at run time" in reasons(made)
+    assert plan(chain("N"), policy="all").regions
+
+
 def test_a_tiny_model_is_taken_whole():
     made = plan(MODELS / "lenet5.onnx")
     assert len(made.regions) == 1

@@ -14,7 +14,7 @@ import dataclasses
 
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
-from onnx_fusion.graph.model import Graph, Node
+from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.names import input_names
 from onnx_fusion.ops import peer
 
@@ -94,6 +94,9 @@ def objection(stretch: Stretch) -> str | None:
     outside = [node for node in stretch.nodes if node not in covered]
     if outside:
         return f"ONNX Runtime runs it together with {outside[0].op_type}, which no region covers"
+    unknown = next((v for v in values(stretch) if not known(v)), None)
+    if unknown is not None:
+        return f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"
     if not any(cost.flops(node) for node in stretch.nodes):
         return "it only moves data, which ONNX Runtime copies as fast"
     theirs, ours = cost.peer_seconds(stretch.nodes), fused_seconds(stretch)
@@ -103,6 +106,16 @@ def objection(stretch: Stretch) -> str | None:
             f"(taken below {MARGIN:.0%})"
         )
     return None
+
+
+def values(stretch: Stretch) -> list[Value]:
+    """Return all values that the stretch's nodes write."""
+    return [v for node in stretch.nodes for v in node.outputs if v is not None]
+
+
+def known(value: Value) -> bool:
+    """Return whether every extent is a number: a stand-in size would decide by a guess."""
+    return value.shape is not None and all(isinstance(d, int) for d in value.shape)
 
 
 def fused_seconds(stretch: Stretch) -> float:
