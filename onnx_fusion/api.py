@@ -13,12 +13,12 @@ import onnx
 from onnx_fusion.emit import Emitted, NotConvexError, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
-from onnx_fusion.fusion.grow import TEMPLATES
 from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.limit import limit
 from onnx_fusion.fusion.plan import Plan, Refusal, join
 from onnx_fusion.fusion.policy import choose
 from onnx_fusion.fusion.target import Target
+from onnx_fusion.fusion.template import NAMES, TEMPLATES
 from onnx_fusion.graph.load import Model, load
 from onnx_fusion.graph.model import Graph, walk
 from onnx_fusion.graph.save import save, to_proto
@@ -85,7 +85,7 @@ def plan(
 
 def list_rules() -> list[Listed]:
     """Return every rule that can be disabled: the rewrites, and the templates of the planner."""
-    return [*list_rewrites(), *(Listed(name, "template", about) for name, about in TEMPLATES.items())]
+    return [*list_rewrites(), *(Listed(t.name, "template", t.about) for t in TEMPLATES)]
 
 
 def optimize(
@@ -199,7 +199,7 @@ def plan_programs(
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
 
     lowering = Lowering(graph, judge, strict=strict)
-    templates = TEMPLATES.keys() - set(disabled)
+    templates = NAMES - set(disabled)
     target = Target(lowering.refusal, take_yellow=policy == "all", templates=templates)
     plans, more = [], max_regions
     for one in walk(graph):

@@ -64,6 +64,7 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
               if value.weight is not None and value.name not in given
               and value.name not in provided
               and not (value.is_output and value.name in source)}
+    folded.update(_decided(graph, fused, proto, before, given | provided))
     provided |= set(folded)
     roots = results + [value.name for value in wanted]
     roots += [name for k in spared for name in reads[k]]
@@ -86,6 +87,28 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
             provided |= {value.name for value in node.outputs if value is not None}
     return Demand(frozenset(kept | set(spared)), tuple(extra.values()), folded,
                   frozenset(needed), frozenset(results).union(*before))
+
+
+def _decided(
+    graph: Graph, fused: Sequence[Lowered], proto: onnx.GraphProto,
+    reads: Sequence[Collection[str]], known: Collection[str],
+) -> dict[str, Weight]:
+    """Return the constants that unfused nodes read, and that the input model computes from what is fused.
+
+    The size of a Resize may be the extents of a convolution's result: computed as they were, they would
+    keep the convolution beside the region that has it.
+    """
+    members = {node for one in fused for node in one.region.nodes}
+    covered = {k for node in members for k in node.origin}
+    behind: set[str] = set()
+    for k, node in enumerate(proto.node):
+        if k in covered or not behind.isdisjoint(reads[k]):
+            behind.update(node.output)
+    return {value.name: value.weight
+            for node in graph.nodes if node not in members
+            for value in node.inputs
+            if value is not None and value.weight is not None and value.name in behind
+            and not value.is_output and value.name not in known}
 
 
 def initializer_names(graph: onnx.GraphProto) -> set[str]:

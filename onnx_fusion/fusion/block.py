@@ -41,6 +41,35 @@ class Blocks:
         block = self.of.get(node)
         return (node,) if block is None else block.nodes
 
+    def all(self) -> list[Block]:
+        """Return the blocks, in the order of their first nodes."""
+        return sorted(set(self.of.values()), key=self.place)
+
+    def place(self, block: Block) -> int:
+        """Return the position of the block's first node."""
+        return min(self.position[node] for node in block.nodes)
+
+    def after(self, block: Block) -> list[Block]:
+        """Return the blocks that read this one's results, in the order of the readers."""
+        found = (
+            self.of.get(consumer)
+            for node in block.nodes
+            for value in node.outputs
+            if value is not None
+            for consumer in value.consumers
+        )
+        return [b for b in dict.fromkeys(found) if b is not None and b is not block]
+
+    def before(self, block: Block) -> list[Block]:
+        """Return the blocks whose results this one reads."""
+        found = (
+            self.of.get(value.producer)
+            for node in block.nodes
+            for value in node.inputs
+            if value is not None and value.producer is not None
+        )
+        return [b for b in dict.fromkeys(found) if b is not None and b is not block]
+
     def reaches(self, sources: set[Node], starts: list[Node]) -> bool:
         """Return whether a path leads from any of `sources` to any of `starts` (or one is the other)."""
         lowest = min(self.position[n] for n in sources)

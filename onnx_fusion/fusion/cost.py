@@ -59,7 +59,7 @@ def flops(node: Node) -> float:
 
 def is_contraction(node: Node) -> bool:
     """Return whether most of the node's time goes into multiply-adds."""
-    return table.find(node).anchor
+    return table.find(node).is_contraction(node)
 
 
 def bytes_read(value: Value, node: Node) -> int:

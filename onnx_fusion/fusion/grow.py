@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 
-from onnx_fusion.fusion import cost, small
+from onnx_fusion.fusion import cost, template
 from onnx_fusion.fusion.block import Block, Blocks
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
 from onnx_fusion.fusion.table import Verdict, look_up
@@ -15,10 +15,6 @@ from onnx_fusion.graph.names import input_names
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import table
 from onnx_fusion.ops.mapping import MappingType
-
-
-TEMPLATES = {small.NAME: "neighbouring regions of a few microseconds each are one region"}
-"""The templates, and what each does."""
 
 
 def plan(
@@ -78,8 +74,7 @@ class _Planner:
         for seed in self.seeds():
             if self.blocks.free(seed):
                 self.close(self.grow(seed))
-        if small.NAME in self.target.templates:
-            self.merge_small()
+        self.apply_templates()
         position = self.blocks.position
         self.regions.sort(key=lambda r: position[r.nodes[0]])
         named = tuple(
@@ -91,8 +86,8 @@ class _Planner:
                 opaque[node.op_type] = opaque.get(node.op_type, 0) + 1
         return Plan(named, tuple(self.refusals()), dict(sorted(opaque.items())))
 
-    def merge_small(self) -> None:
-        """Make one region of neighbours too small to be worth a node each."""
+    def apply_templates(self) -> None:
+        """Join the blocks that the target's templates find, and their regions."""
 
         def fits(nodes: Sequence[Node]) -> bool:
             if len(nodes) > self.target.max_nodes:
@@ -102,11 +97,12 @@ class _Planner:
                 return False
             return self.target.accept(region) is None
 
-        for block in small.merge(self.blocks, fits):
-            members = set(block.nodes)
-            self.regions = [r for r in self.regions if r.nodes[0] not in members]
+        made = template.merge(self.blocks, self.target.templates, fits)
+        members = {node for block in made for node in block.nodes}
+        self.regions = [r for r in self.regions if r.nodes[0] not in members]
+        for block, name in made.items():
             region = region_of("try", block.nodes, self, block.mapping)
-            self.regions.append(dataclasses.replace(region, template=small.NAME))
+            self.regions.append(dataclasses.replace(region, template=name))
 
     def seeds(self) -> list[Node]:
         """Return the nodes to start from, in order."""

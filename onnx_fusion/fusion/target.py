@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 
 from onnx_fusion.fusion.plan import Region
+from onnx_fusion.fusion.template import NAMES
 
 MAX_NODES = 256
 
@@ -15,10 +16,10 @@ class Target:
     """`accept(region)` returns None if the machine can run it, else the reason. `take_yellow` fuses what the
     table leaves to judgement without asking the cost model (the paper's "fuse whatever is legal").
     `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2); `templates`
-    names the rules that may open red cells (grow.TEMPLATES)."""
+    names the rules that may open red cells (template.TEMPLATES)."""
 
     accept: Callable[[Region], str | None]
     max_inputs: int = 64
     max_nodes: int = MAX_NODES
     take_yellow: bool = True
-    templates: Collection[str] = frozenset(("small",))
+    templates: Collection[str] = NAMES

@@ -8,7 +8,7 @@ import math
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.elementwise import need
-from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import transpose
 from onnx_fusion.ops.row import Row, Site, align, broadcast, like, pointwise
 from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
@@ -298,6 +298,16 @@ def conv_flops(node: Node) -> float:
     return 2.0 * math.prod(taps)
 
 
+def conv_role(node: Node) -> Role:
+    """Return what kind of convolution it is; weights are [O, C / group, kernel...]."""
+    weights = node.inputs[1].shape or ()
+    if int(node.attrs.get("group", 1)) > 1 and len(weights) > 1 and weights[1] == 1:
+        return Role.DEPTHWISE
+    if len(weights) > 2 and all(d == 1 for d in weights[2:]):
+        return Role.POINTWISE
+    return Role.CONVOLUTION
+
+
 def pool_flops(node: Node) -> float:
     """Return one operation per tap."""
     return float(math.prod(int(k) for k in node.attrs.get("kernel_shape", [1])))
@@ -305,9 +315,9 @@ def pool_flops(node: Node) -> float:
 
 M = MappingType.MANY_TO_MANY
 ROWS = [
-    Row("MatMul", M, lower_matmul, flops=matmul_flops, anchor=True),
-    Row("Gemm", M, lower_gemm, flops=matmul_flops, anchor=True),
-    Row("Conv", M, lower_conv, flops=conv_flops, anchor=True),
-    Row("MaxPool", M, lower_max_pool, flops=pool_flops),
-    Row("AveragePool", M, lower_average_pool, flops=pool_flops),
+    Row("MatMul", M, lower_matmul, flops=matmul_flops, role=Role.PRODUCT),
+    Row("Gemm", M, lower_gemm, flops=matmul_flops, role=Role.PRODUCT),
+    Row("Conv", M, lower_conv, flops=conv_flops, role=conv_role),
+    Row("MaxPool", M, lower_max_pool, flops=pool_flops, role=Role.POOL),
+    Row("AveragePool", M, lower_average_pool, flops=pool_flops, role=Role.POOL),
 ]

@@ -1,4 +1,4 @@
-"""The five mapping types of DNNFusion (PLDI 2021, Table 2), and opaque."""
+"""The five mapping types of DNNFusion (PLDI 2021, Table 2) and opaque; the roles of many-to-many operators."""
 
 from __future__ import annotations
 
@@ -14,3 +14,19 @@ class MappingType(enum.Enum):
     REORGANIZE = "reorganize"
     SHUFFLE = "shuffle"
     OPAQUE = "opaque"
+
+
+class Role(enum.Enum):
+    """What a many-to-many operator does: the templates that open red cells ask for it."""
+
+    PRODUCT = "matrix product"
+    CONVOLUTION = "convolution"
+    DEPTHWISE = "depthwise convolution"
+    POINTWISE = "1x1 convolution"
+    POOL = "pooling"
+    REDUCTION = "reduction"
+    NORM = "row normalization"
+    SOFTMAX = "softmax"
+
+
+CONTRACTIONS = frozenset((Role.PRODUCT, Role.CONVOLUTION, Role.DEPTHWISE, Role.POINTWISE))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.elementwise import EXPENSIVE, F, need
-from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.row import Row, Site, axis_of, like, pointwise
 from onnx_fusion.ops.rows import count, mean, reduced
 from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
@@ -112,8 +112,8 @@ def lower_lrn(site: Site) -> list[Tensor | None]:
 
 M = MappingType.MANY_TO_MANY
 ROWS = [
-    Row("LpNormalization", M, lower_lp_normalization, flops=4.0),
-    Row("GlobalLpPool", M, lower_global_lp_pool, flops=2.0),
-    Row("MeanVarianceNormalization", M, lower_mean_variance, flops=6.0),
-    Row("LRN", M, lower_lrn, flops=EXPENSIVE + 4.0),
+    Row("LpNormalization", M, lower_lp_normalization, flops=4.0, role=Role.NORM),
+    Row("GlobalLpPool", M, lower_global_lp_pool, flops=2.0, role=Role.REDUCTION),
+    Row("MeanVarianceNormalization", M, lower_mean_variance, flops=6.0, role=Role.NORM),
+    Row("LRN", M, lower_lrn, flops=EXPENSIVE + 4.0, role=Role.NORM),
 ]

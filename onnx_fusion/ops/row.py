@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
-from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.mapping import CONTRACTIONS, MappingType, Role
 from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
@@ -85,7 +85,7 @@ class Row:
 
     `mapping` is its mapping type, or the function of the node that gives it. `lower` returns one
     tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
-    operations per output element for the cost model. `anchor` marks what decides a region's kernel.
+    operations per output element for the cost model. `role` is what a many-to-many operator does.
     Tests draw inputs from the interval `sample` and accept there a relative error of `tolerance`
     against ONNX Runtime.
     """
@@ -96,13 +96,21 @@ class Row:
     domain: str = ""
     reason: str = ""
     flops: float | Callable[[Node], float] = 1.0
-    anchor: bool = False
+    role: Role | Callable[[Node], Role] | None = None
     sample: tuple[float, float] = (-4.0, 4.0)
     tolerance: float = 1e-5
 
     def mapping_of(self, node: Node) -> MappingType:
         """Return the node's mapping type."""
         return self.mapping if isinstance(self.mapping, MappingType) else self.mapping(node)
+
+    def role_of(self, node: Node) -> Role | None:
+        """Return the node's role, None if it has none."""
+        return self.role(node) if callable(self.role) else self.role
+
+    def is_contraction(self, node: Node) -> bool:
+        """Return whether most of the node's time goes into multiply-adds."""
+        return self.role_of(node) in CONTRACTIONS
 
     def flops_of(self, node: Node) -> float:
         """Return the node's floating-point operations per output element."""

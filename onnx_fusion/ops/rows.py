@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, need
-from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import product, reshape
 from onnx_fusion.ops.row import Row, Site, axis_of, ints, like, pointwise
 from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor, letters_in
@@ -112,7 +112,7 @@ def reduction(op_type: str, finish: Callable, allowed: tuple = N, flops: float =
             )
         ]  # fmt: skip
 
-    return Row(op_type, MappingType.MANY_TO_MANY, lower, flops=flops)
+    return Row(op_type, MappingType.MANY_TO_MANY, lower, flops=flops, role=Role.REDUCTION)
 
 
 def same(a: Ref) -> Ref:
@@ -270,11 +270,12 @@ ROWS = [
     reduction("ReduceSumSquare", lambda s, r, n: sum_of(s, r, "mul")),
     reduction("ReduceLogSum", lambda s, r, n: s.apply("log", r("reduce_sum", same)), F),
     reduction("ReduceLogSumExp", log_sum_exp, F, EXPENSIVE),
-    Row("Softmax", M, lower_softmax, flops=2 * EXPENSIVE),
-    Row("LogSoftmax", M, lower_softmax, flops=2 * EXPENSIVE),
-    Row("LayerNormalization", M, lower_layer_norm, flops=6.0),
-    Row("RMSNormalization", M, lower_layer_norm, flops=4.0),
-    Row("InstanceNormalization", M, lower_instance_norm, flops=6.0),
-    Row("GroupNormalization", M, lower_group_norm, flops=6.0),
-    Row("GlobalAveragePool", M, lower_global_pool), Row("GlobalMaxPool", M, lower_global_pool),
+    Row("Softmax", M, lower_softmax, flops=2 * EXPENSIVE, role=Role.SOFTMAX),
+    Row("LogSoftmax", M, lower_softmax, flops=2 * EXPENSIVE, role=Role.NORM),
+    Row("LayerNormalization", M, lower_layer_norm, flops=6.0, role=Role.NORM),
+    Row("RMSNormalization", M, lower_layer_norm, flops=4.0, role=Role.NORM),
+    Row("InstanceNormalization", M, lower_instance_norm, flops=6.0, role=Role.NORM),
+    Row("GroupNormalization", M, lower_group_norm, flops=6.0, role=Role.NORM),
+    Row("GlobalAveragePool", M, lower_global_pool, role=Role.REDUCTION),
+    Row("GlobalMaxPool", M, lower_global_pool, role=Role.REDUCTION),
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ModelError
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.load import Model
-from onnx_fusion.graph.model import Around, Body, Dim, Graph, Node, Value, made_up
+from onnx_fusion.graph.model import Around, Body, Dim, Graph, Node, Origin, Value, made_up
 from onnx_fusion.graph.names import body_path
 from onnx_fusion.graph.view import read_type, view
 from onnx_fusion.passes.fold import read_constant
@@ -60,10 +60,8 @@ def add_bodies(graph: Graph, prepare: Prepare, leave: Collection[str] = ()) -> l
         for node in outer.nodes:
             if node.domain or node.op_type not in _INPUTS or node.op_type in leave:
                 continue
-            if node.proto is None or node.parts or len(node.origin) != 1:
-                continue
-            (origin,) = node.origin
-            if origin.name in leave:
+            origin = _origin(outer, node)
+            if origin is None or origin.name in leave:
                 continue
             for attribute, position, proto in scope.bodies(node.proto):
                 path = body_path(node, attribute, position)
@@ -75,6 +73,15 @@ def add_bodies(graph: Graph, prepare: Prepare, leave: Collection[str] = ()) -> l
                 outer.bodies.append(Body(int(origin), attribute, position or 0, body))
         work += [body.graph for body in reversed(outer.bodies)]
     return left
+
+
+def _origin(graph: Graph, node: Node) -> Origin | None:
+    """Return which of the input model's nodes has this node's bodies; an Identity may be part of it, too."""
+    if node.proto is None or node.parts:
+        return None
+    written = graph.model.proto.graph.node
+    found = [o for o in node.origin if written[int(o)].op_type == node.op_type]
+    return found[0] if len(found) == 1 else None
 
 
 def _find_model(outer: Graph, known: tuple[frozenset[str], ...], node: Node,

@@ -1,0 +1,223 @@
+"""Templates: red cells of the mapping table that are opened where one kernel is really better.
+
+The table keeps two many-to-many operators apart because one loop nest cannot run both well. A region may
+hold several stages, though, that pass a tile, a few rows or a vector on in the cache. Each template
+is a row: which neighbouring blocks it joins. A block that one template made is left by the others,
+but for the last one, which is about the cost of a node itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+
+from onnx_fusion.fusion import cost
+from onnx_fusion.fusion.block import Block, Blocks
+from onnx_fusion.graph.model import Node, Value
+from onnx_fusion.graph.view import irs_bytes
+from onnx_fusion.ops import table
+from onnx_fusion.ops.mapping import CONTRACTIONS, Role
+
+Fits = Callable[[Sequence[Node]], bool]
+
+MOST_SECONDS = 10e-6
+"""What the smaller of two regions may take to be merged."""
+MOST_BYTES = 256 << 10
+"""Intermediate results that may lie between them: what a second-level cache holds beside the weights."""
+_WINDOWS = frozenset((Role.CONVOLUTION, Role.DEPTHWISE))
+MOST_MLP_BYTES = 1 << 20
+"""Weights and intermediate results of two layers that are one region."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Template:
+    """`find(blocks, block)` returns the groups of blocks, `block` among them, that would be one region,
+    best first. `again` merges what templates made, too."""
+
+    name: str
+    about: str
+    find: Callable[[Blocks, Block], list[list[Block]]]
+    again: bool = False
+
+
+def merge(blocks: Blocks, names: Collection[str], fits: Fits) -> dict[Block, str]:
+    """Merge blocks by the templates named; return those that were made, each with its template's name.
+
+    `fits` says whether the target can run the nodes as one region.
+    """
+    made: dict[Block, str] = {}
+    for template in TEMPLATES:
+        if template.name not in names:
+            continue
+        for block in blocks.all():
+            while blocks.of[block.nodes[0]] is block and (template.again or block not in made):
+                group = next(
+                    (g for g in template.find(blocks, block) if _legal(template, g, made, blocks, fits)),
+                    None,
+                )
+                if group is None:
+                    break
+                first = group[0]
+                for other in group[1:]:
+                    first.absorb(other)
+                    made.pop(other, None)
+                for node in first.nodes:
+                    blocks.of[node] = first
+                made[first] = template.name
+    return made
+
+
+def _legal(
+    template: Template, group: list[Block], made: dict[Block, str], blocks: Blocks, fits: Fits
+) -> bool:
+    if not template.again and any(block in made for block in group):
+        return False
+    nodes = [node for block in group for node in block.nodes]
+    return blocks.convex(nodes) and fits(nodes)
+
+
+def _roles(block: Block) -> set[Role | None]:
+    return {table.find(node).role_of(node) for node in block.nodes}
+
+
+def _contracts(block: Block) -> bool:
+    return not CONTRACTIONS.isdisjoint(_roles(block))
+
+
+def _between(first: Block, second: Block) -> list[Value]:
+    """Return the values that the first block hands to the second."""
+    members = set(second.nodes)
+    return [
+        value
+        for node in first.nodes
+        for value in node.outputs
+        if value is not None and any(c in members for c in value.consumers)
+    ]
+
+
+def _known(*blocks: Block) -> bool:
+    return all(
+        isinstance(d, int)
+        for block in blocks
+        for node in block.nodes
+        for value in node.outputs
+        if value is not None
+        for d in value.shape or ("?",)
+    )
+
+
+def _multiplies_activations(block: Block) -> bool:
+    """Return whether the block holds a product of two values that are not constant."""
+    return any(
+        table.find(node).is_contraction(node)
+        and all(v is not None and v.weight is None for v in node.inputs[:2])
+        for node in block.nodes
+    )
+
+
+def _attention(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """softmax(Q K' ...) V: the score matrix is as large as all else, and lives for one block of rows."""
+    if Role.SOFTMAX not in _roles(block):
+        return []
+    values = [b for b in blocks.after(block) if _multiplies_activations(b)]
+    if _multiplies_activations(block):
+        return [[block, values[0]]] if len(values) == 1 else []
+    scores = [b for b in blocks.before(block) if _multiplies_activations(b)]
+    if len(scores) != 1 or len(values) != 1:
+        return []
+    return [[scores[0], block, values[0]]]
+
+
+def _pooling(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Convolution + pooling: a few rows of the convolution's result make one of the pooling's."""
+    if not _contracts(block):
+        return []
+    pools = [
+        b
+        for b in blocks.after(block)
+        if Role.POOL in _roles(b) and not _contracts(b) and blocks.before(b) == [block]
+    ]
+    return [[block, *pools], *([block, pool] for pool in pools)] if pools else []
+
+
+def _excite(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Squeeze-and-excite: the mean of each channel, two layers on it, and a scale for each channel."""
+    if Role.REDUCTION not in _roles(block):
+        return []
+    group, last = [block], block
+    while len(group) < 4:
+        following = [
+            b
+            for b in blocks.after(last)
+            if b not in group and _contracts(b) and all(map(_is_vector, _between(last, b)))
+        ]
+        if len(following) != 1:
+            break
+        last = following[0]
+        group.append(last)
+    return [group[:size] for size in range(len(group), 1, -1)]
+
+
+def _is_vector(value: Value) -> bool:
+    """Return whether a value [N, C, ...] has one element per channel."""
+    return value.shape is not None and all(d == 1 for d in value.shape[2:])
+
+
+def _depthwise(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Depthwise + 1x1 convolution: the depthwise result of a few pixels is a row of the next operand."""
+    following = blocks.after(block)
+    if Role.DEPTHWISE not in _roles(block) or len(following) != 1:
+        return []
+    roles = _roles(following[0])
+    fine = Role.POINTWISE in roles and Role.DEPTHWISE not in roles
+    return [[block, following[0]]] if fine else []
+
+
+def _norm(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Row normalization after a contraction, whose rows are in the cache, or else before the only one."""
+    if Role.NORM not in _roles(block) or _contracts(block):
+        return []
+    after = blocks.after(block)
+    groups = [[b, block] for b in blocks.before(block) if _contracts(b)]
+    if len(after) == 1 and _contracts(after[0]):
+        groups.append([block, after[0]])
+    return groups
+
+
+def _mlp(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Two matrix products or 1x1 convolutions whose weights and intermediate result stay in the cache."""
+    following = blocks.after(block)
+    if not _contracts(block) or len(following) != 1 or not _contracts(following[0]):
+        return []
+    pair = [block, following[0]]
+    if not _WINDOWS.isdisjoint(_roles(block) | _roles(following[0])) or not _known(*pair):
+        return []
+    if any(map(_multiplies_activations, pair)):
+        return []
+    weights = {v for b in pair for n in b.nodes for v in n.inputs if v is not None and v.weight}
+    size = sum(v.weight.nbytes for v in weights) + sum(map(irs_bytes, _between(*pair)))
+    return [pair] if size <= MOST_MLP_BYTES else []
+
+
+def _small(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Kernels of a few microseconds: what counts is the node itself, its binding and allocation."""
+    return [[block, b] for b in blocks.after(block) if _is_small(block, b)]
+
+
+def _is_small(first: Block, second: Block) -> bool:
+    if sum(map(irs_bytes, _between(first, second))) > MOST_BYTES:
+        return False
+    return min(cost.compute_seconds(b.nodes, cost.FUSED) for b in (first, second)) <= MOST_SECONDS
+
+
+TEMPLATES = (
+    Template("attention", "MatMul, mask, softmax and MatMul are one region", _attention),
+    Template("excite", "squeeze-and-excite on a vector of channels is one region", _excite),
+    Template("pooling", "a contraction and the poolings that only read its result", _pooling),
+    Template("depthwise", "a depthwise convolution and the 1x1 convolution after it", _depthwise),
+    Template("norm", "a row normalization and the contraction before it, or its only reader", _norm),
+    Template("mlp", "two layers that stay in the cache with their weights", _mlp),
+    Template("small", "neighbouring regions of a few microseconds each", _small, again=True),
+)
+"""The templates, in the order they are tried."""
+NAMES = frozenset(template.name for template in TEMPLATES)
