@@ -4,6 +4,7 @@
 #include "cpu/contract_kernels.h"
 #include "cpu/direct_kernels.h"
 #include "cpu/finish.h"
+#include "cpu/winograd_kernels.h"
 #include "machine.h"
 
 namespace onnx_fusion::cpu {
@@ -20,6 +21,7 @@ namespace onnx_fusion::cpu {
   extern const WindowKernels window_kernels; \
   extern const DirectKernels direct_kernels; \
   extern const FinishPass finish_pass; \
+  extern const WinogradKernels winograd_kernels; \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -31,6 +33,7 @@ struct Chosen {
   const WindowKernels* window = nullptr;
   const DirectKernels* direct = nullptr;
   FinishPass finish = nullptr;
+  const WinogradKernels* winograd = nullptr;
 };
 
 const Chosen& chosen() {
@@ -40,7 +43,7 @@ const Chosen& chosen() {
 #define X(isa) \
   if (choice.gemm == nullptr || name == #isa) {                              \
     choice = {&isa::gemm_kernels, &isa::window_kernels, &isa::direct_kernels, \
-              isa::finish_pass};                                             \
+              isa::finish_pass, &isa::winograd_kernels};                     \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -55,5 +58,6 @@ const GemmKernels& gemm_kernels() { return *chosen().gemm; }
 const WindowKernels& window_kernels() { return *chosen().window; }
 const DirectKernels& direct_kernels() { return *chosen().direct; }
 FinishPass finish_pass() { return chosen().finish; }
+const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
 
 }  // namespace onnx_fusion::cpu

@@ -7,6 +7,7 @@
 #include "cpu/contract_axes.h"
 #include "cpu/contract_direct.h"
 #include "cpu/contract_window.h"
+#include "cpu/contract_winograd.h"
 
 namespace onnx_fusion {
 
@@ -27,6 +28,8 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
   if (!bound.stages[stage].empty) {
     auto window = cpu::WindowPlan::make(bound, stage, constants, count);
     if (window != nullptr) return window;
+    auto winograd = cpu::WinogradPlan::make(bound, stage, constants, count);
+    if (winograd != nullptr) return winograd;
     auto direct = cpu::DirectPlan::make(bound, stage, constants, count);
     if (direct != nullptr) return direct;
   }

@@ -127,22 +127,26 @@ int64_t Finish::begin(const Plane& plane, const int64_t* fixed) const {
   return at;
 }
 
-void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
-                 int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
+FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
+                        int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
   const auto memory = [&](const Plane& plane) -> float* {
     if (plane.tensor < 0) return nullptr;
     return reinterpret_cast<float*>(context.tensors[plane.tensor]) + begin(plane, fixed) +
            r0 * plane.row + c0 * plane.column;
   };
-  const FinishRows rows{accumulators,      ld,
-                        r1 - r0,           c1 - c0,
-                        scale_,            low_,
-                        high_,             memory(row_bias_),
-                        row_bias_.row,     memory(column_bias_),
-                        memory(residual_), residual_.row,
-                        memory(out_),      out_.row};
+  return {accumulators,      ld,
+          r1 - r0,           c1 - c0,
+          scale_,            low_,
+          high_,             memory(row_bias_),
+          row_bias_.row,     memory(column_bias_),
+          memory(residual_), residual_.row,
+          memory(out_),      out_.row};
+}
+
+void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
+                 int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
   static const FinishPass pass = finish_pass();
-  pass(rows);
+  pass(rows(context, fixed, r0, r1, c0, c1, accumulators, ld));
 }
 
 }  // namespace onnx_fusion::cpu

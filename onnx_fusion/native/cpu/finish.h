@@ -39,6 +39,10 @@ class Finish {
   // As Epilogue::run.
   void run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1, int64_t c0,
            int64_t c1, const float* accumulators, int64_t ld) const;
+  // What `run` passes to the ISA.
+  FinishRows rows(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
+                  int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
+  bool has_row_bias() const { return row_bias_.tensor >= 0; }
 
  private:
   // An operand over the flattened axes: element (row, column) is at base + row * row + column * column.

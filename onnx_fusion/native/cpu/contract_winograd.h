@@ -1,0 +1,108 @@
+// A 3x3 convolution with step 1 and constant weights by Winograd's minimal filtering:
+//
+//   block of tiles -> planes [tile][plane][channel]          input transform
+//   for every panel of filters:
+//     for every plane: [tile][channel] x [channel][filter]   from constant, transformed weights
+//     [tile][plane][filter] -> outputs, through the epilogue
+//
+// A block's transformed inputs stay in the second-level cache; a panel's products are soon used up.
+// A NaN or infinity of the input reaches every output of the tiles that read it.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cpu/contract_axes.h"
+#include "cpu/finish.h"
+#include "cpu/weights.h"
+
+namespace onnx_fusion::cpu {
+
+class WinogradPlan final : public StagePlan {
+ public:
+  // Null if the stage is not of this kind, if the program is strict, or if direct convolution is
+  // expected to be faster.
+  static std::unique_ptr<WinogradPlan> make(const BoundProgram& bound, size_t stage,
+                                            const TensorView* constants, size_t count);
+  void run(const RunContext& context) const override;
+
+ private:
+  // One spatial dim: output letter and tap letter, both with coefficient 1.
+  struct Side {
+    int letter = -1;  // -1: one output
+    int tap = -1;
+    int64_t outputs = 1;
+    int64_t inputs = 1, first = 0;  // extent, and the index of output 0's tap 0
+    int64_t step = 0;               // in memory
+    int64_t tiles = 1;
+  };
+  // How a run is split: blocks of tiles, and parts of the filters.
+  struct Split {
+    int64_t blocks, parts, tasks;
+  };
+  // Neighbouring tiles of one row of tiles.
+  struct Segment {
+    int64_t image, row, column, count;
+    int64_t tile;   // of the block
+    int64_t pixel;  // of the block's outputs
+  };
+  // Outputs of a block that the epilogue takes together.
+  struct Patch {
+    int64_t image, line0, line1, pixel0, pixel1, begin;
+  };
+  struct Buffers;
+
+  WinogradPlan() = default;
+  bool find_sides(const BoundStage& stage, const DotOperand& x, const DotOperand& w, const Axis& k);
+  bool choose_size(int lanes);
+  bool pack(const TensorView& weights, const BoundMap& map);
+
+  Split choose_split(const Parallel& parallel) const;
+  Segment segment_at(int64_t tile, int64_t end) const;
+  template <typename Body>
+  void each_segment(int64_t first, int64_t last, const Body& body) const;
+  int64_t image_offset(const Linear& address, int64_t image, int64_t* fixed) const;
+  void read_block(const RunContext& context, int64_t first, int64_t last, const Buffers& to) const;
+  void read_tiles(const float* x, const Segment& segment, float* out) const;
+  void read_rows(const float* x, const Segment& segment, float* strip, float* out) const;
+  void write_direct(const RunContext& context, int64_t first, int64_t last, int64_t panel,
+                    const Buffers& from) const;
+  void write_sums(int64_t first, int64_t last, int64_t column, const Buffers& from) const;
+  void finish_sums(const RunContext& context, int64_t first, int64_t last, int64_t filter0,
+                   int64_t filter1, const Buffers& from) const;
+  void finish_patch(const RunContext& context, const Patch& patch, int64_t filter0, int64_t filter1,
+                    const Buffers& from) const;
+
+  const BoundStage* stage_ = nullptr;
+  Axis image_, pixel_, filter_;
+  Side down_, along_;
+  int channel_letter_ = -1;
+  int64_t images_ = 1, channels_ = 1, filters_ = 1, tiles_ = 1;
+  int64_t channel_step_ = 1;  // 1, or pixels are contiguous
+  int input_ = -1;            // tensor
+  const Linear* address_ = nullptr;
+  float fill_ = 0;
+  bool transposed_ = false;  // stores are contiguous along pixels
+
+  int size_ = 4;
+  int64_t planes_ = 36;
+  int64_t plane_ = 0;  // floats of a plane of one tile
+  int vectors_ = 1;
+  int64_t width_ = 1, panels_ = 1;
+  int64_t most_tiles_ = 1;    // of a block
+  int64_t group_panels_ = 1;  // carried through the epilogue at once
+  std::vector<float> outside_;
+  std::shared_ptr<const PackedWeights> weights_;
+  std::unique_ptr<Epilogue> epilogue_;
+  std::unique_ptr<Finish> finish_;  // at once from the output transform, if not null
+};
+
+// weights[o][c][r][s] at data + begin + o * o_step + ... to [panel][plane][channel][filter].
+struct WinogradFilters {
+  const float* data;
+  int64_t channels, filters;
+  int64_t filter_step, channel_step, down_step, along_step;
+};
+void transform_filters(const WinogradFilters& filters, int size, int64_t width, float* out);
+
+}  // namespace onnx_fusion::cpu

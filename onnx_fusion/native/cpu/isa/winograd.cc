@@ -1,0 +1,226 @@
+// Winograd's minimal filtering (Lavin and Gray, 2015): tiles to planes, products, planes to tiles.
+// F(4x4, 3x3) has the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, F(2x2, 3x3) 0, +-1 and infinity.
+#include "cpu/winograd_kernels.h"
+
+#include "cpu/isa/lanes.h"
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+namespace {
+
+constexpr float kRoot = 1.41421356237309505f, kHalfRoot = 0.707106781186547524f;
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows[] = {0, 8, 8, 8, 6}, kVectors = 4;
+#elif defined(__AVX2__)
+constexpr int kRows[] = {0, 8, 6, 4, 0}, kVectors = 3;
+#else
+constexpr int kRows[] = {0, 6, 4, 0, 0}, kVectors = 2;
+#endif
+
+inline void input_line(const Floats (&x)[6], Floats (&y)[6]) {
+  const Floats even1 = x[4] - 2.0f * x[2], even2 = x[4] - 0.5f * x[2];
+  const Floats odd1 = x[3] - 2.0f * x[1], odd2 = x[3] - 0.5f * x[1];
+  y[0] = x[0] - 2.5f * x[2] + x[4];
+  y[1] = even1 + kHalfRoot * odd1;
+  y[2] = even1 - kHalfRoot * odd1;
+  y[3] = even2 + kRoot * odd2;
+  y[4] = even2 - kRoot * odd2;
+  y[5] = x[1] - 2.5f * x[3] + x[5];
+}
+
+inline void output_line(const Floats (&x)[6], Floats (&y)[4]) {
+  const Floats sum1 = x[1] + x[2], sum2 = x[3] + x[4];
+  const Floats less1 = x[1] - x[2], less2 = x[3] - x[4];
+  y[0] = x[0] + sum1 + sum2;
+  y[1] = kHalfRoot * (less1 + 2.0f * less2);
+  y[2] = 0.5f * sum1 + 2.0f * sum2;
+  y[3] = x[5] + 0.5f * kHalfRoot * (less1 + 8.0f * less2);
+}
+
+inline void input_line(const Floats (&x)[4], Floats (&y)[4]) {
+  y[0] = x[0] - x[2];
+  y[1] = x[1] + x[2];
+  y[2] = x[2] - x[1];
+  y[3] = x[3] - x[1];
+}
+
+inline void output_line(const Floats (&x)[4], Floats (&y)[2]) {
+  y[0] = x[0] + x[1] + x[2];
+  y[1] = x[1] - x[2] + x[3];
+}
+
+template <int A, bool Table, bool Whole>
+inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
+  Floats down[A][A];
+#pragma GCC unroll 6
+  for (int j = 0; j < A; ++j) {
+    Floats x[A];
+#pragma GCC unroll 6
+    for (int i = 0; i < A; ++i) {
+      const float* p = (Table ? t.places[i * A + j] : t.base + i * t.line + j * t.pixel) + c;
+      x[i] = Whole ? load(p) : load_where(p, mask, Floats{});
+    }
+    input_line(x, down[j]);
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < A; ++i) {
+    Floats x[A], y[A];
+#pragma GCC unroll 6
+    for (int j = 0; j < A; ++j) x[j] = down[j][i];
+    input_line(x, y);
+#pragma GCC unroll 6
+    for (int j = 0; j < A; ++j) store(t.out + (i * A + j) * t.plane + c, y[j]);
+  }
+}
+
+template <int A, bool Table>
+void input_tile(const WinogradInput& t) {
+  int64_t c = 0;
+  for (; c + kLanes <= t.channels; c += kLanes) input_vector<A, Table, true>(t, c, mask_all());
+  if (c < t.channels) input_vector<A, Table, false>(t, c, mask_of((1u << (t.channels - c)) - 1u));
+}
+
+void run_input(int size, const WinogradInput& t) {
+  switch (size + (t.places != nullptr ? 1 : 0)) {
+    case 2: return input_tile<4, false>(t);
+    case 3: return input_tile<4, true>(t);
+    case 4: return input_tile<6, false>(t);
+    default: return input_tile<6, true>(t);
+  }
+}
+
+template <int R, int V>
+void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* weights, float* out,
+                  int64_t out_tile) {
+  Floats sum[R][V];
+  const float* a[R];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    a[i] = in + i * in_tile;
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
+  }
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < depth; ++k) {
+    Floats x[V];
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) x[v] = load(weights + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const float y = a[i][k];
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[i][v] += y * x[v];
+    }
+    weights += V * kLanes;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) store(out + i * out_tile + v * kLanes, sum[i][v]);
+  }
+}
+
+using ProductTile = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t);
+
+// By vectors and rows.
+template <int R, int V>
+constexpr ProductTile choose_tile() {
+  if constexpr (R <= kRows[V]) {
+    return product_tile<R, V>;
+  } else {
+    return nullptr;
+  }
+}
+
+#define ROWS(V)                                                                           \
+  {                                                                                       \
+    choose_tile<1, V>(), choose_tile<2, V>(), choose_tile<3, V>(), choose_tile<4, V>(),   \
+        choose_tile<5, V>(), choose_tile<6, V>(), choose_tile<7, V>(), choose_tile<8, V>() \
+  }
+constexpr ProductTile kProducts[4][8] = {ROWS(1), ROWS(2), ROWS(3), ROWS(4)};
+#undef ROWS
+
+void run_product(const WinogradProduct& p) {
+  const int64_t most = kRows[p.vectors], width = p.vectors * kLanes;
+  const int64_t groups = (p.tiles + most - 1) / most;
+  const ProductTile* const kernels = kProducts[p.vectors - 1];
+  for (int64_t plane = 0; plane < p.planes; ++plane) {
+    const float* in = p.in + plane * p.in_plane;
+    const float* weights = p.weights + plane * p.channels * width;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = p.tiles * g / groups, last = p.tiles * (g + 1) / groups;
+      kernels[last - first - 1](p.channels, in + first * p.in_tile, p.in_tile, weights,
+                                p.out + (first * p.planes + plane) * width, p.planes * width);
+    }
+  }
+}
+
+template <bool Whole>
+inline Floats fetch(const float* p, Mask mask) {
+  return Whole ? load(p) : load_where(p, mask, Floats{});
+}
+
+template <int M, bool Whole>
+inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
+  constexpr int A = M + 2;
+  const int64_t plane = t.vectors * kLanes;
+  const Mask mask = mask_of((1u << lanes) - 1u);
+  Floats down[A][M];
+#pragma GCC unroll 6
+  for (int j = 0; j < A; ++j) {
+    Floats x[A];
+#pragma GCC unroll 6
+    for (int i = 0; i < A; ++i) x[i] = load(t.in + (i * A + j) * plane + c);
+    output_line(x, down[j]);
+  }
+  const Floats low = broadcast(t.low), high = broadcast(t.high), scale = broadcast(t.scale);
+  const Floats bias = t.bias != nullptr ? fetch<Whole>(t.bias + c, mask) : Floats{};
+#pragma GCC unroll 4
+  for (int i = 0; i < M; ++i) {
+    if (i >= t.lines) return;
+    Floats x[A], y[M];
+#pragma GCC unroll 6
+    for (int j = 0; j < A; ++j) x[j] = down[j][i];
+    output_line(x, y);
+#pragma GCC unroll 4
+    for (int j = 0; j < M; ++j) {
+      if (j >= t.pixels) break;
+      Floats z = y[j] * scale + bias;
+      if (t.residual != nullptr) {
+        z += fetch<Whole>(t.residual + i * t.residual_line + j * t.residual_pixel + c, mask);
+      }
+      // Comparisons are false for NaN, which therefore passes.
+      z = z < low ? low : z;
+      z = z > high ? high : z;
+      float* out = t.out + i * t.line + j * t.pixel + c;
+      if (Whole) {
+        store(out, z);
+      } else {
+        for (int l = 0; l < lanes; ++l) out[l] = z[l];
+      }
+    }
+  }
+}
+
+template <int M>
+void output_tile(const WinogradOutput& t) {
+  const int64_t width = t.vectors * kLanes;
+  const int64_t filters = t.filters < width ? t.filters : width;
+  int64_t c = 0;
+  for (; c + kLanes <= filters; c += kLanes) output_vector<M, true>(t, c, kLanes);
+  if (c < filters) output_vector<M, false>(t, c, static_cast<int>(filters - c));
+}
+
+void run_output(int size, const WinogradOutput& t) {
+  if (size == 2) return output_tile<2>(t);
+  output_tile<4>(t);
+}
+
+}  // namespace
+
+extern const WinogradKernels winograd_kernels;
+const WinogradKernels winograd_kernels = {
+    kVectors, {kRows[0], kRows[1], kRows[2], kRows[3], kRows[4]}, run_input, run_product, run_output,
+};
+
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -1,0 +1,290 @@
+// One run of a Winograd plan.
+#include <algorithm>
+#include <numeric>
+
+#include "cpu/contract_kernels.h"
+#include "cpu/contract_winograd.h"
+#include "cpu/parallel.h"
+#include "cpu/winograd_kernels.h"
+
+namespace onnx_fusion::cpu {
+namespace {
+
+constexpr int64_t kStripTiles = 8, kStripChannels = 16;
+constexpr int kMostPlanes = 36;
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+struct WinogradPlan::Buffers {
+  float *planes, *products, *sums, *turned, *strip;
+  char* rest;
+};
+
+// Blocks and parts so that every thread has as much to do: few tiles are not split further, but their
+// filters are, and each part transforms the input again.
+WinogradPlan::Split WinogradPlan::choose_split(const Parallel& parallel) const {
+  const int64_t fewest = (tiles_ + most_tiles_ - 1) / most_tiles_;
+  const double depth = static_cast<double>(channels_), wide = static_cast<double>(panels_ * width_);
+  const double lanes = static_cast<double>(gemm_kernels().lanes);
+  const double work = static_cast<double>(tiles_ * planes_) * depth * wide / lanes;
+  const int64_t threads = task_count(parallel, work * 0.2);
+  Split best{fewest, 1, 1};
+  if (threads == 1) return best;
+  double least = 0;
+  for (int64_t parts = 1; parts <= threads; ++parts) {
+    if (threads % parts != 0) continue;
+    if (parts > panels_) break;
+    const int64_t unit = threads / parts;
+    const int64_t blocks = std::min(round_up(fewest, unit), tiles_);
+    const double tiles = static_cast<double>((tiles_ + blocks - 1) / blocks);
+    const double filters = static_cast<double>((panels_ + parts - 1) / parts * width_);
+    // Vector operations per plane; a block reads its weights once, at the price of some 8 tiles.
+    const double block = tiles * depth * 4 + tiles * filters * 4 + (tiles + 8) * depth * filters;
+    const double cost = block * static_cast<double>((blocks * parts + threads - 1) / threads);
+    if (parts > 1 && cost >= least) continue;
+    least = cost;
+    best = {blocks, parts, threads};
+  }
+  return best;
+}
+
+WinogradPlan::Segment WinogradPlan::segment_at(int64_t tile, int64_t end) const {
+  const int64_t row = tile / along_.tiles, column = tile % along_.tiles;
+  return {row / down_.tiles, row % down_.tiles, column, std::min(end - tile, along_.tiles - column),
+          0, 0};
+}
+
+template <typename Body>
+void WinogradPlan::each_segment(int64_t first, int64_t last, const Body& body) const {
+  int64_t pixel = 0;
+  for (int64_t tile = first; tile < last;) {
+    Segment segment = segment_at(tile, last);
+    segment.tile = tile - first;
+    segment.pixel = pixel;
+    body(segment);
+    const int64_t lines = std::min<int64_t>(size_, down_.outputs - segment.row * size_);
+    const int64_t begin = segment.column * size_;
+    pixel += lines * (std::min(along_.outputs, begin + segment.count * size_) - begin);
+    tile += segment.count;
+  }
+}
+
+int64_t WinogradPlan::image_offset(const Linear& address, int64_t image, int64_t* fixed) const {
+  locate(*stage_, image_, image, fixed);
+  int64_t at = address.base;
+  for (int k = 0; k < image_.count; ++k) {
+    at += address.coef[image_.letters[k]] * fixed[image_.letters[k]];
+  }
+  return at;
+}
+
+void WinogradPlan::run(const RunContext& context) const {
+  const Split split = choose_split(*context.parallel);
+  const int64_t most = (tiles_ + split.blocks - 1) / split.blocks;
+  const int64_t pixels = most * size_ * size_, group = group_panels_ * width_;
+  const int64_t planes = round_up(most * planes_ * plane_, 16);
+  const int64_t products = round_up(most * planes_ * width_, 16);
+  const int64_t sums = finish_ != nullptr ? 0 : round_up(pixels * group, 16);
+  const int64_t strip = channel_step_ == 1 ? 0
+                                           : (size_ + 2) * (kStripTiles * size_ + 2) * kStripChannels;
+  const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip;
+
+  parallel_ranges(*context.parallel, split.blocks * split.parts, split.tasks,
+                  [&](int64_t begin, int64_t end, int64_t) {
+    const Scratch scratch(static_cast<size_t>(floats + 16) * sizeof(float) +
+                          epilogue_->scratch_bytes() + 64);
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
+    Buffers buffers;
+    buffers.planes = reinterpret_cast<float*>(scratch.data());
+    buffers.products = buffers.planes + planes;
+    buffers.sums = buffers.products + products;
+    buffers.turned = buffers.sums + sums;
+    buffers.strip = buffers.sums + (transposed_ ? 2 : 1) * sums;
+    buffers.rest = reinterpret_cast<char*>(buffers.strip + strip);
+    int64_t held = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t block = i / split.parts, part = i % split.parts;
+      const int64_t first = tiles_ * block / split.blocks, last = tiles_ * (block + 1) / split.blocks;
+      if (block != held) read_block(context, first, last, buffers);
+      held = block;
+      const int64_t panel0 = panels_ * part / split.parts;
+      const int64_t panel1 = panels_ * (part + 1) / split.parts;
+      for (int64_t panel = panel0; panel < panel1;) {
+        const int64_t group_end = std::min(panel1, panel + group_panels_);
+        const int64_t filter0 = panel * width_, filter1 = std::min(filters_, group_end * width_);
+        for (; panel < group_end; ++panel) {
+          winograd_kernels().product({buffers.planes, planes_ * plane_, plane_,
+                                      weights_->data() + panel * planes_ * channels_ * width_,
+                                      last - first, planes_, channels_, vectors_,
+                                      buffers.products});
+          if (finish_ != nullptr) {
+            write_direct(context, first, last, panel, buffers);
+          } else {
+            write_sums(first, last, panel * width_ - filter0, buffers);
+          }
+        }
+        if (finish_ == nullptr) finish_sums(context, first, last, filter0, filter1, buffers);
+      }
+    }
+  });
+}
+
+void WinogradPlan::read_block(const RunContext& context, int64_t first, int64_t last,
+                              const Buffers& to) const {
+  const float* x = reinterpret_cast<const float*>(context.tensors[input_]);
+  int64_t fixed[kMaxLetters] = {};
+  each_segment(first, last, [&](const Segment& segment) {
+    const float* image = x + image_offset(*address_, segment.image, fixed);
+    float* out = to.planes + segment.tile * planes_ * plane_;
+    if (channel_step_ == 1) {
+      read_tiles(image, segment, out);
+    } else {
+      read_rows(image, segment, to.strip, out);
+    }
+  });
+}
+
+void WinogradPlan::read_tiles(const float* x, const Segment& segment, float* out) const {
+  const int64_t reach = size_ + 2;
+  const int64_t top = segment.row * size_ + down_.first;
+  const bool whole_lines = top >= 0 && top + reach <= down_.inputs;
+  const float* places[kMostPlanes];
+  for (int64_t j = segment.column; j < segment.column + segment.count; ++j, out += planes_ * plane_) {
+    const int64_t left = j * size_ + along_.first;
+    const float* base = x + segment.row * size_ * down_.step + j * size_ * along_.step;
+    WinogradInput tile{base, down_.step, along_.step, nullptr, channels_, out, plane_};
+    if (!whole_lines || left < 0 || left + reach > along_.inputs) {
+      for (int64_t i = 0; i < planes_; ++i) {
+        const int64_t line = i / reach, pixel = i % reach;
+        const bool inside = top + line >= 0 && top + line < down_.inputs && left + pixel >= 0 &&
+                            left + pixel < along_.inputs;
+        places[i] = inside ? base + line * down_.step + pixel * along_.step : outside_.data();
+      }
+      tile.places = places;
+    }
+    winograd_kernels().input(size_, tile);
+  }
+}
+
+// Input whose pixels are contiguous: a strip of a few tiles and channels is turned first.
+void WinogradPlan::read_rows(const float* x, const Segment& segment, float* strip,
+                             float* out) const {
+  const int64_t reach = size_ + 2, top = segment.row * size_ + down_.first;
+  for (int64_t j = 0; j < segment.count; j += kStripTiles) {
+    const int64_t tiles = std::min(kStripTiles, segment.count - j);
+    const int64_t pixel0 = (segment.column + j) * size_, columns = tiles * size_ + 2;
+    const int64_t left = pixel0 + along_.first;
+    const int64_t inside0 = std::min(columns, std::max<int64_t>(0, -left));
+    const int64_t inside1 = std::max(inside0, std::min(columns, along_.inputs - left));
+    for (int64_t c = 0; c < channels_; c += kStripChannels) {
+      const int64_t some = std::min(kStripChannels, channels_ - c);
+      for (int64_t i = 0; i < reach; ++i) {
+        float* line = strip + i * columns * kStripChannels;
+        const bool exists = top + i >= 0 && top + i < down_.inputs;
+        const int64_t begin = exists ? inside0 : columns, end = exists ? inside1 : columns;
+        std::fill(line, line + begin * kStripChannels, fill_);
+        std::fill(line + end * kStripChannels, line + columns * kStripChannels, fill_);
+        if (begin == end) continue;
+        const float* from = x + (segment.row * size_ + i) * down_.step + pixel0 + begin +
+                            c * channel_step_;
+        gemm_kernels().transpose(from, channel_step_, some, end - begin,
+                                 line + begin * kStripChannels, kStripChannels);
+      }
+      for (int64_t t = 0; t < tiles; ++t) {
+        winograd_kernels().input(size_, {strip + t * size_ * kStripChannels,
+                                         columns * kStripChannels, kStripChannels, nullptr,
+                                         kStripChannels, out + (j + t) * planes_ * plane_ + c,
+                                         plane_});
+      }
+    }
+  }
+}
+
+void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_t last,
+                                int64_t panel, const Buffers& from) const {
+  int64_t fixed[kMaxLetters] = {};
+  const int64_t filter = panel * width_, filters = std::min(width_, filters_ - filter);
+  each_segment(first, last, [&](const Segment& segment) {
+    locate(*stage_, image_, segment.image, fixed);
+    const int64_t line = segment.row * size_;
+    for (int64_t t = 0; t < segment.count; ++t) {
+      const int64_t pixel = (segment.column + t) * size_, at = line * along_.outputs + pixel;
+      const FinishRows f =
+          finish_->rows(context, fixed, at, at + 1, filter, filter + filters, nullptr, 0);
+      winograd_kernels().output(
+          size_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, filters,
+                  static_cast<int>(std::min<int64_t>(size_, down_.outputs - line)),
+                  static_cast<int>(std::min<int64_t>(size_, along_.outputs - pixel)), f.out,
+                  along_.outputs * f.out_ld, f.out_ld, f.residual, along_.outputs * f.residual_ld,
+                  f.residual_ld, f.column_bias, f.scale, f.low, f.high});
+    }
+  });
+}
+
+void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
+                              const Buffers& from) const {
+  const int64_t ld = group_panels_ * width_;
+  const float infinity = __builtin_inff();
+  each_segment(first, last, [&](const Segment& segment) {
+    const int64_t line = segment.row * size_, begin = segment.column * size_;
+    const int64_t end = std::min(along_.outputs, begin + segment.count * size_);
+    for (int64_t t = 0; t < segment.count; ++t) {
+      const int64_t pixel = begin + t * size_;
+      winograd_kernels().output(
+          size_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, width_,
+                  static_cast<int>(std::min<int64_t>(size_, down_.outputs - line)),
+                  static_cast<int>(std::min<int64_t>(size_, end - pixel)),
+                  from.sums + (segment.pixel + t * size_) * ld + column, (end - begin) * ld, ld,
+                  nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity});
+    }
+  });
+}
+
+// Rows of tiles that are whole are taken together.
+void WinogradPlan::finish_sums(const RunContext& context, int64_t first, int64_t last,
+                               int64_t filter0, int64_t filter1, const Buffers& from) const {
+  Patch patch{};
+  each_segment(first, last, [&](const Segment& segment) {
+    const int64_t line0 = segment.row * size_, pixel0 = segment.column * size_;
+    const int64_t line1 = std::min(down_.outputs, line0 + size_);
+    const int64_t pixel1 = std::min(along_.outputs, pixel0 + segment.count * size_);
+    const bool whole = pixel0 == 0 && pixel1 == along_.outputs;
+    if (whole && patch.line1 == line0 && line0 > 0 && patch.image == segment.image &&
+        patch.pixel0 == 0 && patch.pixel1 == along_.outputs) {
+      patch.line1 = line1;
+      return;
+    }
+    finish_patch(context, patch, filter0, filter1, from);
+    patch = {segment.image, line0, line1, pixel0, pixel1, segment.pixel};
+  });
+  finish_patch(context, patch, filter0, filter1, from);
+}
+
+void WinogradPlan::finish_patch(const RunContext& context, const Patch& patch, int64_t filter0,
+                                int64_t filter1, const Buffers& from) const {
+  const int64_t lines = patch.line1 - patch.line0, wide = patch.pixel1 - patch.pixel0;
+  if (lines == 0) return;
+  const int64_t ld = group_panels_ * width_, pixels = lines * wide;
+  const float* sums = from.sums + patch.begin * ld;
+  if (transposed_) {
+    gemm_kernels().transpose(sums, ld, pixels, filter1 - filter0, from.turned, pixels);
+  }
+  int64_t fixed[kMaxLetters] = {};
+  locate(*stage_, image_, patch.image, fixed);
+  const bool whole = wide == along_.outputs;
+  const int64_t step = whole ? pixels : wide;
+  for (int64_t at = 0; at < pixels; at += step) {
+    const int64_t pixel0 = (patch.line0 + at / wide) * along_.outputs + patch.pixel0;
+    if (transposed_) {
+      epilogue_->run(context, fixed, filter0, filter1, pixel0, pixel0 + step, from.turned + at,
+                     pixels, from.rest);
+    } else {
+      epilogue_->run(context, fixed, pixel0, pixel0 + step, filter0, filter1, sums + at * ld, ld,
+                     from.rest);
+    }
+  }
+}
+
+}  // namespace onnx_fusion::cpu

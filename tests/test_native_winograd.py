@@ -1,0 +1,218 @@
+"""Winograd's convolution in the native library against float64 and the interpreter, on every ISA.
+
+Sizes are such that tiles (4 x 4, and 2 x 2), vectors and panels of filters are cut at the borders.
+"""
+
+from __future__ import annotations
+
+import native_lib
+import numpy as np
+import pytest
+
+from onnx_fusion.program import interpret, parse_program
+
+LAST = "order(0, 2, 3, 1)"
+RNG = np.random.default_rng(21)
+EPILOGUES = {
+    "none": ("", "", 2),
+    "relu_bias": (
+        "input b f32[{o}] row\n",
+        "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 0\n%6 = max %4 %5\n",
+        6,
+    ),
+    "relu6_residual": (
+        "input b f32[{o}] row\ninput z f32[{n}, {o}, {p}, {q}] {out}\n",
+        "%3 = load b (o)\n%4 = add %2 %3\n%5 = load z (n, o, p, q)\n%6 = add %4 %5\n"
+        "%7 = const f32 0\n%8 = max %6 %7\n%9 = const f32 6\n%10 = min %8 %9\n",
+        10,
+    ),
+    "silu_residual": (
+        "input b f32[{o}] row\ninput z f32[{n}, {o}, {p}, {q}] {out}\n",
+        "%3 = load b (o)\n%4 = add %2 %3\n%5 = sigmoid %4\n%6 = mul %4 %5\n"
+        "%7 = load z (n, o, p, q)\n%8 = add %6 %7\n",
+        8,
+    ),
+    "hard_swish": (
+        "input b f32[{o}] row\n",
+        "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 3\n%6 = add %4 %5\n%7 = const f32 0\n"
+        "%8 = max %6 %7\n%9 = const f32 6\n%10 = min %8 %9\n%11 = mul %4 %10\n%12 = div %11 %9\n",
+        12,
+    ),
+}
+
+
+def values(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape, dtype=np.float32)
+
+
+def text_of(x, w, pads, layouts, epilogue, strict=False):
+    """Return the program of a 3x3 convolution; pads are top, left, bottom, right."""
+    n, c, height, width = x
+    sizes = {
+        "n": n, "o": w, "p": height + pads[0] + pads[2] - 2, "q": width + pads[1] + pads[3] - 2,
+        "out": layouts[1],
+    }  # fmt: skip
+    inputs, body, result = EPILOGUES[epilogue]
+    out = f"[{n}, {w}, {sizes['p']}, {sizes['q']}] {layouts[1]}"
+    return f"""tile_program 1{" strict" if strict else ""}
+input x f32[{n}, {c}, {height}, {width}] {layouts[0]}
+input w f32[{w}, {c}, 3, 3] row
+{inputs.format(**sizes)}output y f32{out}
+stage n: {n}, o: {w}, p: {sizes["p"]}, q: {sizes["q"]}, c: {c}, r: 3, s: 3
+%0 = load x (n, c, p + r - {pads[0]}, q + s - {pads[1]}) else 0
+%1 = load w (o, c, r, s)
+%2 = dot %0 %1 over c, r, s
+{body}store y (n, o, p, q) %{result}
+"""
+
+
+def convolve(x, w, pads):
+    """Return the convolution in float64."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
+    p, q = x.shape[2] - 2, x.shape[3] - 2
+    y = np.zeros((x.shape[0], w.shape[0], p, q))
+    for r in range(3):
+        for s in range(3):
+            part = x[:, :, r : r + p, s : s + q]
+            y += np.einsum("ncpq,oc->nopq", part, w[:, :, r, s].astype(np.float64), optimize=True)
+    return y
+
+
+def finish(name, y, b, z):
+    """Return what the epilogue makes of the convolution."""
+    if name == "none":
+        return y
+    y = y + b.astype(np.float64).reshape(-1, 1, 1)
+    if name == "relu_bias":
+        return np.maximum(y, 0)
+    if name == "relu6_residual":
+        return np.clip(y + z, 0, 6)
+    if name == "silu_residual":
+        return y / (1 + np.exp(-y)) + z
+    return y * np.clip(y + 3, 0, 6) / 6
+
+
+def lay(array: np.ndarray, layout: str) -> np.ndarray:
+    return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if layout == LAST else array
+
+
+def check(x_shape, filters, pads, layouts, epilogue, isas=None, threads=(1, 3)):
+    """Compare with float64 on each ISA; return the relative L2 errors."""
+    x, w = values(*x_shape), values(filters, x_shape[1], 3, 3) / (9 * x_shape[1]) ** 0.5
+    plain = convolve(x, w, pads)
+    b, z = values(filters), values(*plain.shape)
+    want = lay(finish(epilogue, plain, b, z), layouts[1])
+    extra = EPILOGUES[epilogue][0]
+    inputs = [lay(x, layouts[0]), w]
+    inputs += [b] * ("input b" in extra) + [lay(z, layouts[1])] * ("input z" in extra)
+    text = text_of(x_shape, filters, pads, layouts, epilogue)
+    errors = []
+    for isa in isas or native_lib.isas():
+        for count in threads:
+            (got,) = native_lib.server(isa).run(text, inputs, count, (1,))
+            assert got.shape == want.shape
+            np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-5, err_msg=f"{isa} {count}")
+            errors.append(np.linalg.norm(got - want) / np.linalg.norm(want))
+    return errors
+
+
+MIXES = [("row", "row"), ("row", LAST), (LAST, "row"), (LAST, LAST)]
+
+
+@pytest.mark.parametrize("layouts", MIXES, ids=["rr", "rl", "lr", "ll"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 13, 30])
+def test_every_size_of_image(size, layouts):
+    check((1, 24, size, max(1, 31 - size)), 33, (1, 1, 1, 1), layouts, "relu_bias")
+
+
+@pytest.mark.parametrize("layouts", MIXES, ids=["rr", "rl", "lr", "ll"])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_epilogues_pads_and_batches(epilogue, layouts):
+    check((2, 37, 14, 19), 70, (0, 2, 1, 0), layouts, epilogue)
+    check((3, 16, 9, 8), 16, (1, 1, 1, 1), layouts, epilogue)
+
+
+@pytest.mark.parametrize("channels,filters", [(16, 48), (17, 31), (64, 24), (130, 40), (48, 129)])
+def test_channels_that_fill_no_vector(channels, filters):
+    for layouts in ((LAST, LAST), ("row", "row")):
+        check((1, channels, 12, 15), filters, (1, 0, 1, 2), layouts, "silu_residual")
+
+
+@pytest.mark.parametrize("threads", [2, 4, 7])
+def test_few_tiles_are_split_by_filter(threads):
+    for layouts in ((LAST, LAST), ("row", "row")):
+        check((1, 256, 7, 7), 256, (1, 1, 1, 1), layouts, "relu6_residual", threads=(threads,))
+        check((1, 64, 40, 44), 64, (1, 1, 1, 1), layouts, "hard_swish", threads=(threads,))
+
+
+def test_errors_are_a_few_roundings():
+    for layouts in ((LAST, LAST), ("row", "row")):
+        errors = check((1, 128, 28, 28), 128, (1, 1, 1, 1), layouts, "none", threads=(1,))
+        assert max(errors) < 1.5e-6
+
+
+def test_strict_and_weights_that_change_do_not_use_it():
+    """Sums of products of small integers are exact, but not by way of the transforms' roots."""
+    x, w = (np.round(3 * values(*shape)) for shape in ((1, 64, 20, 20), (64, 64, 3, 3)))
+    inputs = [lay(x, LAST), w]
+    want = lay(convolve(x, w, (1, 1, 1, 1)), LAST)
+    for isa in native_lib.isas():
+        server = native_lib.server(isa)
+        for strict, constant in ((False, (1,)), (True, (1,)), (False, ()), (True, ())):
+            text = text_of(x.shape, 64, (1, 1, 1, 1), (LAST, LAST), "none", strict)
+            (got,) = server.run(text, inputs, 1, constant)
+            np.testing.assert_allclose(got, want, atol=2e-5 * want.std(), rtol=1e-5)
+            assert (got == want).all() == (strict or not constant)
+
+
+def test_interpreter_agrees_with_a_fill_crop_and_dims_of_one():
+    text = """tile_program 1
+input x f32[N, 20, H, W] row
+input w f32[18, 20, 3, 3] row
+dim P = H - 1
+dim Q = W - 5
+output y f32[18, N, P, Q] order(1, 2, 3, 0)
+stage n: N, o: 18, p: P, q: Q, c: 20, r: 3, s: 3
+%0 = load x (n, c, p + r - 1, q + s + 2) else 0.5
+%1 = load w (o, c, r, s)
+%2 = dot %0 %1 over c, r, s
+store y (o, n, p, q) %2
+"""
+    for shape in ((1, 20, 9, 21), (2, 20, 2, 40), (1, 20, 30, 6)):
+        inputs = [values(*shape), values(18, 20, 3, 3) / 13]
+        (want,) = interpret(parse_program(text), inputs)
+        for isa in native_lib.isas():
+            (got,) = native_lib.server(isa).run(text, inputs, 2, (1,))
+            np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_weights_in_another_order():
+    """A convolution whose weights lie as [r][s][channel][filter]."""
+    x, w = values(1, 32, 20, 20), values(40, 32, 3, 3) / 17
+    text = text_of(x.shape, 40, (1, 1, 1, 1), ("row", LAST), "none")
+    text = text.replace("w f32[40, 32, 3, 3] row", "w f32[40, 32, 3, 3] order(2, 3, 1, 0)")
+    turned = np.ascontiguousarray(w.transpose(2, 3, 1, 0))
+    want = lay(convolve(x, w, (1, 1, 1, 1)), LAST)
+    for isa in native_lib.isas():
+        (got,) = native_lib.server(isa).run(text, [x, turned], 1, (1,))
+        np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-5)
+
+
+def test_weights_are_shared_between_shapes_of_a_kernel():
+    text = """tile_program 1
+input x f32[N, 32, H, W] order(0, 2, 3, 1)
+input w f32[32, 32, 3, 3] row
+output y f32[N, 32, H, W] order(0, 2, 3, 1)
+stage n: N, o: 32, p: H, q: W, c: 32, r: 3, s: 3
+%0 = load x (n, c, p + r - 1, q + s - 1) else 0
+%1 = load w (o, c, r, s)
+%2 = dot %0 %1 over c, r, s
+store y (n, o, p, q) %2
+"""
+    w = values(32, 32, 3, 3) / 17
+    kernel = native_lib.Kernel(text, [values(1, 8, 8, 32), w], (1,))
+    for n, height, width in ((1, 8, 8), (2, 30, 17), (1, 1, 1), (4, 3, 50), (1, 8, 8)):
+        x = values(n, 32, height, width)
+        (got,) = kernel.run([lay(x, LAST), kernel.kept[1]], 2)
+        want = lay(convolve(x, w, (1, 1, 1, 1)), LAST)
+        np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-5)
