@@ -92,6 +92,12 @@ class Kernel:
             arrays[k] = _Array(a.ctypes.data, dims, a.ndim, dtype.onnx, k in constant)
         return arrays
 
+    def plans(self, inputs: Sequence[np.ndarray]) -> int:
+        """Return how many kernels a run is: stages, less those that run together."""
+        inputs = [np.require(a, requirements="C") for a in inputs]
+        arrays, number = self.arrays(inputs), ctypes.c_uint64(len(inputs))
+        return library().onnx_fusion_plans(ctypes.c_void_p(self.handle), arrays, number)
+
     def run(
         self, inputs: Sequence[np.ndarray], threads: int = 1, repeats: int = 1
     ) -> list[np.ndarray]:

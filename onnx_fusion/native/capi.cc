@@ -143,6 +143,17 @@ ONNX_FUSION_EXPORT int onnx_fusion_shapes(const void* kernel, const OnnxFusionAr
   return 0;
 }
 
+// How many kernels a run with these inputs is: one per stage, or per group of stages that run as one. -1
+// if the inputs do not fit the program.
+ONNX_FUSION_EXPORT int onnx_fusion_plans(const void* kernel, const OnnxFusionArray* inputs,
+                                         uint64_t count) {
+  const Kernel& k = *static_cast<const Kernel*>(kernel);
+  std::vector<TensorView> views;
+  if (!views_of(k, inputs, count, &views, nullptr, 0)) return -1;
+  onnx_fusion::BoundRef bound;
+  return k.bind(views.data(), &bound).ok() ? static_cast<int>(k.plan_count(*bound)) : -1;
+}
+
 // Runs `repeats` times on `threads` threads; `seconds` is the fastest run's time. The outputs have the
 // sizes that onnx_fusion_shapes says.
 ONNX_FUSION_EXPORT int onnx_fusion_run(const void* kernel, const OnnxFusionArray* inputs,

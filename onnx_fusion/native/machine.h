@@ -72,6 +72,8 @@ class Kernel {
   Status bind(const TensorView* inputs, BoundRef* bound) const;
   // The physical dims of an output; they live as long as the Bound.
   const int64_t* output_dims(const Bound& bound, size_t output, size_t* rank) const;
+  // How many kernels run one after the other: stages, less those that run together.
+  size_t plan_count(const Bound& bound) const;
   // Computes all outputs. Inputs have the shapes they were bound with; outputs may not overlap inputs.
   Status run(const Bound& bound, const TensorView* inputs, void* const* outputs,
              const Parallel& parallel) const;

@@ -1,6 +1,7 @@
 // The kernels of the instruction set that the library chose.
 #include <string>
 
+#include "cpu/attention_kernels.h"
 #include "cpu/contract_kernels.h"
 #include "cpu/direct_kernels.h"
 #include "cpu/finish.h"
@@ -22,6 +23,7 @@ namespace onnx_fusion::cpu {
   extern const DirectKernels direct_kernels; \
   extern const FinishPass finish_pass; \
   extern const WinogradKernels winograd_kernels; \
+  extern const AttentionKernels attention_kernels; \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -34,6 +36,7 @@ struct Chosen {
   const DirectKernels* direct = nullptr;
   FinishPass finish = nullptr;
   const WinogradKernels* winograd = nullptr;
+  const AttentionKernels* attention = nullptr;
 };
 
 const Chosen& chosen() {
@@ -43,7 +46,7 @@ const Chosen& chosen() {
 #define X(isa) \
   if (choice.gemm == nullptr || name == #isa) {                              \
     choice = {&isa::gemm_kernels, &isa::window_kernels, &isa::direct_kernels, \
-              isa::finish_pass, &isa::winograd_kernels};                     \
+              isa::finish_pass, &isa::winograd_kernels, &isa::attention_kernels};          \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -59,5 +62,6 @@ const WindowKernels& window_kernels() { return *chosen().window; }
 const DirectKernels& direct_kernels() { return *chosen().direct; }
 FinishPass finish_pass() { return chosen().finish; }
 const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
+const AttentionKernels& attention_kernels() { return *chosen().attention; }
 
 }  // namespace onnx_fusion::cpu

@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "cpu/attention.h"
 #include "cpu/contract.h"
 #include "cpu/stage.h"
 #include "cpu/weights.h"
@@ -103,7 +104,8 @@ struct Kernel::State {
   }
 
   Status plan(const TensorView* inputs, Bound* bound) const;
-  void place_temps(Bound* bound) const;
+  bool may_attend(size_t stage) const;
+  void place_temps(const std::vector<size_t>& plan_of, Bound* bound) const;
 };
 
 Kernel::Kernel() : state_(std::make_unique<State>()) {}
@@ -191,7 +193,15 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
     }
   }
   const cpu::ConstantHashes::Use use(&hashes);
+  std::vector<size_t> plan_of;  // per stage
   for (size_t s = 0; s < forms.size(); ++s) {
+    auto attention = may_attend(s) ? plan_attention(bound->program, s) : nullptr;
+    plan_of.resize(s + (attention != nullptr ? kAttentionStages : 1), bound->plans.size());
+    if (attention != nullptr) {
+      bound->plans.push_back(std::move(attention));
+      s += kAttentionStages - 1;
+      continue;
+    }
     // A contraction of which a letter has no position is either not stored, or a sum over nothing.
     const bool nothing = bound->program.stages[s].empty != 0;
     if (forms[s] == StageForm::rows) {
@@ -202,12 +212,18 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
       bound->plans.push_back(plan_contraction(bound->program, s, constants.data(), constants.size()));
     }
   }
-  place_temps(bound);
+  place_temps(plan_of, bound);
   return Status();
 }
 
-// Temps share memory where one is last loaded before the other is first stored.
-void Kernel::State::place_temps(Bound* bound) const {
+bool Kernel::State::may_attend(size_t stage) const {
+  return stage + kAttentionStages <= forms.size() && forms[stage] == StageForm::contraction &&
+         forms[stage + 1] == StageForm::rows && forms[stage + 2] == StageForm::contraction;
+}
+
+// Temps share memory where one is last loaded before the other is first stored. What one plan stores
+// and loads itself never is in memory.
+void Kernel::State::place_temps(const std::vector<size_t>& plan_of, Bound* bound) const {
   struct Use {
     size_t temp, first, last, bytes;
   };
@@ -217,13 +233,16 @@ void Kernel::State::place_temps(Bound* bound) const {
     const BoundTensor& tensor = bound->program.tensors[index];
     Use use{t, program.stages.size(), 0, static_cast<size_t>(tensor.elements) * dtype_size(tensor.dtype)};
     use.bytes = (use.bytes + kAlignment) / kAlignment * kAlignment;
+    bool loaded = false;
     for (size_t s = 0; s < program.stages.size(); ++s) {
       for (const Instruction& line : program.stages[s].body) {
         if (line.tensor != static_cast<int>(index)) continue;
-        use.first = std::min(use.first, s);
-        use.last = std::max(use.last, s);
+        use.first = std::min(use.first, plan_of[s]);
+        use.last = std::max(use.last, plan_of[s]);
+        loaded = loaded || line.op == Op::op_load;
       }
     }
+    if (loaded && use.first == use.last) use.bytes = 0;
     uses.push_back(use);
   }
   std::sort(uses.begin(), uses.end(), [](const Use& a, const Use& b) { return a.bytes > b.bytes; });
@@ -252,6 +271,8 @@ const int64_t* Kernel::output_dims(const Bound& bound, size_t output, size_t* ra
   *rank = tensor.physical.size();
   return tensor.physical.data();
 }
+
+size_t Kernel::plan_count(const Bound& bound) const { return bound.plans.size(); }
 
 Status Kernel::run(const Bound& bound, const TensorView* inputs, void* const* outputs,
                    const Parallel& parallel) const {

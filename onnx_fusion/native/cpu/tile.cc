@@ -201,6 +201,34 @@ void Prologue::run(const RunContext& context, const int64_t* fixed, int64_t r0, 
   plan_->plane.rectangle(&run, fixed, r0, r1, c0, c1);
 }
 
+struct Relay::Plan {
+  cpu::Plane plane;
+};
+
+Relay::Relay(const BoundProgram& bound, size_t stage, int from, int to, const Axis& rows,
+             const Axis& columns)
+    : plan_(std::make_unique<Plan>()) {
+  cpu::Slice slice{};
+  slice.bound = &bound;
+  slice.stage = stage;
+  slice.leaf = from;
+  slice.sink = to;
+  plan_->plane.build(slice, rows, columns, bound.stages[stage]);
+}
+
+Relay::~Relay() = default;
+
+size_t Relay::scratch_bytes() const { return plan_->plane.program->scratch_bytes; }
+
+void Relay::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1, int64_t c0,
+                int64_t c1, const float* in, float* out, int64_t ld, char* scratch) const {
+  cpu::TileRun run(*plan_->plane.program, context, scratch);
+  char* const from = reinterpret_cast<char*>(const_cast<float*>(in));
+  run.set_leaf(plan_->plane.leaf(from, r0, c0, ld, 1));
+  run.set_sink(plan_->plane.leaf(reinterpret_cast<char*>(out), r0, c0, ld, 1));
+  plan_->plane.rectangle(&run, fixed, r0, r1, c0, c1);
+}
+
 struct Epilogue::Plan {
   cpu::Plane plane;
   std::unique_ptr<cpu::Finish> finish;

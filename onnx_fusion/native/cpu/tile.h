@@ -44,6 +44,24 @@ class Prologue {
   std::unique_ptr<Plan> plan_;
 };
 
+// What lies between two lines of a stage, pointwise: a value computed from another that is in memory.
+class Relay {
+ public:
+  // Lines of the body; every letter that the result depends on is in an axis or fixed per call.
+  Relay(const BoundProgram& bound, size_t stage, int from, int to, const Axis& rows,
+        const Axis& columns);
+  ~Relay();
+
+  // Element (row r, column c) is at [(r - r0) * ld + (c - c0)] of both; they may not overlap.
+  void run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1, int64_t c0,
+           int64_t c1, const float* in, float* out, int64_t ld, char* scratch) const;
+  size_t scratch_bytes() const;
+
+ private:
+  struct Plan;
+  std::unique_ptr<Plan> plan_;
+};
+
 // Everything of a contraction stage that follows its `dot`, stores included.
 class Epilogue {
  public:

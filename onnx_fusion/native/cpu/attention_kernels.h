@@ -1,0 +1,29 @@
+// What an attention needs of an ISA beside the register tiles of contract_kernels.h.
+#pragma once
+
+#include <cstdint>
+
+namespace onnx_fusion::cpu {
+
+// Rows of scores, whole or a block of their keys, that become exp(x - highest so far).
+struct SoftmaxRows {
+  float* scores;  // what lies behind `columns`, to a whole vector, may be written
+  int64_t ld, rows, columns;
+  float scale;              // x = score * scale + planes[0] + planes[1]
+  const float* planes[2];   // null if there is none
+  const int64_t* plane_rows[2];  // per row: where it begins in the plane
+  float* highest;  // per row, in and out; -inf to begin with
+  float* sums;     // of what was written so far
+  float* rescale;  // by what everything written before is to be multiplied; null: nothing was
+};
+
+struct AttentionKernels {
+  void (*softmax)(const SoftmaxRows& rows);
+  // x[r * ld + c] *= factors[r]
+  void (*scale)(float* x, int64_t ld, int64_t rows, int64_t columns, const float* factors);
+};
+
+// The ISA's in use.
+const AttentionKernels& attention_kernels();
+
+}  // namespace onnx_fusion::cpu

@@ -1,0 +1,236 @@
+#include "cpu/attention_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/attention.h"
+#include "cpu/parallel.h"
+
+namespace onnx_fusion {
+
+std::unique_ptr<StagePlan> plan_attention(const BoundProgram& bound, size_t stage) {
+  cpu::AttentionMatch match;
+  if (!cpu::match_attention(bound, stage, &match)) return nullptr;
+  return std::make_unique<cpu::AttentionPlan>(bound, match);
+}
+
+namespace cpu {
+namespace {
+
+constexpr int64_t kScoreFloats = 24 << 10;  // of a block of rows
+constexpr int64_t kLeastRows = 16, kMostRows = 64;
+constexpr int64_t kLongRow = 4096;  // keys that are taken at once
+constexpr int64_t kKeyBlock = 1024;
+constexpr int kTileRows = 8;
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// The distance of rows, off the multiples of 1 KiB at which they would share a set of the cache.
+int64_t spaced(int64_t floats) { return floats % 256 == 0 ? floats + 16 : floats; }
+
+// Tiles of nearly equal height: fewer rows than a tile has cost as much time.
+struct RowTiles {
+  int64_t rows, count;
+  RowTiles(int64_t all, int64_t most) : rows(all), count((all + most - 1) / most) {}
+  int64_t begin(int64_t tile) const { return rows * tile / count; }
+};
+
+std::unique_ptr<Relay> relay_between(const BoundProgram& bound, const ScoreLetters& letters,
+                                     const Axis& columns, int from, int to) {
+  if (from == to) return nullptr;
+  return std::make_unique<Relay>(bound, letters.stage, from, to, letters.rows, columns);
+}
+
+}  // namespace
+
+struct AttentionPlan::Buffers {
+  float *keys, *values, *queries, *scores, *others, *result, *highest, *sums, *rescale;
+  char* tiles;
+};
+
+struct AttentionPlan::Place {
+  int64_t row0, row1;
+  int64_t scores[kMaxLetters], softmax[kMaxLetters], product[kMaxLetters];  // letters of the stages
+};
+
+AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& match)
+    : match_(match),
+      keys_(bound, match.scores.stage, match.key, match.scores.keys, match.depth),
+      values_(bound, match.product.stage, match.value, match.features, match.product.keys),
+      queries_(bound, match.scores.stage, match.query, match.scores.rows, match.depth),
+      epilogue_(bound, match.product.stage, match.product.rows, match.features) {
+  if (match.exponent != match.score_load || !finish_.make(bound, match)) {
+    finish_ = ScoreFinish{};
+    score_ = relay_between(bound, match.scores, match.scores.keys, match.dot, match.score);
+  }
+  exponent_ = relay_between(bound, match.softmax, match.softmax.keys, match.score_load, match.exponent);
+  weight_ = relay_between(bound, match.softmax, match.softmax.keys, match.quotient, match.weight);
+  weighing_ = relay_between(bound, match.product, match.product.keys, match.weight_load, match.weighing);
+  choose_blocks();
+}
+
+void AttentionPlan::choose_blocks() {
+  const int64_t keys = match_.keys, rows = match_.row_count;
+  const bool whole = weight_ != nullptr || weighing_ != nullptr;  // they see the finished weights
+  key_block_ = keys <= kLongRow || whole ? keys : round_up(kKeyBlock, keys_.width);
+  const int64_t most =
+      std::min(kMostRows, std::max(kLeastRows, kScoreFloats / std::max<int64_t>(key_block_, 1)));
+  row_blocks_ = (rows + most - 1) / most;
+  row_block_ = (rows + row_blocks_ - 1) / row_blocks_;
+  score_ld_ = spaced(round_up(key_block_, keys_.width));
+  result_ld_ = values_.panels * values_.width;
+  query_floats_ = queries_.in_place() ? 0 : row_block_ * queries_.depth();
+  score_floats_ = row_block_ * score_ld_;
+  result_floats_ = row_block_ * result_ld_;
+  scratch_bytes_ = std::max({keys_.scratch_bytes(), values_.scratch_bytes(), queries_.scratch_bytes(),
+                             epilogue_.scratch_bytes()});
+  for (const auto* relay : {&score_, &exponent_, &weight_, &weighing_}) {
+    if (*relay != nullptr) scratch_bytes_ = std::max(scratch_bytes_, (*relay)->scratch_bytes());
+  }
+}
+
+void AttentionPlan::run(const RunContext& context) const {
+  const bool relays = score_ || exponent_ || weight_ || weighing_;
+  const double points = static_cast<double>(match_.batches) *
+                        static_cast<double>(match_.row_count) * static_cast<double>(match_.keys);
+  const double lanes = gemm_kernels().lanes;
+  const double per_point =
+      0.5 + static_cast<double>(keys_.depth + values_.columns) / (4.0 * lanes) + (relays ? 1.0 : 0.0);
+  const int64_t tasks = task_count(*context.parallel, points * per_point);
+  const int64_t counts[] = {keys_.floats(),          values_.floats(), query_floats_,
+                            score_floats_,           relays ? score_floats_ : 0,
+                            result_floats_,          row_block_,       row_block_,
+                            row_block_};
+  size_t bytes = scratch_bytes_;
+  for (int64_t count : counts) bytes += static_cast<size_t>(round_up(count, 16)) * sizeof(float);
+
+  const auto task = [&](int64_t begin, int64_t end, int64_t) {
+    const Scratch scratch(bytes);
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
+    Buffers buffers;
+    float* at = reinterpret_cast<float*>(scratch.data());
+    float** const parts[] = {&buffers.keys,   &buffers.values, &buffers.queries,
+                             &buffers.scores, &buffers.others, &buffers.result,
+                             &buffers.highest, &buffers.sums,  &buffers.rescale};
+    for (size_t i = 0; i < std::size(parts); ++i) {
+      *parts[i] = at;
+      at += round_up(counts[i], 16);
+    }
+    buffers.tiles = reinterpret_cast<char*>(at);
+    Place place;
+    int64_t packed = -1;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t batch = i / row_blocks_, block = i % row_blocks_;
+      if (batch != packed) {
+        const std::vector<BoundStage>& stages = context.bound->stages;
+        locate_batch(stages[match_.scores.stage], match_.scores, match_, batch, place.scores);
+        locate_batch(stages[match_.softmax.stage], match_.softmax, match_, batch, place.softmax);
+        locate_batch(stages[match_.product.stage], match_.product, match_, batch, place.product);
+        keys_.pack(context, place.scores, buffers.keys, buffers.tiles);
+        values_.pack(context, place.product, buffers.values, buffers.tiles);
+        packed = batch;
+      }
+      place.row0 = match_.row_count * block / row_blocks_;
+      place.row1 = match_.row_count * (block + 1) / row_blocks_;
+      run_rows(context, place, buffers);
+    }
+  };
+  parallel_ranges(*context.parallel, match_.batches * row_blocks_, tasks, task);
+}
+
+void AttentionPlan::find_queries(const RunContext& context, const Place& place,
+                                 const Buffers& buffers, const float** rows) const {
+  const int64_t count = place.row1 - place.row0;
+  if (queries_.in_place()) {
+    const float* base = queries_.memory(context, place.scores);
+    for (int64_t r = 0; r < count; ++r) rows[r] = base + queries_.row(place.row0 + r);
+    return;
+  }
+  queries_.fill(context, place.scores, place.row0, place.row1, buffers.queries, buffers.tiles);
+  for (int64_t r = 0; r < count; ++r) rows[r] = buffers.queries + r * queries_.depth();
+}
+
+void AttentionPlan::run_rows(const RunContext& context, const Place& place,
+                             const Buffers& buffers) const {
+  const int64_t count = place.row1 - place.row0;
+  const GemmKernels& kernels = gemm_kernels();
+  const float* queries[kMostRows];
+  find_queries(context, place, buffers, queries);
+  std::fill(buffers.highest, buffers.highest + count, -std::numeric_limits<float>::infinity());
+  for (int64_t key0 = 0; key0 < match_.keys; key0 += key_block_) {
+    const int64_t key1 = std::min(match_.keys, key0 + key_block_);
+    const RowTiles score_tiles(count, keys_.tile_rows);
+    for (int64_t panel = key0 / keys_.width; panel * keys_.width < key1; ++panel) {
+      const float* const b = buffers.keys + panel * keys_.width * keys_.depth;
+      for (int64_t t = 0; t < score_tiles.count; ++t) {
+        const int64_t row = score_tiles.begin(t);
+        kernels.tile(static_cast<int>(score_tiles.begin(t + 1) - row), keys_.panel_vectors(panel), 1,
+                     &keys_.depth, queries + row, 1, b, keys_.width,
+                     buffers.scores + row * score_ld_ + panel * keys_.width - key0, score_ld_, false);
+      }
+    }
+    const float* const weights = weigh(context, place, buffers, key0, key1);
+    const int64_t depth = key1 - key0;
+    const RowTiles result_tiles(count, values_.tile_rows);
+    for (int64_t panel = 0; panel < values_.panels; ++panel) {
+      const float* const b = buffers.values + (panel * values_.depth + key0) * values_.width;
+      for (int64_t t = 0; t < result_tiles.count; ++t) {
+        const int64_t row = result_tiles.begin(t);
+        const int rows = static_cast<int>(result_tiles.begin(t + 1) - row);
+        const float* a[kTileRows];
+        for (int i = 0; i < rows; ++i) a[i] = weights + (row + i) * score_ld_;
+        kernels.tile(rows, values_.panel_vectors(panel), 1, &depth, a, 1, b, values_.width,
+                     buffers.result + row * result_ld_ + panel * values_.width, result_ld_, key0 > 0);
+      }
+    }
+  }
+  if (weight_ == nullptr && weighing_ == nullptr) {
+    for (int64_t r = 0; r < count; ++r) buffers.sums[r] = 1.0f / buffers.sums[r];
+    attention_kernels().scale(buffers.result, result_ld_, count, values_.columns, buffers.sums);
+  }
+  epilogue_.run(context, place.product, place.row0, place.row1, 0, values_.columns, buffers.result,
+                result_ld_, buffers.tiles);
+}
+
+// The scores of a block of keys become weights; where they lie then.
+float* AttentionPlan::weigh(const RunContext& context, const Place& place, const Buffers& buffers,
+                            int64_t key0, int64_t key1) const {
+  const int64_t count = place.row1 - place.row0;
+  float* at = buffers.scores;
+  float* other = buffers.others;
+  const auto relay = [&](const std::unique_ptr<Relay>& between, const int64_t* fixed) {
+    if (between == nullptr) return;
+    between->run(context, fixed, place.row0, place.row1, key0, key1, at, other, score_ld_,
+                 buffers.tiles);
+    std::swap(at, other);
+  };
+  relay(score_, place.scores);
+  relay(exponent_, place.softmax);
+  SoftmaxRows rows{};
+  rows.scores = at;
+  rows.ld = score_ld_;
+  rows.rows = count;
+  rows.columns = key1 - key0;
+  rows.scale = finish_.scale;
+  for (size_t p = 0; p < finish_.planes.size(); ++p) {
+    rows.planes[p] = finish_.planes[p].memory(context, place.scores) + key0;
+    rows.plane_rows[p] = finish_.planes[p].rows() + place.row0;
+  }
+  rows.highest = buffers.highest;
+  rows.sums = buffers.sums;
+  rows.rescale = key0 > 0 ? buffers.rescale : nullptr;
+  attention_kernels().softmax(rows);
+  if (key0 > 0) {
+    attention_kernels().scale(buffers.result, result_ld_, count, values_.columns, buffers.rescale);
+  }
+  if (weight_ != nullptr || weighing_ != nullptr) {
+    for (int64_t r = 0; r < count; ++r) buffers.rescale[r] = 1.0f / buffers.sums[r];
+    attention_kernels().scale(at, score_ld_, count, key1 - key0, buffers.rescale);
+  }
+  relay(weight_, place.softmax);
+  relay(weighing_, place.product);
+  return at;
+}
+
+}  // namespace cpu
+}  // namespace onnx_fusion
