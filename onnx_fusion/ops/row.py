@@ -149,12 +149,19 @@ def pointwise(
     write: Callable,
     steps: int = 1,
 ) -> Tensor:
-    """Return the tensor whose element is `write(stage, *elements of operands)`."""
+    """Return the tensor whose element is `write(stage, *elements of operands)`.
+
+    What a contraction gave is stored before it is broadcast: work per channel is not done per pixel.
+    """
 
     def read(stage, index, guard):
         if guard is not None and guard != ANY:
             raise NeedsTemp(tensor)
         refs = [t.at(stage, align(index, t.shape), guard) for t in operands]
+        letters = frozenset().union(*map(stage.letters_of, refs))
+        for operand, ref in zip(operands, refs, strict=True):
+            if stage.contracted(ref) and stage.letters_of(ref) < letters:
+                raise NeedsTemp(operand)
         return write(stage, *refs)
 
     tensor = Tensor(dtype, shape, read, steps + sum(t.steps for t in operands))

@@ -104,6 +104,7 @@ class Stage:
         self._cse: dict[tp.Instruction, tp.Ref] = {}
         self._types: list[DType] = []
         self._letters: list[frozenset[str]] = []
+        self._contracted: list[bool] = []
 
     # letters
 
@@ -262,9 +263,8 @@ class Stage:
 
         So what follows the inner contraction stays with it, as its epilogue.
         """
-        before = len(self.dots)
         ref = tensor.at(self, index, guard)
-        if len(self.dots) > before and tensor not in self.stored:
+        if self.contracted(ref) and tensor not in self.stored:
             raise NeedsTemp(tensor)
         return ref
 
@@ -306,6 +306,10 @@ class Stage:
         """Return the letters a value of this stage depends on."""
         return self._letters[ref.k]
 
+    def contracted(self, ref: tp.Ref) -> bool:
+        """Return whether a value of this stage is made of a contraction's result."""
+        return self._contracted[ref.k]
+
     def _add(self, instruction: tp.Instruction, dtype: DType, letters: frozenset[str]) -> tp.Ref:
         ref = self._cse.get(instruction)
         if ref is None:
@@ -313,6 +317,9 @@ class Stage:
             self._cse[instruction] = ref
             self._types.append(dtype)
             self._letters.append(frozenset(letters))
+            self._contracted.append(
+                isinstance(instruction, tp.Dot) or any(map(self.contracted, tp.refs(instruction)))
+            )
             self.body.append(instruction)
         return ref
 
