@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
+import native_lib
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,7 +22,9 @@ from onnx_fusion.lower import Lowered, lower
 from onnx_fusion.ops.stage import Refused
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.program import interpret, parse_program
+from onnx_fusion.runtime.machine import refusal
 
+Execute = Callable[[str, Sequence[np.ndarray]], list[np.ndarray]]
 NEWEST_OPSET = 26
 
 
@@ -56,8 +60,13 @@ def fuse(model: onnx.ModelProto) -> Fused:
     return Fused(graph, made, tuple(lower(r, graph) for r in made.regions), reasons)
 
 
-def run(fused: Fused, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Return the model's outputs; raises KeyError for an output that nothing computes."""
+def run(
+    fused: Fused, feeds: Mapping[str, np.ndarray], execute: Execute | None = None
+) -> list[np.ndarray]:
+    """Return the model's outputs; raises KeyError for an output that nothing computes.
+
+    `execute` runs the programs, the interpreter if none is given.
+    """
     graph = fused.graph
     data: dict[Value, np.ndarray] = {v: feeds[v.name] for v in graph.inputs if v.name in feeds}
     data |= {v: v.weight.array() for v in graph.values.values() if v.weight is not None}
@@ -71,11 +80,22 @@ def run(fused: Fused, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
             if isinstance(work, Node):
                 data.update(run_node(work, graph, data))
             else:
-                program = parse_program(work.program)
-                found = interpret(program, [data[v] for v in work.inputs])
+                given = [np.asarray(data[v]) for v in work.inputs]
+                found = (execute or by_meaning)(work.program, given)
                 data.update(zip(work.outputs, found, strict=True))
         left = [work for work in left if work not in ready]
     return [data[v] for v in graph.outputs]
+
+
+def by_meaning(text: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return a program's outputs by the interpreter."""
+    return interpret(parse_program(text), inputs)
+
+
+def by_machine(text: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return a program's outputs by the native library, which must take it."""
+    assert refusal(text) is None, f"{refusal(text)}\n{text}"
+    return native_lib.run(text, inputs)
 
 
 def reads(work: Node | Lowered) -> Sequence[Value]:
@@ -154,13 +174,17 @@ def compare(
     atol: float = 1e-6,
     regions: int | None = None,
 ) -> Fused:
-    """Assert that all nodes are lowered, to what ONNX Runtime gives; `regions`: in how many."""
+    """Assert that all nodes are lowered, to what ONNX Runtime gives; `regions`: in how many.
+
+    The programs are run by the interpreter and by the native library.
+    """
     fused = fuse(model)
     assert not fused.reasons, f"refused: {fused.reasons}"
     if regions is not None:
         assert len(fused.plan.regions) == regions
-    for feeds in runs:
-        for actual, wanted in zip(run(fused, feeds), plain(model, feeds), strict=True):
+    for feeds, execute in itertools.product(runs, (by_meaning, by_machine)):
+        found = run(fused, feeds, execute)
+        for actual, wanted in zip(found, plain(model, feeds), strict=True):
             try:
                 same(actual, wanted, rtol, atol)
             except AssertionError as error:

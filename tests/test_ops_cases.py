@@ -23,12 +23,18 @@ REFUSALS = {
     "Cast": (r"no cast from .*(f16|None|\b[iu](8|16)\b|u32|u64).*",),
     "CastLike": (r"no cast from .*(f16|None|\b[iu](8|16)\b|u32|u64).*",),
     "BatchNormalization": ("BatchNormalization in training mode",),
+    "ConvTranspose": ("an odd number of positions is cut to reach the output's size",),
     "Dropout": ("Dropout in training mode",),
     "MaxPool": ("MaxPool with indices",),
     "MeanVarianceNormalization": ("MeanVarianceNormalization without axes",),
     "Mod": (r"Mod of floats needs fmod=1 \(ONNX Mod\)",),
-    "Pad": ("Pad mode (edge|reflect|wrap)",),
+    "Pad": (r"Pad mode .* by \d+ of an axis of \d+",),
     "MatMul": ("element type (f64|i32|i64) has no such instruction",),
+    "Resize": (
+        "Resize mode cubic", "Resize with (antialias|exclude_outside|coordinates tf_crop_and_resize)",
+        "Resize that keeps the aspect ratio", "Resize with corners aligned to a fraction .*", "Resize with coordinates half_pixel_symmetric",
+        "ONNX Runtime rounds positions of this scale differently",
+    ),
     "ReduceMax": ("element type bool has no such instruction",),
     "ReduceMin": ("element type bool has no such instruction",),
 }
@@ -36,7 +42,7 @@ REFUSALS = {
 
 AT_RUN_TIME = {
     "Dropout", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
-    "OneHot", "Trilu",
+    "OneHot", "Resize", "Trilu", "Upsample",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 }  # fmt: skip

@@ -178,11 +178,9 @@ def lower_tile(site: Site) -> list[Tensor | None]:
 
 
 def lower_pad(site: Site) -> list[Tensor | None]:
-    """Return Pad in constant mode; a negative pad cuts."""
+    """Return Pad; a negative pad cuts."""
     x = site.x(0)
     mode = site.attr("mode", "constant")
-    if mode != "constant":
-        raise Refused(f"Pad mode {mode}")
     pads = ints(site.node, "pads", 1) or ints(site.node, "paddings", 1)
     axes = constant(site.node, 3)
     axes = list(range(x.rank)) if axes is None else [int(a) % x.rank for a in axes]
@@ -196,6 +194,8 @@ def lower_pad(site: Site) -> list[Tensor | None]:
     shape = tuple(e + before.get(k, 0) + after.get(k, 0) for k, e in enumerate(x.shape))
     if x.dtype not in MOVABLE:
         raise Refused(f"element type {x.dtype}")
+    if mode != "constant":
+        return [mirrored(x, shape, mode, before, after)]
     fill = literal(x.dtype, fill)
 
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
@@ -218,6 +218,47 @@ def lower_pad(site: Site) -> list[Tensor | None]:
 
     tensor = Tensor(x.dtype, shape, read, x.steps + 1)
     return [tensor]
+
+
+def mirrored(
+    x: Tensor, shape: Shape, mode: str, before: dict[int, int], after: dict[int, int]
+) -> Tensor:
+    """Return x padded with its own elements: the edge's, those reflected at it, or the other end's.
+
+    Reflection is once at each end, so pads must be smaller than the axis.
+    """
+    if mode not in ("edge", "reflect", "wrap"):
+        raise Refused(f"Pad mode {mode}")
+    padded = [k for k in before if before[k] or after[k]]
+    for k in padded:
+        extent = ex.as_int(x.shape[k])
+        reach = max(before[k], after[k])
+        least = {"edge": 1, "reflect": reach + 1, "wrap": reach}[mode]
+        if min(before[k], after[k]) < 0 and mode != "edge":
+            raise Refused(f"Pad mode {mode} with negative pads")
+        if extent is None and mode == "edge":
+            raise Refused("Pad mode edge on an axis of unknown extent")
+        if extent is not None and extent < least:
+            raise Refused(f"Pad mode {mode} by {reach} of an axis of {extent}")
+
+    def place(at: ex.Expr, k: int) -> ex.Expr:
+        last = x.shape[k] - 1
+        if mode == "wrap":
+            return at % x.shape[k]
+        if mode == "edge":
+            return ex.minimum(ex.maximum(at, 0), last)
+        # All three bounds of the last step are needed to prove that the index is inside.
+        at = ex.maximum(ex.maximum(at, -at), 0) if before[k] else at
+        return ex.minimum(ex.minimum(at, last * 2 - at), last) if after[k] else at
+
+    def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
+        return tuple(
+            stage.simplify(place(number(e, tensor) - before[k], k)) if k in padded else e
+            for k, e in enumerate(index)
+        )
+
+    tensor = moved(x, shape, index_of)
+    return tensor
 
 
 def lower_gather(site: Site) -> list[Tensor | None]:

@@ -157,6 +157,35 @@ def lower_gather_elements(site: Site) -> list[Tensor | None]:
     return [tensor]
 
 
+def lower_gather_nd(site: Site) -> list[Tensor | None]:
+    """Return GatherND: the last axis of `indices` holds positions on the axes behind the batch."""
+    x, indices = site.x(0), site.x(1)
+    if x.dtype not in MOVABLE or indices.dtype is not DType.I64:
+        raise Refused(f"elements of type {x.dtype} by indices of type {indices.dtype}")
+    batch = int(site.attr("batch_dims", 0))
+    length = ex.as_int(indices.shape[-1]) if indices.rank else None
+    if length is None or not 0 <= batch < min(x.rank, indices.rank) or batch + length > x.rank:
+        raise Refused("index tuples that do not fit the data")
+    if x.shape[:batch] != indices.shape[:batch]:
+        raise Refused("cannot tell that the batches agree")
+    lead = indices.rank - 1
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(tensor)
+        at = []
+        for k in range(length):
+            found = indices.at(stage, index[:lead] + (ex.const(k),))
+            back = stage.apply("add", found, stage.index(x.shape[batch + k]))
+            below = stage.apply("lt", found, stage.index(0))
+            at.append(stage.apply("where", below, back, found))
+        return x.at(stage, (*index[:batch], *at, *index[lead:]))
+
+    shape = indices.shape[:-1] + x.shape[batch + length :]
+    tensor = Tensor(x.dtype, shape, read, x.steps + length * (indices.steps + 4))
+    return [tensor]
+
+
 M = MappingType
 ROWS = [
     Row("ArgMax", M.MANY_TO_MANY, lower_arg, flops=2.0),
@@ -165,4 +194,5 @@ ROWS = [
     Row("Trilu", M.ONE_TO_ONE, lower_trilu, flops=0),
     Row("OneHot", M.ONE_TO_MANY, lower_one_hot, flops=0),
     Row("GatherElements", M.ONE_TO_MANY, lower_gather_elements, flops=0),
+    Row("GatherND", M.ONE_TO_MANY, lower_gather_nd, flops=0),
 ]

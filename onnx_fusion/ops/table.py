@@ -13,14 +13,16 @@ from onnx_fusion.ops import (
     norms,
     pieces,
     position,
+    resize,
     rows,
+    transposed,
 )
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row
 
 MODULES = (
     classified, elementwise, activation, movement, pieces, position, rows, norms, contraction,
-    contrib,
+    transposed, resize, contrib,
 )  # fmt: skip
 TABLE: dict[tuple[str, str], Row] = {
     (row.domain, row.op_type): row for module in MODULES for row in module.ROWS

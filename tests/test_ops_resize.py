@@ -1,0 +1,207 @@
+"""ConvTranspose, Resize, Upsample and the modes of Pad against ONNX Runtime."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from ops_run import build, compare, fuse
+
+node = onnx.helper.make_node
+
+
+def floats(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+TRANSPOSED = [
+    ((1, 3, 5), (3, 4, 2), {"strides": [2]}),
+    ((2, 3, 5), (3, 4, 3), {"strides": [2], "pads": [1, 1], "output_padding": [1]}),
+    ((2, 3, 5), (3, 4, 4), {"strides": [2], "pads": [1, 1]}),
+    ((1, 3, 4, 5), (3, 4, 2, 2), {"strides": [2, 2]}),
+    ((2, 3, 4, 5), (3, 4, 3, 3), {"strides": [2, 2]}),
+    ((2, 3, 4, 5), (3, 4, 3, 3), {"strides": [1, 2], "pads": [1, 0, 0, 1]}),
+    ((1, 4, 4, 5), (4, 3, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1], "group": 2}),
+    ((1, 4, 4, 5), (4, 1, 5, 3), {"strides": [3, 2], "group": 4, "output_padding": [2, 1]}),
+    ((1, 2, 4, 5), (2, 3, 3, 2), {"strides": [2, 3], "dilations": [3, 2]}),
+    ((1, 2, 4, 5), (2, 3, 3, 3), {"dilations": [2, 2], "pads": [1, 2, 1, 2]}),
+    ((1, 2, 4, 5), (2, 3, 1, 1), {"strides": [3, 2]}),
+    ((1, 2, 4, 5), (2, 3, 2, 2), {"strides": [3, 3], "output_padding": [2, 1]}),
+    ((1, 2, 4, 5), (2, 3, 4, 4), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+    ((1, 2, 4, 5), (2, 3, 4, 4), {"strides": [2, 2], "auto_pad": "SAME_LOWER"}),
+    ((1, 2, 4, 5), (2, 3, 3, 3), {"strides": [2, 2], "auto_pad": "VALID"}),
+    ((1, 2, 3, 4, 5), (2, 3, 2, 3, 2), {"strides": [2, 1, 2]}),
+    ((0, 2, 4, 5), (2, 3, 2, 2), {"strides": [2, 2]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "weights", "attributes"), TRANSPOSED)
+@pytest.mark.parametrize("bias", [True, False])
+def test_transposed_convolution(
+    shape: tuple[int, ...], weights: tuple[int, ...], attributes: dict, bias: bool
+) -> None:
+    x, extra = floats(*shape), {}
+    if bias:
+        extra = {"b": floats(weights[1] * attributes.get("group", 1), seed=2)}
+    constants = {"w": floats(*weights, seed=1)} | extra
+    nodes = [
+        node("ConvTranspose", ["x", *constants], ["a"], **attributes),
+        node("Relu", ["a"], ["y"]),
+    ]
+    compare(build(nodes, {"x": x}, constants), {"x": x}, atol=1e-5, regions=1)
+
+
+def test_no_tap_of_a_transposed_convolution_meets_an_inserted_zero() -> None:
+    """Its sum runs over channels and, of 4 x 4 taps at stride 2, over 2 x 2."""
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])]
+    model = build(nodes, {"x": floats(1, 3, 4, 6)}, {"w": floats(3, 5, 4, 4)})
+    program = fuse(model).lowered[0].program
+    (stage,) = [line for line in program.splitlines() if line.startswith("stage")]
+    extents = sorted(int(part.split(":")[1]) for part in stage.removeprefix("stage ").split(","))
+    assert extents == [2, 2, 2, 2, 3, 4, 5, 6]
+
+
+def test_infinities_meet_no_tap_behind_the_kernel() -> None:
+    x = floats(1, 2, 3, 3)
+    x[0, 0, 1, 1] = np.inf
+    nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])]
+    model = build(nodes, {"x": x}, {"w": np.abs(floats(2, 3, 3, 3))})
+    compare(model, {"x": x}, atol=1e-5)
+
+
+def test_transposed_convolution_of_unknown_extents() -> None:
+    for strides, pads, size in (([2, 2], [0, 0, 0, 0], 2), ([2, 1], [1, 0, 0, 1], 3)):
+        nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=strides, pads=pads)]
+        model = build(
+            nodes, {"x": floats(1, 2, 3, 4)}, {"w": floats(2, 3, size, size)},
+            symbols={"x": ["n", 2, "h", "w"]},
+        )  # fmt: skip
+        runs = [{"x": floats(*shape)} for shape in ((2, 2, 3, 4), (1, 2, 1, 1), (1, 2, 7, 2))]
+        compare(model, *runs, atol=1e-5)
+
+
+def resize(
+    x: np.ndarray, *, opset: int = 19, symbols: dict | None = None, **given
+) -> onnx.ModelProto:
+    """Return a model of Neg and Resize; `given` are its constant inputs and attributes."""
+    constants = {
+        name: np.asarray(given.pop(name), dtype)
+        for name, dtype in (("scales", np.float32), ("sizes", np.int64))
+        if name in given
+    }
+    to_size = "sizes" in constants
+    inputs = ["a", "roi", *(["", "sizes"] if to_size else ["scales"])]
+    constants["roi"] = np.zeros(0, np.float32)
+    nodes = [node("Neg", ["x"], ["a"]), node("Resize", inputs, ["y"], **given)]
+    return build(nodes, {"x": x}, constants, opset=opset, symbols=symbols)
+
+
+MODES = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
+ROUNDINGS = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_nearest_elements(mode: str, rounding: str) -> None:
+    """Where ONNX Runtime's rounding has no formula it is refused; whole scales always have one."""
+    refused = 0
+    for size, extent in itertools.product((1, 2, 3, 5, 8), (1, 2, 3, 4, 6, 10, 15, 16)):
+        x = floats(2, size, 3)
+        model = resize(
+            x, sizes=[2, extent, 6], coordinate_transformation_mode=mode, nearest_mode=rounding
+        )
+        fused = fuse(model)
+        if "Resize" in fused.op_types():
+            compare(model, {"x": x})
+        else:
+            assert "differently" in str(fused.reasons)
+            assert extent % size
+            refused += 1
+    assert refused <= 6
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", [[8, 10], [6, 7], [2, 15], [4, 1], [4, 5]])
+def test_linear_elements(mode: str, sizes: list[int]) -> None:
+    x = floats(2, 3, 4, 5)
+    model = resize(x, sizes=[2, 3, *sizes], mode="linear", coordinate_transformation_mode=mode)
+    compare(model, {"x": x}, atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [[1, 1, 2, 2], [1, 1, 0.5, 3], [1, 1, 1.5, 0.6], [1, 1, 1, 1]])
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("opset", [11, 19])
+def test_scales(scales: list[float], mode: str, opset: int) -> None:
+    x = floats(1, 2, 10, 5)
+    model = resize(x, scales=scales, mode=mode, opset=opset,
+                   coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+    compare(model, {"x": x}, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [2, 4, 3])
+@pytest.mark.parametrize("mode", ["asymmetric", "half_pixel"])
+@pytest.mark.parametrize("kind", ["nearest", "linear"])
+def test_resize_of_unknown_extents(scale: int, mode: str, kind: str) -> None:
+    x = floats(1, 2, 3, 4)
+    model = resize(
+        x, scales=[1, 1, scale, scale], coordinate_transformation_mode=mode, mode=kind,
+        nearest_mode="floor", symbols={"x": ["n", 2, "h", "w"]},
+    )  # fmt: skip
+    compare(model, {"x": x}, {"x": floats(2, 2, 1, 7)}, {"x": floats(1, 2, 9, 2)}, atol=1e-5)
+
+
+def test_unknown_extents_to_a_size_are_refused() -> None:
+    fused = fuse(resize(floats(1, 4), sizes=[1, 8], symbols={"x": [1, "n"]}))
+    assert any("unknown extent" in reason for reason in fused.reasons.values())
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_upsample(mode: str) -> None:
+    x = floats(1, 2, 3, 4)
+    nodes = [node("Neg", ["x"], ["a"]), node("Upsample", ["a", "s"], ["y"], mode=mode)]
+    scales = np.array([1, 1, 2, 3], np.float32)
+    compare(build(nodes, {"x": x}, {"s": scales}, opset=9), {"x": x})
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+@pytest.mark.parametrize("pads", [[0, 1, 0, 2], [1, 2, 2, 1], [0, 3, 0, 3], [2, 0, 0, 0]])
+def test_padding_with_the_elements_themselves(mode: str, pads: list[int]) -> None:
+    x = floats(3, 4)
+    nodes = [node("Neg", ["x"], ["a"]), node("Pad", ["a", "p"], ["y"], mode=mode)]
+    model = build(nodes, {"x": x}, {"p": np.array(pads)}, opset=19)
+    compare(model, {"x": x}, regions=1)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "wrap"])
+def test_padding_of_unknown_extents(mode: str) -> None:
+    x = floats(3, 4)
+    nodes = [node("Pad", ["x", "p"], ["y"], mode=mode)]
+    model = build(nodes, {"x": x}, {"p": np.array([0, 2, 0, 1])}, opset=19, symbols={"x": [3, "n"]})
+    compare(model, {"x": x}, {"x": floats(3, 3)}, {"x": floats(3, 50)})
+
+
+def test_reflection_behind_a_convolution_window() -> None:
+    """The window reads the padded signal, which is not stored."""
+    x = floats(1, 1, 16)
+    nodes = [
+        node("Pad", ["x", "p"], ["a"], mode="reflect"),
+        node("Conv", ["a", "w"], ["y"], strides=[2]),
+    ]
+    constants = {"p": np.array([0, 0, 2, 0, 0, 2]), "w": floats(3, 1, 4)}
+    model = build(nodes, {"x": x}, constants, opset=19)
+    compare(model, {"x": x}, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+@pytest.mark.parametrize("constant", [True, False])
+def test_gather_by_index_tuples(batch: int, constant: bool) -> None:
+    """Negative positions count from the end."""
+    x = floats(2, 3, 4)
+    indices = np.array([[[0, 1], [-1, -2], [1, 0]], [[1, 2], [0, -1], [-2, 1]]], np.int64)
+    nodes = [node("Neg", ["x"], ["a"]), node("GatherND", ["a", "i"], ["y"], batch_dims=batch)]
+    given, constants = {"x": x, "i": indices}, {}
+    if constant:
+        given, constants = {"x": x}, {"i": indices}
+    compare(build(nodes, given, constants, opset=17), {"x": x, "i": indices})
