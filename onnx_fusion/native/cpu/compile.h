@@ -69,6 +69,10 @@ class Compiler {
   void emit_store(size_t index);
   void finish();
   void place_stores();
+  bool place_store(const Step& step, const std::vector<Step>& places, Segment* segment, Step* place);
+  void point_loads();
+  bool lies_flat(const Linear& address, Width width, uint16_t over) const;
+  void point(Step* step, int tensor, size_t bytes, const Linear& address);
   void estimate();
 
   const Slice slice_;

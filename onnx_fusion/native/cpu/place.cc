@@ -228,7 +228,7 @@ void place_slots(TileProgram* program) {
   // Buffers are handed out in the order of time; one that is free again serves the next of its size.
   std::vector<size_t> order;
   for (size_t s = 0; s < count; ++s) {
-    if (first[s] >= 0) order.push_back(s);
+    if (first[s] >= 0 && !program->slots[s].pointed) order.push_back(s);
   }
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return first[a] < first[b]; });
   struct Busy {
@@ -264,6 +264,7 @@ void place_slots(TileProgram* program) {
       slot.offset = top;
       top += bytes;
     }
+    program->buffers += slot.width == Width::full && !slot.is_constant;
     if (!slot.is_constant) busy.push_back({last[s], slot.offset, bytes});
   }
   bool scattered = false;

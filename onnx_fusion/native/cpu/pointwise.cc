@@ -88,11 +88,13 @@ class Cutter {
   std::vector<int64_t> cuts_[kMaxLetters];
 };
 
-// Tiles of about a kilofloat, long along memory; where a load runs across, a plane of both.
-void choose_chunks(Compiler* compiler) {
+constexpr int64_t kTile = 1024;      // points, where values between steps are to stay in L1
+constexpr int64_t kUnbuffered = 16384;  // where there are none: memory to memory
+
+// Tiles of about `budget` points, long along memory; where a load runs across, a plane of both.
+void choose_chunks(Compiler* compiler, int64_t budget) {
   std::vector<TileAxis>& axes = compiler->axes();
   if (axes.empty()) return;
-  const int64_t budget = compiler->values() > 24 ? 512 : 1024;
   const size_t last = axes.size() - 1;
   for (TileAxis& axis : axes) axis.chunk = 1;
   int across = -1;
@@ -118,6 +120,17 @@ void choose_chunks(Compiler* compiler) {
   }
 }
 
+std::unique_ptr<TileProgram> tile(const Slice& slice) {
+  Compiler compiler(slice);
+  choose_chunks(&compiler, compiler.values() > 24 ? kTile / 2 : kTile);
+  std::unique_ptr<TileProgram> program = compiler.whole(false);
+  if (program->buffers > 0 || program->tiles() < 4) return program;
+  Compiler again(slice);
+  choose_chunks(&again, kUnbuffered);
+  std::unique_ptr<TileProgram> longer = again.whole(false);
+  return longer->buffers == 0 ? std::move(longer) : std::move(program);
+}
+
 }  // namespace
 }  // namespace cpu
 
@@ -137,9 +150,7 @@ std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t inde
   slice.order = cpu::order_by(stage, stage.maps[static_cast<size_t>(largest)].address);
   for (const std::vector<Interval>& box : cpu::Cutter(stage).pieces()) {
     std::copy(box.begin(), box.end(), slice.box);
-    cpu::Compiler compiler(slice);
-    cpu::choose_chunks(&compiler);
-    plan->add(compiler.whole(false));
+    plan->add(cpu::tile(slice));
   }
   return plan;
 }

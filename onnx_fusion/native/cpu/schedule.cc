@@ -144,38 +144,100 @@ void Compiler::finish() {
                  segments.end());
   join_steps(out_.get());
   place_stores();
+  point_loads();
   place_slots(out_.get());
   estimate();
+}
+
+// The tile is contiguous in memory at every position, also where less than a chunk is left.
+bool Compiler::lies_flat(const Linear& address, Width width, uint16_t over) const {
+  if (width == Width::scalar) return true;
+  const std::vector<int>& axes = width == Width::full ? out_->full_axes : out_->row_axes;
+  // Contractions ask for boxes of any size.
+  if (axes.size() > 1 && (slice_.leaf >= 0 || slice_.sink >= 0)) return false;
+  int64_t length = 1;
+  for (size_t k = axes.size(); k-- > 0;) {
+    const TileAxis& axis = out_->axes[static_cast<size_t>(axes[k])];
+    if (!(over >> axes[k] & 1) || address.coef[axes[k]] != length) return false;
+    if (k > 0 && axis.chunk != axis.extent) return false;
+    length *= axis.extent;
+  }
+  return true;
+}
+
+// Makes a step set its slot's pointer and do nothing else.
+void Compiler::point(Step* step, int tensor, size_t bytes, const Linear& address) {
+  out_->slots[static_cast<size_t>(step->out)].pointed = true;
+  step->kind = StepKind::point;
+  step->ref = static_cast<int>(out_->points.size());
+  out_->points.push_back({tensor, static_cast<int64_t>(bytes), address});
 }
 
 // A value computed by one step and stored as it is may be computed in place.
 void Compiler::place_stores() {
   for (Segment& segment : out_->segments) {
-    std::vector<Step> places;
+    std::vector<Step> places, kept;
     for (const Step& step : segment.steps) {
-      if (step.kind != StepKind::store) continue;
-      const TileStore& store = out_->stores[static_cast<size_t>(step.ref)];
-      const auto placed = [&](const Step& p) { return p.out == store.slot; };
-      if (store.width == Width::scalar || std::any_of(places.begin(), places.end(), placed)) continue;
-      for (Step& producer : segment.steps) {
-        if (producer.out != store.slot) continue;
-        const bool able = producer.kind == StepKind::pass || producer.kind == StepKind::choose ||
-                          producer.kind == StepKind::fill || producer.kind == StepKind::repeat ||
-                          producer.kind == StepKind::load || producer.kind == StepKind::reduce ||
-                          producer.kind == StepKind::index || producer.kind == StepKind::window ||
-                          producer.kind == StepKind::row_pass;
-        if (!able) break;
-        if (producer.kind == StepKind::load) producer.op = Op::op_store;
-        Step place;
-        place.kind = StepKind::place;
-        place.width = store.width;
-        place.out = store.slot;
-        place.ref = step.ref;
-        places.push_back(place);
-        break;
+      const Step* const store = step.kind == StepKind::store ? &step : nullptr;
+      Step place;
+      if (store == nullptr || !place_store(*store, places, &segment, &place)) {
+        kept.push_back(step);
+        continue;
       }
+      if (place.kind != StepKind::point) kept.push_back(step);
+      places.push_back(place);
     }
-    segment.steps.insert(segment.steps.begin(), places.begin(), places.end());
+    segment.steps = std::move(places);
+    segment.steps.insert(segment.steps.end(), kept.begin(), kept.end());
+  }
+}
+
+bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Segment* segment,
+                           Step* place) {
+  const TileStore& store = out_->stores[static_cast<size_t>(step.ref)];
+  const auto placed = [&](const Step& p) { return p.out == store.slot; };
+  if (store.width == Width::scalar || std::any_of(places.begin(), places.end(), placed)) return false;
+  const auto makes = [&](const Step& p) { return p.out == store.slot; };
+  const auto producer = std::find_if(segment->steps.begin(), segment->steps.end(), makes);
+  if (producer == segment->steps.end()) return false;
+  switch (producer->kind) {
+    case StepKind::pass:
+    case StepKind::choose:
+    case StepKind::fill:
+    case StepKind::repeat:
+    case StepKind::load:
+    case StepKind::reduce:
+    case StepKind::index:
+    case StepKind::window:
+    case StepKind::row_pass:
+      break;
+    default:
+      return false;
+  }
+  const bool is_load = producer->kind == StepKind::load;
+  if (is_load) producer->op = Op::op_store;
+  place->kind = StepKind::place;
+  place->width = store.width;
+  place->out = store.slot;
+  place->ref = step.ref;
+  if (!is_load && store.tensor >= 0 && lies_flat(store.address, store.width, store.axes)) {
+    point(place, store.tensor, store.bytes, store.address);
+  }
+  return true;
+}
+
+// Loads of what lies in memory as the tile wants it.
+void Compiler::point_loads() {
+  for (Segment& segment : out_->segments) {
+    for (Step& step : segment.steps) {
+      if (step.kind != StepKind::load || step.op == Op::op_store) continue;
+      const TileLoad& load = out_->loads[static_cast<size_t>(step.ref)];
+      if (load.tensor < 0 || !load.guards.empty() || !load.indirects.empty() ||
+          !load.exprs.empty() || !lies_flat(load.address, step.width, 0xffff)) {
+        continue;
+      }
+      point(&step, load.tensor, load.bytes, load.address);
+    }
   }
 }
 

@@ -81,8 +81,17 @@ struct TileCond {
   CondOp op;
 };
 
+// Memory of a tensor that is the tile as it lies there, at every position and whatever part of a
+// chunk remains.
+struct TilePoint {
+  int tensor;
+  int64_t bytes;   // of an element
+  Linear address;  // over axes
+};
+
 enum class StepKind : uint8_t {
   pass,     // out = pass(a, b, c)
+  point,    // slot `out` points to points[ref]
   load,     // out = loads[ref]
   index,    // out = conds[ref][0].form or expression
   mask,     // out = conds[ref] all hold
@@ -115,6 +124,7 @@ struct Slot {
   size_t offset = 0;   // in the tile's scratch
   uint64_t constant = 0;
   bool is_constant = false;
+  bool pointed = false;  // never in the scratch
 };
 
 struct Segment {
@@ -133,11 +143,13 @@ class TileProgram {
   std::vector<Segment> segments;
   std::vector<TileLoad> loads;
   std::vector<TileStore> stores;
+  std::vector<TilePoint> points;
   std::vector<std::vector<TileCond>> conds;
   std::vector<Slot> slots;
   int64_t full_capacity = 1, row_capacity = 1;  // elements
   size_t pointers_offset = 0, offsets_offset = 0, joined_offset = 0;
   size_t scratch_bytes = 0;
+  int buffers = 0;  // of full width
   double cost = 0;  // estimated nanoseconds per point
 
   int64_t tiles() const;  // over the axes that no segment loops
@@ -180,7 +192,8 @@ class TileRun {
 
   const Runs& runs(Width width) const { return runs_[static_cast<int>(width)]; }
   void set_runs(const std::vector<int>& axes, Runs* runs) const;
-  void set_size(const std::vector<int>& axes);
+  void resize(size_t axis, int64_t size);
+  void measure();
   int64_t at(const Linear& form) const;
   Walk collapse(const Runs& runs, const Linear& form, const TileLoad* load) const;
   void run_segments();
@@ -213,6 +226,7 @@ class TileRun {
   int64_t position_[kMaxLetters] = {};
   int64_t size_[kMaxLetters] = {};
   Runs runs_[3];
+  bool resized_ = true;
 };
 
 }  // namespace onnx_fusion::cpu

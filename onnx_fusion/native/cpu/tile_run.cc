@@ -83,7 +83,7 @@ void TileRun::run_tiles(int64_t begin, int64_t end) {
   }
   for (int64_t tile = begin; tile < end; ++tile) {
     for (size_t a = 0; a < axes.size(); ++a) {
-      size_[a] = std::min(axes[a].chunk, axes[a].extent - position_[a]);
+      resize(a, std::min(axes[a].chunk, axes[a].extent - position_[a]));
     }
     run_segments();
     for (size_t a = axes.size(); a-- > 0;) {
@@ -98,21 +98,29 @@ void TileRun::run_tiles(int64_t begin, int64_t end) {
 void TileRun::run_box(const int64_t* position, const int64_t* size) {
   for (size_t a = 0; a < program_.axes.size(); ++a) {
     position_[a] = position[a];
-    size_[a] = size[a];
+    resize(a, size[a]);
   }
   run_segments();
 }
 
+void TileRun::resize(size_t axis, int64_t size) {
+  resized_ = resized_ || size_[axis] != size;
+  size_[axis] = size;
+}
+
+void TileRun::measure() {
+  if (!resized_) return;
+  resized_ = false;
+  set_runs(program_.full_axes, &runs_[static_cast<int>(Width::full)]);
+  if (program_.full_axes.size() != program_.row_axes.size()) {
+    set_runs(program_.row_axes, &runs_[static_cast<int>(Width::row)]);
+  } else {
+    runs_[static_cast<int>(Width::row)] = runs_[static_cast<int>(Width::full)];
+  }
+}
+
 void TileRun::run_segments() {
   const std::vector<TileAxis>& axes = program_.axes;
-  const auto measure = [&] {
-    set_runs(program_.full_axes, &runs_[static_cast<int>(Width::full)]);
-    if (program_.full_axes.size() != program_.row_axes.size()) {
-      set_runs(program_.row_axes, &runs_[static_cast<int>(Width::row)]);
-    } else {
-      runs_[static_cast<int>(Width::row)] = runs_[static_cast<int>(Width::full)];
-    }
-  };
   measure();
   for (const Segment& segment : program_.segments) {
     if (!segment.loops) {
@@ -124,7 +132,7 @@ void TileRun::run_segments() {
     }
     for (bool more = true; more;) {
       for (size_t a = 0; a < axes.size(); ++a) {
-        if (axes[a].reduced) size_[a] = std::min(axes[a].chunk, axes[a].extent - position_[a]);
+        if (axes[a].reduced) resize(a, std::min(axes[a].chunk, axes[a].extent - position_[a]));
       }
       measure();
       run_steps(segment.steps);
@@ -150,6 +158,11 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
       case StepKind::pass:
         step.pass(p[step.out], p[step.a], p[step.b], p[step.c], n);
         break;
+      case StepKind::point: {
+        const TilePoint& point = program_.points[static_cast<size_t>(step.ref)];
+        p[step.out] = context_.tensors[point.tensor] + at(point.address) * point.bytes;
+        break;
+      }
       case StepKind::load:
         run_load(step);
         break;

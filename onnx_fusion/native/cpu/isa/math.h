@@ -53,20 +53,19 @@ ONNX_FUSION_INLINE double m_tanh(double a) { return __builtin_tanh(a); }
 ONNX_FUSION_INLINE double m_erf(double a) { return __builtin_erf(a); }
 ONNX_FUSION_INLINE double m_sigmoid(double a) { return 1.0 / (1.0 + __builtin_exp(-a)); }
 
-// Cody and Waite's reduction by ln 2, a polynomial on [-ln2/2, ln2/2], and 2^n added to the exponent.
+// Cody and Waite's reduction by ln 2, a minimax polynomial on [-ln2/2, ln2/2], and 2^n added to the
+// exponent.
 ONNX_FUSION_INLINE float m_exp(float a) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   const float shifted = a * 1.44269504088896341f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   float r = a - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r + 1.0f;
+  float p = 8.29027221e-3f;
+  p = p * r + 4.18981612e-2f;
+  p = p * r + 1.66676387e-1f;
+  p = p * r + 4.99991477e-1f;
+  p = p * r + 9.99999702e-1f;
   p = p * r + 1.0f;
   const float y = bits<float>(bits<uint32_t>(p) + (bits<uint32_t>(shifted) << 23));
   const float low = a < -87.33654f ? 0.0f : y;
@@ -103,39 +102,44 @@ ONNX_FUSION_INLINE float m_log(float a) {
 
 ONNX_FUSION_INLINE float m_sigmoid(float a) { return 1.0f / (1.0f + m_exp(-a)); }
 
+// tanh and erf are a * P(a^2) / Q(a^2), minimax in relative error up to where they round to 1.
+ONNX_FUSION_INLINE float between(float a, float limit) {
+  const float low = a < -limit ? -limit : a;  // NaN passes
+  return low > limit ? limit : low;
+}
+
 ONNX_FUSION_INLINE float m_tanh(float a) {
-  const float x = __builtin_fabsf(a);
-  const float z = a * a;
-  float p = -5.70498872745e-3f;
-  p = p * z + 2.06390887954e-2f;
-  p = p * z - 5.37397155531e-2f;
-  p = p * z + 1.33314422036e-1f;
-  p = p * z - 3.33332819422e-1f;
-  const float small = p * z * x + x;
-  const float large = 1.0f - 2.0f / (m_exp(x + x) + 1.0f);
-  return __builtin_copysignf(x < 0.625f ? small : large, a);
+  const float x = between(a, 8.3f);
+  const float z = x * x;
+  float p = 1.4648215973522838e-8f;
+  p = p * z + 2.1508467398234643e-5f;
+  p = p * z + 3.5491674207150936e-3f;
+  p = p * z + 1.342586874961853e-1f;
+  p = p * z + 1.0f;
+  float q = 8.295091333820892e-7f;
+  q = q * z + 3.3739476930350065e-4f;
+  q = q * z + 2.6079943403601646e-2f;
+  q = q * z + 4.6759194135665894e-1f;
+  q = q * z + 1.0f;
+  return between(x * p / q, 1.0f);
 }
 
 ONNX_FUSION_INLINE float m_erf(float a) {
-  const float t = __builtin_fabsf(a);
-  const float s = a * a;
-  float p = -5.96761703e-4f;
-  p = p * s + 4.99119423e-3f;
-  p = p * s - 2.67681349e-2f;
-  p = p * s + 1.12819925e-1f;
-  p = p * s - 3.76125336e-1f;
-  p = p * s + 1.28379166e-1f;
-  const float small = p * a + a;
-  // 1 - exp(polynomial), whose exponent is below -16 beyond 3.92.
-  const float u = t > 4.0f ? 4.0f : t;
-  float q = -1.72853470e-5f * u + 3.83197126e-4f;
-  q = q * (u * u) + (-3.88396438e-3f * u + 2.42546219e-2f);
-  q = q * u - 1.06777877e-1f;
-  q = q * u - 6.34846687e-1f;
-  q = q * u - 1.28717512e-1f;
-  q = q * u - u;
-  const float large = __builtin_copysignf(1.0f - m_exp(q), a);
-  return t > 0.921875f ? large : small;  // NaN takes the first
+  const float x = between(a, 3.75f);
+  const float z = x * x;
+  float p = 3.2409000141342403e-6f;
+  p = p * z + 4.2464490979909897e-4f;
+  p = p * z + 5.2597480826079845e-3f;
+  p = p * z + 7.703115791082382e-2f;
+  p = p * z + 2.7279701828956604e-1f;
+  p = p * z + 1.6664084196090698f;
+  float q = 5.8646117395255715e-5f;
+  q = q * z + 1.6630205791443586e-3f;
+  q = q * z + 2.1503809839487076e-2f;
+  q = q * z + 1.6526511311531067e-1f;
+  q = q * z + 7.34031617641449e-1f;
+  q = q * z + 1.476815938949585f;
+  return between(x * p / q, 1.0f);
 }
 
 // r in [-pi/4, pi/4] and the quadrant; good for |a| < 2^20, beyond which the caller asks libm.

@@ -1,0 +1,116 @@
+// The f32 functions that matter most, on whole vectors. The same formulas as in math.h, written out
+// since the compiler turns comparisons around them into many more instructions.
+#pragma once
+
+#include "cpu/isa/lanes.h"
+#include "cpu/isa/math.h"
+
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+namespace {
+
+// The second operand where either is NaN. (Masked, since GCC warns of what the others leave undefined.)
+#if defined(__AVX512F__)
+ONNX_FUSION_INLINE Floats least(Floats a, Floats b) {
+  return (Floats)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+}
+ONNX_FUSION_INLINE Floats most(Floats a, Floats b) {
+  return (Floats)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+}
+#elif defined(__AVX2__)
+ONNX_FUSION_INLINE Floats least(Floats a, Floats b) {
+  return (Floats)_mm256_min_ps((__m256)a, (__m256)b);
+}
+ONNX_FUSION_INLINE Floats most(Floats a, Floats b) {
+  return (Floats)_mm256_max_ps((__m256)a, (__m256)b);
+}
+#elif defined(__SSE__)
+ONNX_FUSION_INLINE Floats least(Floats a, Floats b) {
+  return (Floats)_mm_min_ps((__m128)a, (__m128)b);
+}
+ONNX_FUSION_INLINE Floats most(Floats a, Floats b) {
+  return (Floats)_mm_max_ps((__m128)a, (__m128)b);
+}
+#else
+ONNX_FUSION_INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
+ONNX_FUSION_INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
+#endif
+
+ONNX_FUSION_INLINE Floats v_between(Floats a, float limit) {
+  return least(broadcast(limit), most(broadcast(-limit), a));
+}
+
+ONNX_FUSION_INLINE Floats v_exp(Floats a) {
+  const Floats shifted = a * 1.44269504088896341f + 12582912.0f;
+  const Floats n = shifted - 12582912.0f;
+  Floats r = a - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Floats p = r * 8.29027221e-3f + 4.18981612e-2f;
+  p = p * r + 1.66676387e-1f;
+  p = p * r + 4.99991477e-1f;
+  p = p * r + 9.99999702e-1f;
+  p = p * r + 1.0f;
+  const Floats y = (Floats)((Ints)p + ((Ints)shifted << 23));
+  const Floats low = a < -87.33654f ? Floats{} : y;
+  return a > 88.722835f ? broadcast(kInf) : low;
+}
+
+ONNX_FUSION_INLINE Floats v_sigmoid(Floats a) { return 1.0f / (1.0f + v_exp(-a)); }
+
+ONNX_FUSION_INLINE Floats v_tanh(Floats a) {
+  const Floats x = v_between(a, 8.3f);
+  const Floats z = x * x;
+  Floats p = z * 1.4648215973522838e-8f + 2.1508467398234643e-5f;
+  p = p * z + 3.5491674207150936e-3f;
+  p = p * z + 1.342586874961853e-1f;
+  p = p * z + 1.0f;
+  Floats q = z * 8.295091333820892e-7f + 3.3739476930350065e-4f;
+  q = q * z + 2.6079943403601646e-2f;
+  q = q * z + 4.6759194135665894e-1f;
+  q = q * z + 1.0f;
+  return v_between(x * p / q, 1.0f);
+}
+
+ONNX_FUSION_INLINE Floats v_erf(Floats a) {
+  const Floats x = v_between(a, 3.75f);
+  const Floats z = x * x;
+  Floats p = z * 3.2409000141342403e-6f + 4.2464490979909897e-4f;
+  p = p * z + 5.2597480826079845e-3f;
+  p = p * z + 7.703115791082382e-2f;
+  p = p * z + 2.7279701828956604e-1f;
+  p = p * z + 1.6664084196090698f;
+  Floats q = z * 5.8646117395255715e-5f + 1.6630205791443586e-3f;
+  q = q * z + 2.1503809839487076e-2f;
+  q = q * z + 1.6526511311531067e-1f;
+  q = q * z + 7.34031617641449e-1f;
+  q = q * z + 1.476815938949585f;
+  return v_between(x * p / q, 1.0f);
+}
+
+// out[i] = f(a[i]) for vectors, two at a time; f is also asked for a last one that is part rubbish.
+template <class F>
+ONNX_FUSION_INLINE void each_vector(float* out, const float* a, int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    const Floats first = f(load(a + i)), second = f(load(a + i + kLanes));
+    store(out + i, first);
+    store(out + i + kLanes, second);
+  }
+  for (; i < n; i += kLanes) {
+    if (n - i >= kLanes) {
+      store(out + i, f(load(a + i)));
+      continue;
+    }
+    float part[kLanes] = {};
+    const size_t bytes = static_cast<size_t>(n - i) * sizeof(float);
+    __builtin_memcpy(part, a + i, bytes);
+    store(part, f(load(part)));
+    __builtin_memcpy(out + i, part, bytes);
+  }
+}
+
+}  // namespace
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
