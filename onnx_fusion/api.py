@@ -13,6 +13,7 @@ import onnx
 from onnx_fusion.emit import Emitted, NotConvexError, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.fusion import layout
 from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.limit import limit
 from onnx_fusion.fusion.plan import Plan, Refusal, join
@@ -84,8 +85,9 @@ def plan(
 
 
 def list_rules() -> list[Listed]:
-    """Return every rule that can be disabled: the rewrites, and the templates of the planner."""
-    return [*list_rewrites(), *(Listed(t.name, "template", t.about) for t in TEMPLATES)]
+    """Return every rule that can be disabled: rewrites, the planner's templates, the layouts."""
+    templates = (Listed(t.name, "template", t.about) for t in TEMPLATES)
+    return [*list_rewrites(), *templates, Listed(layout.RULE, "exact", layout.ABOUT)]
 
 
 def optimize(
@@ -210,9 +212,26 @@ def plan_programs(
             more -= len(plans[-1].regions)
     plans.append(Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {}))
     made = join(plans)
-    lowered = tuple(map(lowering.lower, made.regions))
+    lowered = _lower(lowering, made, graph, layout.RULE not in disabled)
     progress("plan", 1.0)
     return Planned(model, graph, made, lowered)
+
+
+def _lower(lowering: Lowering, plan: Plan, graph: Graph, layouts: bool) -> tuple[Lowered, ...]:
+    """Return the regions' programs; a region that has none under its layouts keeps rows."""
+    orders = {}
+    home = {node: region for region in plan.regions for node in region.nodes}
+    for one in walk(graph) if layouts else ():
+        orders |= layout.choose_layouts(home, one)
+    while True:
+        refused = set()
+        for region in plan.regions:
+            its = {v for node in region.nodes for v in (*node.inputs, *node.outputs)}
+            if its & orders.keys() and lowering.refusal(region, orders):
+                refused |= its
+        if not refused:
+            return tuple(lowering.lower(region, orders) for region in plan.regions)
+        orders = {value: order for value, order in orders.items() if value not in refused}
 
 
 def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) -> Summary:

@@ -77,7 +77,7 @@ def test_explain_lenet(capsys: pytest.CaptureFixture) -> None:
         assert where[gemm] is where[relu]
     for conv, pool in (("/conv1/Conv", "/maxpool1/MaxPool"), ("/conv2/Conv", "/maxpool2/MaxPool")):
         assert where[conv] is not where.get(pool) or where[conv]["template"]
-    keys = ["anchor", "irs_bytes_saved", "mapping_type", "name", "nodes", "template"]
+    keys = ["anchor", "irs_bytes_saved", "layouts", "mapping_type", "name", "nodes", "template"]
     assert all(sorted(region) == keys for region in told["regions"])
     assert all(sorted(r) == ["consumer", "producer", "reason"] for r in told["refusals"])
     assert all(r["reason"] for r in told["refusals"])

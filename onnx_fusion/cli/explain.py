@@ -15,7 +15,7 @@ from onnx_fusion.cli.optimize import add_planning, planning
 from onnx_fusion.cli.page import write_dot, write_html
 from onnx_fusion.cli.sketch import mapping_name
 from onnx_fusion.errors import OnnxFusionError
-from onnx_fusion.fusion.plan import Plan, Region
+from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import walk
 from onnx_fusion.graph.names import all_names, input_names, node_name
 from onnx_fusion.ops import table
@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> int:
     for target in filter(None, (args.html, args.dot)):
         show.refuse_same(args.source, target)
     planned = plan_programs(args.source, **planning(args))
-    made, model = planned.plan, planned.model.proto
     title = f"{Path(args.source).name}, policy {args.policy}"
     if args.html:
         write(args.html, write_html(planned, title))
@@ -52,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     if args.node:
         print_node(planned, args.node)
     elif args.json:
-        print(json.dumps(describe(made, model), indent=1))
+        print(json.dumps(describe(planned), indent=1))
     elif not args.html and not args.dot:
-        print_text(made, model)
+        print_text(planned)
     return 0
 
 
@@ -104,10 +103,15 @@ def print_node(planned: Planned, name: str) -> None:
                 print(f"  {refusal.producer} -> {refusal.consumer}: {refusal.reason}")
 
 
-def describe(plan: Plan, model: onnx.ModelProto) -> dict[str, Any]:
-    """Return the plan as what `--json` prints."""
+def describe(planned: Planned) -> dict[str, Any]:
+    """Return the plan as what `--json` prints; `layouts` has the order of dims of what is no row."""
+    plan, model = planned.plan, planned.model.proto
     return {
-        "regions": [describe_region(region, model) for region in plan.regions],
+        "regions": [
+            describe_region(one.region, model)
+            | {"layouts": {value.name: list(order) for value, order in one.layouts.items()}}
+            for one in planned.lowered
+        ],
         "refusals": [
             {"producer": r.producer, "consumer": r.consumer, "reason": r.reason}
             for r in plan.refusals
@@ -133,17 +137,19 @@ def describe_region(region: Region, model: onnx.ModelProto) -> dict[str, Any]:
     }
 
 
-def print_text(plan: Plan, model: onnx.ModelProto) -> None:
+def print_text(planned: Planned) -> None:
     """Print a paragraph for each region, a line for each refusal, and the opaque operators."""
-    for region in plan.regions:
-        told = describe_region(region, model)
+    plan = planned.plan
+    for one in planned.lowered:
+        region = one.region
+        told = describe_region(region, planned.model.proto)
         by = f", template {told['template']}" if told["template"] else ""
         at = f", anchor {told['anchor']}" if told["anchor"] else ""
         saved = show.amount(told["irs_bytes_saved"])
         print(f"{told['name']}: {told['mapping_type']}{at}{by}, saves {saved}")
         print(f"  nodes    {', '.join(told['nodes'])}")
-        print(f"  inputs   {', '.join(value.name for value in region.inputs)}")
-        print(f"  outputs  {', '.join(value.name for value in region.outputs)}")
+        print(f"  inputs   {', '.join(show.label(value, one) for value in region.inputs)}")
+        print(f"  outputs  {', '.join(show.label(value, one) for value in region.outputs)}")
     if plan.refusals:
         print("not fused:")
     for refusal in plan.refusals:

@@ -6,8 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from onnx_fusion.errors import OnnxFusionError
+
+if TYPE_CHECKING:
+    from onnx_fusion.graph.model import Value
+    from onnx_fusion.lower import Lowered
 
 Report = Callable[[str, float], None]
 
@@ -67,6 +72,12 @@ def amount(size: int) -> str:
         value /= 1024
         units.pop(0)
     return f"{value:.0f} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def label(value: Value, lowered: Lowered) -> str:
+    """Return a value's name and, if it is no row to the region, the order of its dims in memory."""
+    order = lowered.layouts.get(value)
+    return value.name if order is None else f"{value.name} in order {order}"
 
 
 def plural(count: int, word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnx_fusion.cli.layout import Box, place
@@ -218,14 +219,15 @@ def _tell_region(lowered: Lowered) -> dict[str, Any]:
         "kind": region.mapping_type.value,
         "template": region.template or "",
         "saved": region.irs_bytes_saved,
-        "in": [_value(v) for v in lowered.inputs],
-        "out": [_value(v) for v in lowered.outputs],
+        "in": [_value(v, lowered.layouts.get(v)) for v in lowered.inputs],
+        "out": [_value(v, lowered.layouts.get(v)) for v in lowered.outputs],
         "program": lowered.program,
     }
 
 
-def _value(value: Value) -> str:
-    """Return a value's name, type, shape and bytes in one line."""
+def _value(value: Value, order: Sequence[int] | None = None) -> str:
+    """Return a value's name, type, shape, bytes, and order of dims in memory in one line."""
     shape = "?" if value.shape is None else ", ".join(map(str, value.shape))
+    memory = "" if order is None else f" in order {tuple(order)}"
     kind = "constant, " if value.weight is not None else ""
-    return f"{value.name}: {value.dtype or '?'}[{shape}] ({kind}{irs_bytes(value):,} B)"
+    return f"{value.name}: {value.dtype or '?'}[{shape}] ({kind}{irs_bytes(value):,} B){memory}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import helper
 
-from onnx_fusion.emit import naming
+from onnx_fusion.emit import layout, naming
 from onnx_fusion.emit.demand import Demand, find_demand, initializer_names
 from onnx_fusion.emit.function import FUNCTION_IR, build_function, node_proto, plain_domain
 from onnx_fusion.emit.live import find_read
@@ -20,9 +20,10 @@ from onnx_fusion.graph import scope
 from onnx_fusion.graph.model import walk
 
 if TYPE_CHECKING:
+    from onnx_fusion.dtypes import DType
     from onnx_fusion.fusion.plan import Region
     from onnx_fusion.graph.load import Model
-    from onnx_fusion.graph.model import Body, Graph, Value
+    from onnx_fusion.graph.model import Body, Dim, Graph, Value
     from onnx_fusion.graph.weights import Weight
     from onnx_fusion.lower import Lowered
 
@@ -128,10 +129,10 @@ def _fuse(proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused]) ->
         proto.graph.CopyFrom(source.graph)
     fused = [one for one, _ in where[graph]]
     demand = find_demand(source, graph, fused)
-    _write_nodes(proto, source, graph, demand, where[graph])
+    names = _write_nodes(proto, source, graph, demand, where[graph])
     _write_initializers(proto, source, demand)
-    _check_reads(proto, graph, fused)
-    _write_value_info(proto, source, fused)
+    _check_reads(proto, graph)
+    _write_value_info(proto, source, fused, names)
     return demand.folded
 
 
@@ -174,18 +175,24 @@ def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[int
 
 
 def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, demand: Demand,
-                 fused: Fused) -> None:
+                 fused: Fused) -> dict[Value, str]:
+    """Write all nodes in order; return the names of the values that fused nodes have not as rows."""
     original = source.graph.node
     provided = {value.name for one, _ in fused for value in one.outputs} | set(demand.folded)
     provided |= {value.name for node in demand.extra for value in node.outputs if value is not None}
     taken = graph.names | scope.all_names(graph.model.proto.graph) | provided
     nodes = [(k, _without(original[k], provided, taken)) for k in sorted(demand.kept)]
     nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
+    regions = [one for one, _ in fused]
+    names = layout.name_layouts(regions, taken)
     for one, kind in fused:
-        node = helper.make_node(kind, [value.name for value in one.inputs],
-                                [value.name for value in one.outputs], one.region.name,
+        node = helper.make_node(kind, layout.called(one.inputs, one, names),
+                                layout.called(one.outputs, one, names), one.region.name,
                                 domain=naming.DOMAIN, program=one.program)
         nodes.append((max(k for part in one.region.nodes for k in part.origin), node))
+    results = [value.name for value in source.graph.output]
+    written = [node for _, node in nodes]
+    nodes += [(-1, node) for node in layout.bridges(written, regions, names, results)]
     items = [Item(position, scope.reads(node), node.output, node) for position, node in nodes]
     ordered, left = order(items)
     stuck = [item.content.name for item in _inner(left) if item.content.domain == naming.DOMAIN]
@@ -193,6 +200,7 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, 
         raise NotConvexError(stuck[0])
     del proto.graph.node[:]
     proto.graph.node.extend(item.content for item in ordered)
+    return names
 
 
 def _inner(left: Sequence[Item]) -> list[Item]:
@@ -206,13 +214,13 @@ def _inner(left: Sequence[Item]) -> list[Item]:
         kept = some
 
 
-def _check_reads(proto: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) -> None:
+def _check_reads(proto: onnx.ModelProto, graph: Graph) -> None:
     known = _defined(proto.graph) | {value.name for value in proto.graph.input} | graph.outer
-    for one in fused:
-        for value in one.inputs:
-            if value.name not in known:
+    for node in proto.graph.node:
+        for name in node.input if node.domain == naming.DOMAIN else ():
+            if name not in known:
                 raise OnnxFusionError(
-                    f"region '{one.region.name}': reads '{value.name}', which nothing defines")
+                    f"region '{node.name}': reads '{name}', which nothing defines")
 
 
 def _without(node: onnx.NodeProto, provided: set[str], taken: set[str]) -> onnx.NodeProto:
@@ -223,17 +231,8 @@ def _without(node: onnx.NodeProto, provided: set[str], taken: set[str]) -> onnx.
     copy.CopyFrom(node)
     for k, name in enumerate(node.output):
         if name in provided:
-            copy.output[k] = _fresh(f"{name}_unfused", taken)
+            copy.output[k] = layout.fresh(f"{name}_unfused", taken)
     return copy
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    free, count = name, 0
-    while free in taken:
-        count += 1
-        free = f"{name}_{count}"
-    taken.add(free)
-    return free
 
 
 def _write_initializers(
@@ -264,8 +263,9 @@ def _write_initializers(
 
 
 def _write_value_info(
-    proto: onnx.ModelProto, source: onnx.ModelProto, fused: Sequence[Lowered]
-) -> None:
+    proto: onnx.ModelProto, source: onnx.ModelProto, fused: Sequence[Lowered],
+    names: Mapping[Value, str],
+) -> None:  # fmt: skip
     """Drop what describes values that are gone, and describe the fused nodes' outputs."""
     graph = proto.graph
     gone = _defined(source.graph) - _defined(graph)
@@ -276,7 +276,11 @@ def _write_value_info(
     outputs = {value.name for value in graph.output}
     new = {value.name: info for one in fused for value in one.outputs
            if not _is_complete(described.get(value.name)) and value.name not in outputs
-           and (info := _describe(value, symbols)) is not None}
+           and value not in one.layouts
+           and (info := _describe(value.name, value.dtype, value.shape, symbols)) is not None}
+    new |= {names[value]: info for one in fused for value in one.outputs if value in one.layouts
+            and (info := _describe(names[value], value.dtype,
+                                   layout.permuted(value, one.layouts[value]), symbols))}
     _keep(graph.value_info, source.graph.value_info,
           lambda value: value.name not in gone and value.name not in new)
     graph.value_info.extend(new.values())
@@ -284,15 +288,14 @@ def _write_value_info(
           lambda annotation: annotation.tensor_name not in gone)
 
 
-def _describe(value: Value, symbols: set[str]) -> onnx.ValueInfoProto | None:
+def _describe(name: str, dtype: DType | None, shape: Sequence[Dim] | None, symbols: set[str]
+              ) -> onnx.ValueInfoProto | None:
     """Return type and shape, without the symbols that the input model does not use."""
-    if value.dtype is None:
+    if dtype is None:
         return None
-    shape = None
-    if value.shape is not None:
-        shape = [dim if isinstance(dim, int) or dim in symbols else None
-                 for dim in value.shape]
-    return helper.make_tensor_value_info(value.name, value.dtype.onnx, shape)
+    if shape is not None:
+        shape = [dim if isinstance(dim, int) or dim in symbols else None for dim in shape]
+    return helper.make_tensor_value_info(name, dtype.onnx, shape)
 
 
 def _is_complete(info: onnx.ValueInfoProto | None) -> bool:

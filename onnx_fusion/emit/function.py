@@ -11,6 +11,7 @@ import onnx
 import onnx.numpy_helper
 from onnx import helper
 
+from onnx_fusion.emit.layout import called, transpose, transpose_back
 from onnx_fusion.emit.order import Item, order
 from onnx_fusion.emit.supply import (
     ANY_CONSTANT_OPSET,
@@ -38,12 +39,14 @@ def build_function(lowered: Lowered, opsets: Mapping[str, int]) -> onnx.Function
 
     Its inputs and outputs are the fused node's, in order. Every value is renamed by position and
     nodes carry neither names nor documentation, so equal regions give equal functions. Constants
-    and shape tensors that the program does not read are made inside. Raises OnnxFusionError if
+    and shape tensors that the program does not read are made inside; so is the row of an input or
+    output that is none in memory, by a Transpose. Raises OnnxFusionError if
     the operators do not compute the outputs from the inputs, or a constant is too large.
     """
-    inputs = [value.name for value in lowered.inputs]
-    outputs = [value.name for value in lowered.outputs]
-    nodes = _Body(lowered, opsets.get("", ANY_CONSTANT_OPSET)).nodes(outputs)
+    inside = {value: f"{value.name}\0memory" for value in lowered.layouts}
+    inputs = called(lowered.inputs, lowered, inside)
+    outputs = called(lowered.outputs, lowered, inside)
+    nodes = _Body(lowered, opsets.get("", ANY_CONSTANT_OPSET), inside).nodes(inputs, outputs)
     names = {name: f"i{k}" for k, name in enumerate(inputs)}
     names.update((name, f"o{k}") for k, name in enumerate(outputs))
     inner = dict.fromkeys(name for node in nodes for name in node.output if name)
@@ -101,7 +104,7 @@ def written_nodes(nodes: Sequence[Node]) -> Iterator[Node]:
 class _Body:
     """The nodes of one function, found from its outputs backwards, with the graph's names."""
 
-    def __init__(self, lowered: Lowered, opset: int) -> None:
+    def __init__(self, lowered: Lowered, opset: int, inside: Mapping[Value, str]) -> None:
         self.lowered = lowered
         self.opset = opset
         self.values: dict[str, Value] = {}
@@ -109,6 +112,7 @@ class _Body:
         for value in lowered.outputs:
             self.values[value.name] = value
         self.add(lowered.region.nodes)
+        self.add_transposes(inside)
 
     def add(self, nodes: Sequence[Node]) -> None:
         """Make these nodes known, after those that are."""
@@ -120,6 +124,16 @@ class _Body:
                     self.values[value.name] = value
             self.offer([node_proto(node)], len(self.source))
 
+    def add_transposes(self, inside: Mapping[Value, str]) -> None:
+        """Make the inputs that are no rows known as rows, and the outputs in memory's order."""
+        for value, order in self.lowered.layouts.items():
+            memory = inside[value]
+            self.values[value.name] = self.values[memory] = value
+            if value in self.lowered.inputs:
+                self.offer([transpose_back(memory, value.name, order)], -1)
+            else:
+                self.offer([transpose(value.name, memory, order)], len(self.source))
+
     def offer(self, nodes: list[onnx.NodeProto], position: int) -> None:
         """Make nodes known that stand together, in order; later ones replace earlier ones."""
         inner = dict.fromkeys(name for node in nodes for name in node.output if name)
@@ -128,10 +142,10 @@ class _Body:
         for name in inner:
             self.source[name] = item
 
-    def nodes(self, outputs: Sequence[str]) -> list[onnx.NodeProto]:
-        """Return the nodes that the outputs need, in order."""
+    def nodes(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+        """Return the nodes that make the outputs of the inputs, in order."""
         used: dict[int, Item[list[onnx.NodeProto]]] = {}
-        work, seen = list(reversed(outputs)), {value.name for value in self.lowered.inputs}
+        work, seen = list(reversed(outputs)), set(inputs)
         while work:
             name = work.pop()
             if name in seen:

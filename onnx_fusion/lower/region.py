@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
@@ -35,25 +36,34 @@ MAX_INLINE = 4096
 MAX_SPLITS = 12
 DEEPEST = 20_000
 """Calls inside each other while a region is lowered."""
+Layouts = Mapping[Value, tuple[int, ...]]
+NO_LAYOUTS: Layouts = MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Lowered:
-    """A region and its tile program; program inputs x0, x1, ... are `inputs` in order."""
+    """A region and its tile program; program inputs x0, x1, ... are `inputs` in order.
+
+    `layouts` has the order of dims in memory of those inputs and outputs that are not rows.
+    """
 
     region: Region
     program: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    layouts: Layouts = dataclasses.field(default_factory=dict)
 
 
-def lower(region: Region, graph: Graph, *, strict: bool = False) -> Lowered:
+def lower(
+    region: Region, graph: Graph, *, strict: bool = False, layouts: Layouts = NO_LAYOUTS
+) -> Lowered:
     """Return the region's tile program.
 
-    Raises `Refused` with the reason if there is none: an element type without instructions, a shape
-    that depends on data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
+    Inputs, outputs and temps that are values in `layouts` have that order of dims in memory. Raises
+    `Refused` with the reason if there is none: an element type without instructions, a shape that
+    depends on data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
     """
-    draft = _Draft(graph)
+    draft = _Draft(graph, layouts)
     for node in region.nodes:
         draft.add(node)
     roots = [draft.tensors[v] for v in region.outputs]
@@ -74,8 +84,9 @@ def lower(region: Region, graph: Graph, *, strict: bool = False) -> Lowered:
 class _Draft:
     """The lazy tensors of a region, and the inputs found so far."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, layouts: Layouts) -> None:
         self.graph = graph
+        self.layouts = layouts
         self.tensors: dict[Value, Tensor] = {}
         self.sources: dict[Tensor, Value] = {}
         self.symbols: dict[str, str] = {}
@@ -173,17 +184,19 @@ class _Draft:
         assert dims == set(order)
         rename_dims = {d: ex.dim(f"D{k}") for k, d in enumerate(order)}
         again = lambda e: ex.substitute(e, rename_dims) if e.dims() else e  # noqa: E731
+        orders = {t: self.layouts[v] for v, t in self.tensors.items() if v in self.layouts}
+        orders.update({t: self.layouts.get(v) for t, v in self.sources.items()})
+        orders.update({t: self.layouts.get(v) for t, v in zip(roots, region.outputs, strict=True)})
+
+        def stated(kind: type[tp.Tensor], name: str, t: Tensor) -> tp.Tensor:
+            return kind(name, t.dtype, tuple(map(again, t.shape)), orders.get(t))
+
         program = tp.Program(
             strict,
-            tuple(
-                tp.Input(f"x{k}", t.dtype, tuple(map(again, t.shape))) for k, t in enumerate(used)
-            ),
+            tuple(stated(tp.Input, f"x{k}", t) for k, t in enumerate(used)),
             (),
-            tuple(tp.Tensor(n, t.dtype, tuple(map(again, t.shape))) for t, n in temps.items()),
-            tuple(
-                tp.Tensor(f"y{k}", t.dtype, tuple(map(again, t.shape)))
-                for k, t in enumerate(roots)
-            ),
+            tuple(stated(tp.Tensor, n, t) for t, n in temps.items()),
+            tuple(stated(tp.Tensor, f"y{k}", t) for k, t in enumerate(roots)),
             tuple(_rename(stage, rename, again) for stage in stages),
         )
         try:
@@ -192,7 +205,8 @@ class _Draft:
             raise Refused(f"its program is not valid ({error})") from error
         text = print_program(program)
         inputs = tuple(self.sources[t] for t in used)
-        return Lowered(region, text, inputs, region.outputs)
+        seen = {v: self.layouts[v] for v in (*inputs, *region.outputs) if v in self.layouts}
+        return Lowered(region, text, inputs, region.outputs, seen)
 
     def kept(self, region: Region, used: list[Tensor]) -> list[Tensor]:
         """Return the inputs that the program does not read, but the region's operators do.

@@ -1,9 +1,9 @@
 """Lowering each form of region once: the layers of a network repeat, and so do a planner's
 questions.
 
-Two regions have the same form if their nodes, attributes, types, shapes and wiring are the same
-when values and symbols are numbered as they are met. Names do not count, nor do the contents of
-constants, except of those that were read when the form was lowered for the first time.
+Two regions have the same form if their nodes, attributes, types, shapes, layouts and wiring are the
+same when values and symbols are numbered as they are met. Names do not count, nor do the contents
+of constants, except of those that were read when the form was lowered for the first time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.weights import Weight, watch
-from onnx_fusion.lower.region import Lowered, lower
+from onnx_fusion.lower.region import NO_LAYOUTS, Layouts, Lowered, lower
 from onnx_fusion.ops.stage import Refused
 
 _BETWEEN = re.compile(r"[\s'(),]+")
@@ -51,36 +51,40 @@ class Lowering:
         self._answers: dict[Hashable, list[_Answer]] = {}
         self._attributes: dict[Node, Hashable] = {}
 
-    def refusal(self, region: Region) -> str | None:
+    def refusal(self, region: Region, layouts: Layouts = NO_LAYOUTS) -> str | None:
         """Return None if the region has a program that will do, else the reason."""
-        return self._answer(region)[0].reason
+        return self._answer(region, layouts)[0].reason
 
-    def lower(self, region: Region) -> Lowered:
+    def lower(self, region: Region, layouts: Layouts = NO_LAYOUTS) -> Lowered:
         """Return the region's program; raises `Refused` as `lower.lower` does."""
-        answer, values = self._answer(region)
+        answer, values = self._answer(region, layouts)
         if not answer.program:
             raise Refused(answer.reason or "")
         inputs = tuple(values[k] for k in answer.inputs)
-        return Lowered(region, answer.program, inputs, region.outputs)
+        seen = {v: layouts[v] for v in (*inputs, *region.outputs) if v in layouts}
+        return Lowered(region, answer.program, inputs, region.outputs, seen)
 
-    def _answer(self, region: Region) -> tuple[_Answer, list[Value]]:
+    def _answer(self, region: Region, layouts: Layouts) -> tuple[_Answer, list[Value]]:
         form = _Form(self._attributes)
         key = form.describe(region)
+        if layouts:
+            orders = ((k, layouts.get(v)) for k, v in enumerate(form.values))
+            key = (key, tuple(one for one in orders if one[1] is not None))
         known = self._answers.setdefault(key, [])
         for answer in known:
             if answer.contents == tuple(_content(form.values[k].weight) for k in answer.read):
                 return answer, form.values
-        answer, complete = self._find(region, form)
+        answer, complete = self._find(region, form, layouts)
         if complete:
             known.append(answer)
         return answer, form.values
 
-    def _find(self, region: Region, form: _Form) -> tuple[_Answer, bool]:
+    def _find(self, region: Region, form: _Form, layouts: Layouts) -> tuple[_Answer, bool]:
         """Return the answer, and whether it holds for every region of the form."""
         program, inputs = "", ()
         with watch() as read:
             try:
-                made = lower(region, self.graph, strict=self.strict)
+                made = lower(region, self.graph, strict=self.strict, layouts=layouts)
                 program, inputs = made.program, tuple(form.numbers[v] for v in made.inputs)
                 reason = self.judge(made)
             except Refused as refused:

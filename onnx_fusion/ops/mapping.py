@@ -29,4 +29,6 @@ class Role(enum.Enum):
     SOFTMAX = "softmax"
 
 
+WINDOWS = frozenset((Role.CONVOLUTION, Role.DEPTHWISE, Role.POINTWISE, Role.POOL))
+"""Roles with channels on axis 1 of the first input and output, and windows that slide over the rest."""
 CONTRACTIONS = frozenset((Role.PRODUCT, Role.CONVOLUTION, Role.DEPTHWISE, Role.POINTWISE))
