@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kLeastChannels = 16;
 constexpr int64_t kBlockFloats = 96 << 10;  // of a block's transformed inputs
-constexpr int64_t kLeastBlock = 16, kMostBlock = 48;  // tiles
+constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
 constexpr double kGain = 0.9;          // that a larger size must bring
 
@@ -73,6 +73,10 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, rows, columns);
     if (!plan->transposed_) plan->finish_ = Finish::make(s, find_dot(*s.stage), rows, columns);
     if (plan->finish_ != nullptr && plan->finish_->has_row_bias()) plan->finish_ = nullptr;
+    // Other epilogues are faster on whole lines.
+    if (plan->finish_ == nullptr && plan->along_.tiles <= plan->most_tiles_) {
+      plan->unit_ = plan->along_.tiles;
+    }
     return plan;
   }
   return nullptr;

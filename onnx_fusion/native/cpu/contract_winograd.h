@@ -89,7 +89,8 @@ class WinogradPlan final : public StagePlan {
   int64_t plane_ = 0;  // floats of a plane of one tile
   int vectors_ = 1;
   int64_t width_ = 1, panels_ = 1;
-  int64_t most_tiles_ = 1;    // of a block
+  int64_t most_tiles_ = 1;    // of a block, about
+  int64_t unit_ = 1;          // blocks are multiples of it
   int64_t group_panels_ = 1;  // carried through the epilogue at once
   std::vector<float> outside_;
   std::shared_ptr<const PackedWeights> weights_;

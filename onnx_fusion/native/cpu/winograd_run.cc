@@ -25,7 +25,9 @@ struct WinogradPlan::Buffers {
 // Blocks and parts so that every thread has as much to do: few tiles are not split further, but their
 // filters are, and each part transforms the input again.
 WinogradPlan::Split WinogradPlan::choose_split(const Parallel& parallel) const {
-  const int64_t fewest = (tiles_ + most_tiles_ - 1) / most_tiles_;
+  const int64_t units = tiles_ / unit_;
+  const int64_t fewest =
+      std::min(units, std::max<int64_t>(1, (tiles_ + most_tiles_ * 2 / 3) / most_tiles_));
   const double depth = static_cast<double>(channels_), wide = static_cast<double>(panels_ * width_);
   const double lanes = static_cast<double>(gemm_kernels().lanes);
   const double work = static_cast<double>(tiles_ * planes_) * depth * wide / lanes;
@@ -36,9 +38,8 @@ WinogradPlan::Split WinogradPlan::choose_split(const Parallel& parallel) const {
   for (int64_t parts = 1; parts <= threads; ++parts) {
     if (threads % parts != 0) continue;
     if (parts > panels_) break;
-    const int64_t unit = threads / parts;
-    const int64_t blocks = std::min(round_up(fewest, unit), tiles_);
-    const double tiles = static_cast<double>((tiles_ + blocks - 1) / blocks);
+    const int64_t blocks = std::min(round_up(fewest, threads / parts), units);
+    const double tiles = static_cast<double>((units + blocks - 1) / blocks * unit_);
     const double filters = static_cast<double>((panels_ + parts - 1) / parts * width_);
     // Vector operations per plane; a block reads its weights once, at the price of some 8 tiles.
     const double block = tiles * depth * 4 + tiles * filters * 4 + (tiles + 8) * depth * filters;
@@ -82,7 +83,8 @@ int64_t WinogradPlan::image_offset(const Linear& address, int64_t image, int64_t
 
 void WinogradPlan::run(const RunContext& context) const {
   const Split split = choose_split(*context.parallel);
-  const int64_t most = (tiles_ + split.blocks - 1) / split.blocks;
+  const int64_t units = tiles_ / unit_;
+  const int64_t most = (units + split.blocks - 1) / split.blocks * unit_;
   const int64_t pixels = most * size_ * size_, group = group_panels_ * width_;
   const int64_t planes = round_up(most * planes_ * plane_, 16);
   const int64_t products = round_up(most * planes_ * width_, 16);
@@ -106,7 +108,8 @@ void WinogradPlan::run(const RunContext& context) const {
     int64_t held = -1;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t block = i / split.parts, part = i % split.parts;
-      const int64_t first = tiles_ * block / split.blocks, last = tiles_ * (block + 1) / split.blocks;
+      const int64_t first = units * block / split.blocks * unit_;
+      const int64_t last = units * (block + 1) / split.blocks * unit_;
       if (block != held) read_block(context, first, last, buffers);
       held = block;
       const int64_t panel0 = panels_ * part / split.parts;

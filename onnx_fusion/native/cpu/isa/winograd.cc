@@ -91,7 +91,7 @@ void run_input(int size, const WinogradInput& t) {
 
 template <int R, int V>
 void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* weights, float* out,
-                  int64_t out_tile) {
+                  int64_t out_tile, bool add, const float* ahead, int64_t ahead_step) {
   Floats sum[R][V];
   const float* a[R];
 #pragma GCC unroll 16
@@ -102,6 +102,8 @@ void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* 
   }
 #pragma GCC unroll 4
   for (int64_t k = 0; k < depth; ++k) {
+    __builtin_prefetch(ahead);
+    ahead += ahead_step;
     Floats x[V];
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) x[v] = load(weights + v * kLanes);
@@ -116,11 +118,15 @@ void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* 
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) store(out + i * out_tile + v * kLanes, sum[i][v]);
+    for (int v = 0; v < V; ++v) {
+      float* to = out + i * out_tile + v * kLanes;
+      store(to, add ? load(to) + sum[i][v] : sum[i][v]);
+    }
   }
 }
 
-using ProductTile = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t);
+using ProductTile = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t,
+                             bool, const float*, int64_t);
 
 // By vectors and rows.
 template <int R, int V>
@@ -140,17 +146,28 @@ constexpr ProductTile choose_tile() {
 constexpr ProductTile kProducts[4][8] = {ROWS(1), ROWS(2), ROWS(3), ROWS(4)};
 #undef ROWS
 
+// Sums of some kSummed products are added up: rounding errors grow with the length of a sum, and the
+// output transform multiplies them. A piece of the weights then serves all tiles from the nearest cache.
+constexpr int64_t kSummed = 64;
+
 void run_product(const WinogradProduct& p) {
   const int64_t most = kRows[p.vectors], width = p.vectors * kLanes;
   const int64_t groups = (p.tiles + most - 1) / most;
+  const int64_t pieces = (p.channels + kSummed - 1) / kSummed;
   const ProductTile* const kernels = kProducts[p.vectors - 1];
   for (int64_t plane = 0; plane < p.planes; ++plane) {
     const float* in = p.in + plane * p.in_plane;
     const float* weights = p.weights + plane * p.channels * width;
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t first = p.tiles * g / groups, last = p.tiles * (g + 1) / groups;
-      kernels[last - first - 1](p.channels, in + first * p.in_tile, p.in_tile, weights,
-                                p.out + (first * p.planes + plane) * width, p.planes * width);
+    for (int64_t piece = 0; piece < pieces; ++piece) {
+      const int64_t k0 = p.channels * piece / pieces, k1 = p.channels * (piece + 1) / pieces;
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t first = p.tiles * g / groups, last = p.tiles * (g + 1) / groups;
+        kernels[last - first - 1](k1 - k0, in + first * p.in_tile + k0, p.in_tile,
+                                  weights + k0 * width,
+                                  p.out + (first * p.planes + plane) * width, p.planes * width,
+                                  piece > 0, weights + k1 * width + (k1 - k0) * width * g / groups,
+                                  (width + groups - 1) / groups);
+      }
     }
   }
 }
