@@ -3,6 +3,7 @@
 
 #include "cpu/attention_kernels.h"
 #include "cpu/contract_kernels.h"
+#include "cpu/depth_kernels.h"
 #include "cpu/direct_kernels.h"
 #include "cpu/finish.h"
 #include "cpu/winograd_kernels.h"
@@ -16,14 +17,15 @@ namespace onnx_fusion::cpu {
 #define ONNX_FUSION_EACH_ISA(X) X(neon)
 #endif
 
-#define X(isa)                               \
-  namespace isa {                            \
-  extern const GemmKernels gemm_kernels;     \
-  extern const WindowKernels window_kernels; \
-  extern const DirectKernels direct_kernels; \
-  extern const FinishPass finish_pass; \
-  extern const WinogradKernels winograd_kernels; \
+#define X(isa)                                     \
+  namespace isa {                                  \
+  extern const GemmKernels gemm_kernels;           \
+  extern const WindowKernels window_kernels;       \
+  extern const DirectKernels direct_kernels;       \
+  extern const FinishPass finish_pass;             \
+  extern const WinogradKernels winograd_kernels;   \
   extern const AttentionKernels attention_kernels; \
+  extern const DepthKernels depth_kernels;         \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -37,16 +39,22 @@ struct Chosen {
   FinishPass finish = nullptr;
   const WinogradKernels* winograd = nullptr;
   const AttentionKernels* attention = nullptr;
+  const DepthKernels* depth = nullptr;
 };
 
 const Chosen& chosen() {
   static const Chosen kernels = [] {
     const std::string name = isa_name();
     Chosen choice;
-#define X(isa) \
-  if (choice.gemm == nullptr || name == #isa) {                              \
-    choice = {&isa::gemm_kernels, &isa::window_kernels, &isa::direct_kernels, \
-              isa::finish_pass, &isa::winograd_kernels, &isa::attention_kernels};          \
+#define X(isa)                                    \
+  if (choice.gemm == nullptr || name == #isa) {   \
+    choice.gemm = &isa::gemm_kernels;             \
+    choice.window = &isa::window_kernels;         \
+    choice.direct = &isa::direct_kernels;         \
+    choice.finish = isa::finish_pass;             \
+    choice.winograd = &isa::winograd_kernels;     \
+    choice.attention = &isa::attention_kernels;   \
+    choice.depth = &isa::depth_kernels;           \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -63,5 +71,6 @@ const DirectKernels& direct_kernels() { return *chosen().direct; }
 FinishPass finish_pass() { return chosen().finish; }
 const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
+const DepthKernels& depth_kernels() { return *chosen().depth; }
 
 }  // namespace onnx_fusion::cpu

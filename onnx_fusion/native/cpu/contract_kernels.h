@@ -98,17 +98,6 @@ struct WindowRow {
   float fill;            // of what is outside
 };
 
-// Up to four neighbouring outputs of a row, all channels, of a window whose taps are neighbours too.
-struct WindowGrid {
-  const float* const* in;  // [row of taps][column]; columns = step * (pixels - 1) + width
-  int rows, width;         // of the window; width is 3, 5 or 7
-  int step, pixels;        // step is 1 or 2
-  const float* weights;    // [tap], weight_step apart
-  int64_t weight_step, channels;
-  float* out;
-  int64_t ldo;
-};
-
 struct WindowKernels {
   // out[vector.column + lane] for every vector, in order; up to a vector more is written.
   void (*row)(const WindowRow& row, float* out);
@@ -116,7 +105,6 @@ struct WindowKernels {
   // i < pixels <= 4, c < channels.
   void (*channels)(const float* const* in, int taps, int pixels, const float* weights,
                    int64_t weight_step, int64_t channels, float* out, int64_t ldo);
-  void (*grid)(const WindowGrid& grid);
 };
 
 // The ISA's in use.

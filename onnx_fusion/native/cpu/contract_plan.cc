@@ -5,6 +5,7 @@
 
 #include "cpu/contract.h"
 #include "cpu/contract_axes.h"
+#include "cpu/contract_depth.h"
 #include "cpu/contract_direct.h"
 #include "cpu/contract_window.h"
 #include "cpu/contract_winograd.h"
@@ -26,6 +27,8 @@ std::string contract_refusal(const Program& program, size_t stage) {
 std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t stage,
                                             const TensorView* constants, size_t count) {
   if (!bound.stages[stage].empty) {
+    auto depth = cpu::DepthPlan::make(bound, stage, constants, count);
+    if (depth != nullptr) return depth;
     auto window = cpu::WindowPlan::make(bound, stage, constants, count);
     if (window != nullptr) return window;
     auto winograd = cpu::WinogradPlan::make(bound, stage, constants, count);

@@ -65,7 +65,6 @@ std::unique_ptr<WindowPlan> WindowPlan::make(const BoundProgram& bound, size_t s
     plan->by_channel_ = plan->channel_.count == 1 && channel_step == 1;
     if (plan->by_channel_) {
       plan->transposed_ = channel_store != 1 && pixel_store == 1;
-      plan->find_grid(s, *x.map);
       plan->plan_channels(lanes, is_constant(w, constants, count) ? &constants[w.tensor] : nullptr);
       plan->epilogue_ = plan->transposed_ ? std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_)
                                           : std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_);
@@ -108,48 +107,6 @@ void WindowPlan::plan_rows(int lanes) {
   strip_ = strips_.size() > 2 ? 1 : std::max<int64_t>(1, kStripFloats / std::max<int64_t>(pixels_, 1));
   if (transposed_) strip_ = std::max<int64_t>(strip_, 16);
   strip_ = std::min(strip_, channels_);
-}
-
-// Are the taps of a row of the window as far apart as every first or second output of a row?
-void WindowPlan::find_grid(const BoundStage& stage, const BoundMap& map) {
-  if (tap_.count == 0 || pixel_.count == 0) return;
-  const int tap = tap_.letters[tap_.count - 1], pixel = pixel_.letters[pixel_.count - 1];
-  const int64_t width = stage.extents[tap];
-  if (width != 3 && width != 5 && width != 7) return;
-  const int64_t shift = map.address.coef[tap];
-  const int64_t step = shift == 0 ? 0 : map.address.coef[pixel] / shift;
-  if ((step != 1 && step != 2) || map.address.coef[pixel] != step * shift) return;
-  for (const BoundIndex& dim : map.dims) {
-    if (!dim.guarded) continue;
-    if (dim.form.coef[pixel] != step * dim.form.coef[tap]) return;
-    grid_shifts_.push_back(static_cast<int32_t>(dim.form.coef[tap]));
-  }
-  grid_width_ = static_cast<int>(width);
-  grid_step_ = static_cast<int>(step);
-  grid_row_ = stage.extents[pixel];
-  grid_shift_ = shift;
-}
-
-// Where the inputs under `pixels` neighbouring outputs lie.
-void WindowPlan::grid_pointers(int64_t pixel, int64_t pixels, const float* x,
-                               const float** in) const {
-  const int64_t columns = grid_step_ * (pixels - 1) + grid_width_;
-  for (int64_t t = 0; t < taps_; t += grid_width_) {
-    const float* at = x + x_.outer[pixel] + x_.inner[t];
-    for (int64_t j = 0; j < columns; ++j) in[j] = at + j * grid_shift_;
-    for (size_t g = 0; g < x_.guards.size(); ++g) {
-      const TableGuard& guard = x_.guards[g];
-      const int64_t extent = guard.extent, shift = grid_shifts_[g];
-      const int64_t first = guard.outer[pixel] + guard.inner[t];
-      const int64_t last = first + (columns - 1) * shift;
-      if (std::min(first, last) >= 0 && std::max(first, last) < extent) continue;
-      for (int64_t j = 0; j < columns; ++j) {
-        const int64_t position = first + j * shift;
-        if (position < 0 || position >= extent) in[j] = outside_.data();
-      }
-    }
-    in += columns;
-  }
 }
 
 void WindowPlan::plan_channels(int lanes, const TensorView* weights) {
@@ -272,14 +229,6 @@ void WindowPlan::run_channels(const RunContext& context) const {
       int64_t some = 0;
       for (int64_t pixel = pixel0; pixel < pixel1; pixel += some) {
         some = std::min<int64_t>(4, pixel1 - pixel);
-        if (grid_width_ > 0) {
-          some = std::min(some, grid_row_ - pixel % grid_row_);
-          grid_pointers(pixel, some, x, in);
-          kernels.grid({in, static_cast<int>(taps_) / grid_width_, grid_width_, grid_step_,
-                        static_cast<int>(some), weights, padded_, channels_,
-                        out + (pixel - pixel0) * channels_, channels_});
-          continue;
-        }
         for (int64_t t = 0; t < taps_; ++t) {
           for (int64_t j = 0; j < some; ++j) {
             in[t * some + j] = is_inside(x_, pixel + j, t)

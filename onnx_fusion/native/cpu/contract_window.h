@@ -1,5 +1,6 @@
 // A contraction in which one operand has no letter of its own and few taps are summed: depthwise
-// convolution. Nothing is packed or reused between channels; input rows are read where they lie.
+// convolution on ONNX's own layout, and on channels-last images where contract_depth.h has no tile
+// for it. Nothing is packed or reused between channels; input rows are read where they lie.
 #pragma once
 
 #include <memory>
@@ -21,8 +22,6 @@ class WindowPlan final : public StagePlan {
   WindowPlan() = default;
   void plan_rows(int lanes);
   void plan_channels(int lanes, const TensorView* weights);
-  void find_grid(const BoundStage& stage, const BoundMap& map);
-  void grid_pointers(int64_t pixel, int64_t pixels, const float* x, const float** in) const;
   void run_rows(const RunContext& context) const;
   void run_channels(const RunContext& context) const;
   void finish(const RunContext& context, const int64_t* fixed, int64_t row0, int64_t row1,
@@ -45,10 +44,6 @@ class WindowPlan final : public StagePlan {
   int64_t padded_ = 0;  // by channel: floats of one tap's weights
   std::shared_ptr<const PackedWeights> packed_;
   std::vector<float> outside_;
-  int grid_width_ = 0, grid_step_ = 1;  // by channel: 0 if the taps of a row are not neighbours
-  int64_t grid_row_ = 1;                // pixels of a row
-  int64_t grid_shift_ = 0;              // from a tap to its neighbour, in memory and per guard
-  std::vector<int32_t> grid_shifts_;
 
   int64_t strip_ = 1;  // channels (by row) or pixels (by channel) carried through the epilogue at once
   std::unique_ptr<Epilogue> epilogue_;

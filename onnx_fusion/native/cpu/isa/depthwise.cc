@@ -133,94 +133,9 @@ void run_channels(const float* const* in, int taps, int pixels, const float* wei
   }
 }
 
-// Each input vector serves every output it is under.
-template <int S, int Step, int P, int V, bool Tail>
-void grid_block(const WindowGrid& grid, int64_t c, Mask tail) {
-  constexpr int columns = Step * (P - 1) + S;
-  Floats sum[P][V];
-#pragma GCC unroll 8
-  for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
-  }
-  const float* weights = grid.weights + c;
-  const float* const* in = grid.in;
-  for (int r = 0; r < grid.rows; ++r, in += columns) {
-    Floats w[S][V];
-#pragma GCC unroll 8
-    for (int s = 0; s < S; ++s, weights += grid.weight_step) {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) w[s][v] = load(weights + v * kLanes);
-    }
-#pragma GCC unroll 16
-    for (int j = 0; j < columns; ++j) {
-      const float* p = in[j] + c;
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) {
-        const Floats x = Tail ? load_where(p, tail, Floats{}) : load(p + v * kLanes);
-#pragma GCC unroll 8
-        for (int i = 0; i < P; ++i) {
-          const int s = j - Step * i;
-          if (s >= 0 && s < S) sum[i][v] += x * w[s][v];
-        }
-      }
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < P; ++i) {
-    float* to = grid.out + i * grid.ldo + c;
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      if (Tail) {
-        for (int l = 0; l < kLanes; ++l) {
-          if (mask_has(tail, l)) to[l] = sum[i][v][l];
-        }
-      } else {
-        store(to + v * kLanes, sum[i][v]);
-      }
-    }
-  }
-}
-
-template <int S, int Step, int P>
-void grid_pixels(const WindowGrid& grid) {
-  constexpr int V = kRegisters == 32 || S == 3 ? 2 : 1;
-  int64_t c = 0;
-  for (; c + V * kLanes <= grid.channels; c += V * kLanes) {
-    grid_block<S, Step, P, V, false>(grid, c, mask_all());
-  }
-  for (; c + kLanes <= grid.channels; c += kLanes) {
-    grid_block<S, Step, P, 1, false>(grid, c, mask_all());
-  }
-  if (c < grid.channels) {
-    grid_block<S, Step, P, 1, true>(grid, c, mask_of((1u << (grid.channels - c)) - 1u));
-  }
-}
-
-template <int S, int Step>
-void grid_width(const WindowGrid& grid) {
-  switch (grid.pixels) {
-    case 1: return grid_pixels<S, Step, 1>(grid);
-    case 2: return grid_pixels<S, Step, 2>(grid);
-    case 3: return grid_pixels<S, Step, 3>(grid);
-    default: return grid_pixels<S, Step, 4>(grid);
-  }
-}
-
-void run_grid(const WindowGrid& grid) {
-  switch (grid.width * 2 + grid.step) {
-    case 7: return grid_width<3, 1>(grid);
-    case 8: return grid_width<3, 2>(grid);
-    case 11: return grid_width<5, 1>(grid);
-    case 12: return grid_width<5, 2>(grid);
-    case 15: return grid_width<7, 1>(grid);
-    default: return grid_width<7, 2>(grid);
-  }
-}
-
 }  // namespace
 
 extern const WindowKernels window_kernels;
-const WindowKernels window_kernels = {run_row, run_channels, run_grid};
+const WindowKernels window_kernels = {run_row, run_channels};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -1,0 +1,343 @@
+#include "cpu/contract_depth.h"
+
+#include <algorithm>
+
+#include "cpu/contract_axes.h"
+#include "cpu/contract_kernels.h"
+#include "cpu/kernels.h"
+#include "cpu/parallel.h"
+
+namespace onnx_fusion::cpu {
+namespace {
+
+constexpr int64_t kMostTaps = 128;
+constexpr int64_t kStripFloats = 2048;
+constexpr int64_t kSetBytes = 2048;  // pixels a multiple apart share few sets of the L1 cache
+constexpr int kMostPointers = 32 * 32;
+
+constexpr int64_t pixels_of(DepthShape shape) {
+  return shape == kSeven ? 7 : shape == kOne ? 1 : 4;
+}
+
+bool has(const Axis& axis, int letter) {
+  const uint8_t* end = axis.letters + axis.count;
+  return std::find(axis.letters, end, letter) != end;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+// What tiles need to know of the present position of the outer letters.
+struct DepthPlan::Band {
+  const float* x;
+  const float* weights;
+  const float* bias;
+};
+
+std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t stage,
+                                           const TensorView* constants, size_t count) {
+  const BoundStage& s = bound.stages[stage];
+  const DotLetters letters = dot_letters(s);
+  for (int i = 0; i < 2; ++i) {
+    const DotOperand& x = letters.operands[i];
+    const DotOperand& w = letters.operands[1 - i];
+    if (axis_extent(s, w.own) != 1 || x.map == nullptr || w.map == nullptr) continue;
+    if (w.map->guarded) continue;
+    if (is_constant(x, constants, count) || letters.batch.count != 1) continue;
+    std::unique_ptr<DepthPlan> plan(new DepthPlan);
+    const int channel = letters.batch.letters[0];
+    plan->stage_index_ = stage;
+    plan->channel_ = letters.batch;
+    plan->channels_ = s.extents[channel];
+    plan->input_ = x.tensor;
+    plan->weight_ = w.tensor;
+    plan->address_ = &x.map->address;
+    if (plan->channels_ < gemm_kernels().lanes || x.map->address.coef[channel] != 1) continue;
+    if (!plan->find_sides(s, x, letters.k) || !plan->choose_shape()) continue;
+    for (int k = 0; k < x.own.count; ++k) {
+      const int letter = x.own.letters[k];
+      if (letter == plan->rows_.letter || letter == plan->columns_.letter) continue;
+      plan->outer_.letters[plan->outer_.count++] = static_cast<uint8_t>(letter);
+    }
+    sort_axis(&plan->outer_, *letters.store);
+    plan->outers_ = axis_extent(s, plan->outer_);
+    plan->pixel_ = plan->outer_;
+    for (const int letter : {plan->rows_.letter, plan->columns_.letter}) {
+      if (letter >= 0) plan->pixel_.letters[plan->pixel_.count++] = static_cast<uint8_t>(letter);
+    }
+    if (x.map->guarded) plan->outside_.assign(static_cast<size_t>(plan->channels_), x.fill);
+    plan->pack(*w.map, is_constant(w, constants, count) ? &constants[w.tensor] : nullptr);
+    plan->fast_ = !bound.program->strict && find_depth_finish(s, channel, &plan->finish_);
+    if (!plan->fast_ || plan->finish_.bias < 0) {
+      plan->zero_bias_.assign(static_cast<size_t>(plan->channels_), 0.0f);
+    }
+    if (plan->fast_) return plan;
+    plan->finish_ = DepthFinish();
+    plan->finish_.low = -__builtin_inff();
+    plan->finish_.high = __builtin_inff();
+    int letter = 0;
+    plan->transposed_ = letters.store->coef[channel] != 1 &&
+                        least_step(s, plan->pixel_, *letters.store, &letter) == 1;
+    plan->strip_ = plan->spread_ > 1
+                       ? plan->columns_.outputs
+                       : std::max<int64_t>(8, kStripFloats / plan->channels_ / 4 * 4);
+    plan->strip_ = std::min(plan->strip_, plan->columns_.outputs);
+    plan->epilogue_ =
+        plan->transposed_ ? std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_)
+                          : std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_);
+    return plan;
+  }
+  return nullptr;
+}
+
+// The dims that the window moves in: those with a tap or a guard.
+bool DepthPlan::find_sides(const BoundStage& stage, const DotOperand& x, const Axis& taps) {
+  Side sides[2];
+  int count = 0;
+  LetterSet seen = 0;
+  for (const BoundIndex& dim : x.map->dims) {
+    Side side;
+    side.base = dim.form.base;
+    side.extent = dim.extent;
+    side.stride = dim.stride;
+    side.guarded = dim.guarded;
+    bool plain = true;
+    for (int l = 0; l < kMaxLetters; ++l) {
+      const int64_t coef = dim.form.coef[l];
+      if (coef == 0 || stage.extents[l] == 1) continue;
+      const bool tap = has(taps, l), own = has(x.own, l);
+      int& letter = tap ? side.tap : side.letter;
+      plain = plain && (tap || own) && letter < 0 && coef > 0 &&
+              x.map->address.coef[l] == coef * dim.stride;
+      letter = l;
+      (tap ? side.reach : side.step) = coef;
+      (tap ? side.taps : side.outputs) = stage.extents[l];
+    }
+    if (side.tap < 0 && !dim.guarded) continue;
+    if (!plain || count == 2) return false;
+    for (const int l : {side.letter, side.tap}) {
+      if (l >= 0) seen |= static_cast<LetterSet>(1u << l);
+    }
+    sides[count++] = side;
+  }
+  for (int k = 0; k < taps.count; ++k) {
+    if (!(seen >> taps.letters[k] & 1)) return false;
+  }
+  if (count == 0) return false;
+  if (count == 2 && sides[0].stride < sides[1].stride) std::swap(sides[0], sides[1]);
+  columns_ = sides[count - 1];
+  if (count == 2) rows_ = sides[0];
+  return rows_.taps * columns_.taps <= kMostTaps;
+}
+
+bool DepthPlan::choose_shape() {
+  const int64_t width = columns_.taps, lanes = gemm_kernels().lanes;
+  if (width != 1 && width != 3 && width != 5 && width != 7) return false;
+  column_ = columns_.reach;
+  if (width == 1) {
+    column_ = columns_.step;
+  } else if (columns_.outputs > 1) {
+    if (columns_.step == 2 * columns_.reach) {
+      step_ = 2;
+    } else if (columns_.reach % columns_.step == 0) {
+      spread_ = columns_.reach / columns_.step;
+    } else {
+      return false;
+    }
+  }
+  const int64_t outputs = columns_.outputs / spread_;
+  const bool even = outputs >= 7 && ceil_div(outputs, 7) * 7 < ceil_div(outputs, 4) * 4;
+  const bool two = width > 1 && rows_.taps == width && rows_.outputs > 1 &&
+                   rows_.step == step_ * rows_.reach;
+  const int64_t apart = column_ * columns_.stride * static_cast<int64_t>(sizeof(float));
+  if (outputs < 4) {
+    shape_ = kOne;
+  } else if (apart % kSetBytes == 0 && lanes < 16 && channels_ >= 2 * lanes) {
+    shape_ = kFourWide;
+  } else {
+    shape_ = even ? kSeven : two ? kTwoByFour : kFour;
+  }
+  return true;
+}
+
+void DepthPlan::pack(const BoundMap& map, const TensorView* weights) {
+  weight_address_ = map.address;
+  weight_step_ = (channels_ + 15) / 16 * 16;
+  if (weight_step_ * static_cast<int64_t>(sizeof(float)) % kSetBytes == 0) weight_step_ += 16;
+  if (weights == nullptr) return;
+  size_t bytes = sizeof(float);
+  for (size_t i = 0; i < weights->rank; ++i) bytes *= static_cast<size_t>(weights->dims[i]);
+  ContentHash key = hash_constant(weights->data, bytes);
+  key.add("depth", 5);
+  for (const int64_t number :
+       {map.address.base, weight_step_, channels_, rows_.taps, columns_.taps}) {
+    key.add(&number, sizeof number);
+  }
+  for (const int letter : {static_cast<int>(channel_.letters[0]), rows_.tap, columns_.tap}) {
+    const int64_t number = letter < 0 ? 0 : map.address.coef[letter];
+    key.add(&number, sizeof number);
+  }
+  packed_ = share_weights(key, static_cast<size_t>(weight_step_ * rows_.taps * columns_.taps),
+                          [&](float* out) {
+    pack_weights(static_cast<const float*>(weights->data), out);
+  });
+}
+
+void DepthPlan::pack_weights(const float* data, float* out) const {
+  const auto coef = [&](int letter) { return letter < 0 ? 0 : weight_address_.coef[letter]; };
+  const int64_t channel = coef(channel_.letters[0]);
+  for (int64_t r = 0; r < rows_.taps; ++r) {
+    for (int64_t s = 0; s < columns_.taps; ++s, out += weight_step_) {
+      const int64_t at = weight_address_.base + r * coef(rows_.tap) + s * coef(columns_.tap);
+      for (int64_t c = 0; c < channels_; ++c) out[c] = data[at + c * channel];
+      std::fill(out + channels_, out + weight_step_, 0.0f);
+    }
+  }
+}
+
+void DepthPlan::run_tile(const Band& band, DepthShape shape, int64_t row, int64_t pixel,
+                         const Target& target) const {
+  const int64_t pixels = pixels_of(shape);
+  const int64_t step = columns_.taps == 1 ? 1 : step_;
+  const int64_t columns = step * (pixels - 1) + columns_.taps;
+  const int64_t lines = (shape == kTwoByFour ? step : 0) + rows_.taps;
+  const int64_t y = rows_.step * row + rows_.base, x = columns_.step * pixel + columns_.base;
+  const int64_t line = rows_.reach * rows_.stride, column = column_ * columns_.stride;
+  const float* base =
+      band.x + rows_.step * row * rows_.stride + columns_.step * pixel * columns_.stride;
+  const bool inside = rows_.inside(y, lines, rows_.reach) && columns_.inside(x, columns, column_);
+  const float* in[kMostPointers];
+  if (!inside) {
+    const float** to = in;
+    for (int64_t i = 0; i < lines; ++i) {
+      const bool line_inside = rows_.inside(y + i * rows_.reach, 1, 0);
+      for (int64_t j = 0; j < columns; ++j) {
+        *to++ = line_inside && columns_.inside(x + j * column_, 1, 0) ? base + i * line + j * column
+                                                                      : outside_.data();
+      }
+    }
+  }
+  float* out = target.out + row * target.row + pixel * target.pixel;
+  const DepthTile tile{base,
+                       line,
+                       column,
+                       in,
+                       static_cast<int32_t>(rows_.taps),
+                       band.weights,
+                       weight_step_,
+                       channels_,
+                       band.bias,
+                       finish_.scale,
+                       finish_.shift,
+                       finish_.low,
+                       finish_.high,
+                       finish_.end,
+                       out,
+                       target.row,
+                       target.pixel * spread_};
+  static const DepthKernels& kernels = depth_kernels();
+  kernels.run[columns_.taps / 2][step - 1][shape][inside ? 0 : 1](tile);
+  if (!finish_.silu) return;
+  const Pass silu = cpu::kernels().silu;
+  for (int64_t r = 0; r < (shape == kTwoByFour ? 2 : 1); ++r) {
+    for (int64_t i = 0; i < pixels; ++i) {
+      float* at = out + r * tile.out_row + i * tile.out_pixel;
+      silu(at, at, nullptr, nullptr, channels_);
+    }
+  }
+}
+
+// Outputs [begin, end) of one row, or of two. The last tile overlaps the one before.
+void DepthPlan::run_tiles(const Band& band, DepthShape shape, int64_t row, int64_t begin,
+                          int64_t end, const Target& target) const {
+  const int64_t rows = shape == kTwoByFour ? 2 : 1;
+  for (int64_t phase = 0; phase < spread_ && begin + phase < end; ++phase) {
+    const int64_t count = ceil_div(end - begin - phase, spread_);
+    const int64_t pixels = count < pixels_of(shape) ? 1 : pixels_of(shape);
+    const DepthShape used = pixels == pixels_of(shape) ? shape : kOne;
+    for (int64_t r = row; r < row + (used == shape ? 1 : rows); ++r) {
+      for (int64_t i = 0; i < count; i += pixels) {
+        run_tile(band, used, r, begin + phase + spread_ * std::min(i, count - pixels), target);
+      }
+    }
+  }
+}
+
+void DepthPlan::run(const RunContext& context) const {
+  const BoundStage& stage = context.bound->stages[stage_index_];
+  const int64_t height = shape_ == kTwoByFour ? 2 : 1;
+  const int64_t bands = ceil_div(rows_.outputs, height);
+  const int64_t taps = rows_.taps * columns_.taps;
+  const double work = static_cast<double>(outers_ * rows_.outputs * columns_.outputs) *
+                      static_cast<double>(channels_) * static_cast<double>(taps + 4);
+  const int64_t tasks =
+      task_count(*context.parallel, work / static_cast<double>(gemm_kernels().lanes) * 0.5);
+  const int64_t sums = fast_ ? 0 : (height * strip_ * channels_ + 15) / 16 * 16;
+  const int64_t own = packed_ == nullptr ? weight_step_ * taps : 0;
+  const size_t bytes = static_cast<size_t>(2 * sums + own) * sizeof(float) +
+                       (fast_ ? 0 : epilogue_->scratch_bytes()) + 64;
+  const auto coef = [](const Linear& form, int letter) {
+    return letter < 0 ? 0 : form.coef[letter];
+  };
+
+  parallel_ranges(*context.parallel, outers_ * bands, tasks,
+                  [&](int64_t begin, int64_t end, int64_t) {
+    const Scratch scratch(bytes);
+    if (scratch.data() == nullptr) return context.failed_line->store(-1);
+    float* weights = reinterpret_cast<float*>(scratch.data());
+    float* out = weights + own;
+    if (packed_ == nullptr) {
+      pack_weights(reinterpret_cast<const float*>(context.tensors[weight_]), weights);
+    }
+    Band band{};
+    band.weights = packed_ == nullptr ? weights : packed_->data();
+    band.bias = finish_.bias < 0 ? zero_bias_.data()
+                                 : reinterpret_cast<const float*>(context.tensors[finish_.bias]) +
+                                       finish_.bias_base;
+    int64_t letters[kMaxLetters] = {};
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t outer = i / bands, row = i % bands * height;
+      const int64_t rows = std::min(height, rows_.outputs - row);
+      const DepthShape shape = rows == height ? shape_ : kFour;
+      locate(stage, outer_, outer, letters);
+      int64_t input = address_->base, output = fast_ ? finish_.store->base : 0;
+      for (int k = 0; k < outer_.count; ++k) {
+        const int letter = outer_.letters[k];
+        input += address_->coef[letter] * letters[letter];
+        if (fast_) output += finish_.store->coef[letter] * letters[letter];
+      }
+      band.x = reinterpret_cast<const float*>(context.tensors[input_]) + input;
+      if (fast_) {
+        const Linear& store = *finish_.store;
+        const Target target{reinterpret_cast<float*>(context.tensors[finish_.out]) + output,
+                            coef(store, rows_.letter), coef(store, columns_.letter)};
+        run_tiles(band, shape, row, 0, columns_.outputs, target);
+        continue;
+      }
+      char* rest = reinterpret_cast<char*>(out + 2 * sums);
+      for (int64_t q = 0; q < columns_.outputs; q += strip_) {
+        const int64_t q1 = std::min(columns_.outputs, q + strip_), width = q1 - q;
+        const int64_t line = width * channels_;
+        run_tiles(band, shape, row, q, q1, {out - row * line - q * channels_, line, channels_});
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t at = (outer * rows_.outputs + row + r) * columns_.outputs;
+          finish_strip(context, at + q, at + q1, out + r * line, out + sums, rest);
+        }
+      }
+    }
+  });
+}
+
+void DepthPlan::finish_strip(const RunContext& context, int64_t pixel0, int64_t pixel1,
+                             const float* sums, float* turned, char* scratch) const {
+  const int64_t fixed[kMaxLetters] = {}, count = pixel1 - pixel0;
+  if (!transposed_) {
+    epilogue_->run(context, fixed, pixel0, pixel1, 0, channels_, sums, channels_, scratch);
+    return;
+  }
+  gemm_kernels().transpose(sums, channels_, count, channels_, turned, count);
+  epilogue_->run(context, fixed, 0, channels_, pixel0, pixel1, turned, count, scratch);
+}
+
+}  // namespace onnx_fusion::cpu

@@ -1,0 +1,93 @@
+// Depthwise convolution on channels-last images: vectors run along the channels, and a tile of
+// neighbouring outputs stays in registers (isa/depth.cc). Inputs are read where they lie; tiles at
+// the border go through a matrix of pointers.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cpu/depth_kernels.h"
+#include "cpu/tile.h"
+#include "cpu/weights.h"
+
+namespace onnx_fusion::cpu {
+
+struct DotOperand;
+
+// What follows the `dot` if tiles can do it in registers: bias per channel, and clamp, HardSigmoid,
+// HardSwish or SiLU, stored as f32 with contiguous channels.
+struct DepthFinish {
+  int bias = -1;  // tensor
+  int64_t bias_base = 0;
+  DepthEnd end = DepthEnd::clamp;
+  bool silu = false;  // a pass of its own over the tile
+  float scale = 1, shift = 0, low = 0, high = 0;
+  int out = -1;  // tensor
+  const Linear* store = nullptr;
+};
+
+// False if the stage's epilogue is another one.
+bool find_depth_finish(const BoundStage& stage, int channel, DepthFinish* finish);
+
+class DepthPlan final : public StagePlan {
+ public:
+  // Null if the stage is not of this kind.
+  static std::unique_ptr<DepthPlan> make(const BoundProgram& bound, size_t stage,
+                                         const TensorView* constants, size_t count);
+  void run(const RunContext& context) const override;
+
+ private:
+  // One direction of the window: tap t of output i is at step * i + reach * t + base of the dim.
+  struct Side {
+    int letter = -1, tap = -1;
+    int64_t outputs = 1, taps = 1;
+    int64_t step = 0, reach = 0, base = 0;
+    int64_t extent = 0, stride = 0;  // of the dim
+    bool guarded = false;
+
+    bool inside(int64_t first, int64_t count, int64_t apart) const {
+      return !guarded || (first >= 0 && first + (count - 1) * apart < extent);
+    }
+  };
+  struct Band;
+  struct Target {
+    float* out;  // of output (0, 0)
+    int64_t row, pixel;
+  };
+
+  DepthPlan() = default;
+  bool find_sides(const BoundStage& stage, const DotOperand& x, const Axis& taps);
+  bool choose_shape();
+  void pack(const BoundMap& map, const TensorView* weights);
+  void pack_weights(const float* data, float* out) const;
+  void run_tiles(const Band& band, DepthShape shape, int64_t row, int64_t begin, int64_t end,
+                 const Target& target) const;
+  void run_tile(const Band& band, DepthShape shape, int64_t row, int64_t pixel,
+                const Target& target) const;
+  void finish_strip(const RunContext& context, int64_t pixel0, int64_t pixel1, const float* sums,
+                    float* turned, char* scratch) const;
+
+  size_t stage_index_ = 0;
+  Axis channel_, outer_, pixel_;
+  int64_t channels_ = 1, outers_ = 1;
+  Side rows_, columns_;
+  int input_ = -1, weight_ = -1;  // tensors
+  const Linear* address_ = nullptr;
+  int64_t step_ = 1;    // of the kernels
+  int64_t spread_ = 1;  // outputs of a tile lie so far apart (dilation)
+  int64_t column_ = 0;  // from a tile's column to the next, in positions of the dim
+  DepthShape shape_ = kFour;
+
+  Linear weight_address_;
+  int64_t weight_step_ = 0;
+  std::shared_ptr<const PackedWeights> packed_;
+  std::vector<float> outside_, zero_bias_;
+
+  bool fast_ = false;
+  DepthFinish finish_;
+  bool transposed_ = false;  // the stores lie along the pixels
+  int64_t strip_ = 1;        // outputs of a row carried through the epilogue at once
+  std::unique_ptr<Epilogue> epilogue_;
+};
+
+}  // namespace onnx_fusion::cpu

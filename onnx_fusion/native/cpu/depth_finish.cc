@@ -1,0 +1,142 @@
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu/contract_axes.h"
+#include "cpu/contract_depth.h"
+
+namespace onnx_fusion::cpu {
+namespace {
+
+// The lines from the `dot` on that compute something, read one after the other.
+class Chain {
+ public:
+  explicit Chain(const Stage& stage) : stage_(stage), last_(find_dot(stage)) {
+    for (size_t i = static_cast<size_t>(last_) + 1; i < stage.body.size(); ++i) {
+      const Op op = stage.body[i].op;
+      if (op != Op::op_load && op != Op::op_const) lines_.push_back(static_cast<int>(i));
+    }
+  }
+
+  int last() const { return last_; }
+  bool next_is(Op op) const { return at_ < lines_.size() && now().op == op; }
+  const Instruction& now() const { return stage_.body[static_cast<size_t>(lines_[at_])]; }
+  bool ends() const { return at_ + 1 == lines_.size(); }
+  int line() const { return lines_[at_]; }
+  size_t mark() const { return at_; }
+  void back(size_t at, int last) {
+    at_ = at;
+    last_ = last;
+  }
+
+  // Takes `op` of the last value and another one, which it returns (as a line), or -1.
+  int take(Op op) {
+    if (!next_is(op) || now().arg_count != 2) return -1;
+    const int a = line_of(now().args[0]), b = line_of(now().args[1]);
+    if ((a == last_) == (b == last_)) return -1;
+    const int other = a == last_ ? b : a;
+    last_ = lines_[at_++];
+    return other;
+  }
+  bool take_unary(Op op) {
+    if (!next_is(op) || line_of(now().args[0]) != last_) return false;
+    last_ = lines_[at_++];
+    return true;
+  }
+  bool take_constant(Op op, float* number) {
+    const size_t at = at_;
+    const int last = last_, other = take(op);
+    if (other >= 0 && constant(other, number)) return true;
+    back(at, last);
+    return false;
+  }
+  int line_of(int value) const { return stage_.values[static_cast<size_t>(value)]; }
+
+ private:
+  bool constant(int line, float* number) const {
+    const Instruction& from = stage_.body[static_cast<size_t>(line)];
+    if (from.op != Op::op_const || from.dtype != DType::f32) return false;
+    const uint32_t bits = static_cast<uint32_t>(from.literal);
+    std::memcpy(number, &bits, sizeof bits);
+    return !std::isnan(*number);
+  }
+
+  const Stage& stage_;
+  int last_;
+  size_t at_ = 0;
+  std::vector<int> lines_;
+};
+
+bool lies_along(const BoundStage& stage, const BoundMap& map, int channel) {
+  if (!map.linear || map.guarded || map.indirect) return false;
+  for (int l = 0; l < kMaxLetters; ++l) {
+    const int64_t wanted = l == channel ? 1 : 0;
+    if (stage.extents[l] > 1 && map.address.coef[l] != wanted) return false;
+  }
+  return true;
+}
+
+// The activation that starts at the chain's present value; the chain then stands at the store.
+bool find_end(Chain* chain, DepthFinish* finish) {
+  const int sum = chain->last();
+  const size_t start = chain->mark();
+  if (chain->take_unary(Op::op_sigmoid)) {
+    finish->silu = chain->take(Op::op_mul) == sum;
+    return finish->silu;
+  }
+  float number = 0;
+  bool gate = false;
+  if (chain->take_constant(Op::op_mul, &number)) {
+    finish->scale = number;
+    gate = true;
+  }
+  if (chain->take_constant(Op::op_add, &number)) {
+    finish->shift = number;
+    gate = true;
+  }
+  // Applied in this order: first low, then high.
+  const bool low = chain->take_constant(Op::op_max, &finish->low);
+  const bool high = chain->take_constant(Op::op_min, &finish->high);
+  if (high && !low && chain->take_constant(Op::op_max, &number)) {
+    if (number > finish->high) return false;
+    finish->low = number;
+  }
+  if (gate) finish->end = DepthEnd::gate;
+  if (chain->mark() > start && chain->next_is(Op::op_mul)) {
+    if (chain->take(Op::op_mul) != sum) return false;
+    finish->end = DepthEnd::gated;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool find_depth_finish(const BoundStage& stage, int channel, DepthFinish* finish) {
+  const Stage& s = *stage.stage;
+  Chain chain(s);
+  finish->low = -std::numeric_limits<float>::infinity();
+  finish->high = std::numeric_limits<float>::infinity();
+  const size_t start = chain.mark();
+  const int dot = chain.last();
+  const int bias = chain.take(Op::op_add);
+  if (bias >= 0 && s.body[static_cast<size_t>(bias)].op == Op::op_load) {
+    const Instruction& load = s.body[static_cast<size_t>(bias)];
+    const BoundMap& map = stage.maps[static_cast<size_t>(bias)];
+    if (load.dtype != DType::f32 || !lies_along(stage, map, channel)) return false;
+    finish->bias = load.tensor;
+    finish->bias_base = map.address.base;
+  } else {
+    chain.back(start, dot);
+  }
+  if (!find_end(&chain, finish)) return false;
+  if (!chain.next_is(Op::op_store) || !chain.ends()) return false;
+  const Instruction& store = chain.now();
+  const BoundMap& map = stage.maps[static_cast<size_t>(chain.line())];
+  if (store.dtype != DType::f32 || chain.line_of(store.args[0]) != chain.last()) return false;
+  if (map.address.coef[channel] != 1) return false;
+  finish->out = store.tensor;
+  finish->store = &map.address;
+  return true;
+}
+
+}  // namespace onnx_fusion::cpu

@@ -1,0 +1,45 @@
+// What depthwise convolution on channels-last images needs of an ISA.
+#pragma once
+
+#include <cstdint>
+
+namespace onnx_fusion::cpu {
+
+// What becomes of a sum of taps and bias: clamped; clamp(sum * scale + shift); that times the sum.
+enum class DepthEnd : int32_t { clamp, gate, gated };
+
+// A few neighbouring outputs, all channels. Lines and columns are those of the input under them.
+struct DepthTile {
+  const float* base;       // the first column of the first line, if all of them are inside
+  int64_t line, column;    // from one to the next
+  const float* const* in;  // else [line][column], whatever is outside replaced
+  int32_t lines;           // of the window; for tiles of two rows it is as high as it is wide
+  const float* weights;    // [tap], weight_step apart
+  int64_t weight_step, channels;
+  const float* bias;
+  float scale, shift, low, high;
+  DepthEnd end;
+  float* out;
+  int64_t out_row, out_pixel;
+};
+
+enum DepthShape : int {
+  kTwoByFour,    // two rows of four outputs
+  kFour,         // one row of four
+  kFourWide,     // the same, two vectors of channels at once: for strides that share cache sets
+  kSeven,
+  kOne,
+  kDepthShapes
+};
+
+struct DepthKernels {
+  // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
+  // whether pointers are used. `channels` is at least a vector, for kFourWide two.
+  using Run = void (*)(const DepthTile& tile);
+  Run run[4][2][kDepthShapes][2];
+};
+
+// The ISA's in use.
+const DepthKernels& depth_kernels();
+
+}  // namespace onnx_fusion::cpu
