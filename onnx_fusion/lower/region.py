@@ -350,6 +350,9 @@ def _check_form(stage: Stage) -> None:
     if stage.unclean:
         raise NeedsTemp(stage.unclean[0])
     dots, reductions = stage.dots, stage.reductions
+    for tensor, index in stage.absorbed.items() if dots else ():
+        if not stage.contracted(stage.memo[tensor, index, None]):
+            raise NeedsTemp(tensor)
     inner = [owner for owner, *_ in (*dots, *reductions) if owner is not stage.root]
     if len(dots) > 1 or (dots and reductions) or len({r for *_, r in reductions}) > 1:
         raise NeedsTemp(min(inner, key=lambda t: t.serial))

@@ -119,6 +119,46 @@ def _neutral(node: Node, x: Dim | None, y: Dim | None) -> Dim | None:
     return None
 
 
+def _where(node: Node, seen: Seen) -> Elements | None:
+    """Return the elements that decided conditions choose (ONNX spec, Where)."""
+    condition = _conditions(node.inputs[0], seen)
+    a, b = (elements(value, seen) for value in node.inputs[1:3])
+    if condition is None or a is None or b is None:
+        return None
+    size = max(len(condition), len(a), len(b))
+    if 0 in (len(condition), len(a), len(b)) or any(
+            len(one) not in (1, size) for one in (condition, a, b)):
+        return None
+    condition, a, b = (one * (size // len(one)) for one in (condition, a, b))
+    return [None if c is None else x if c else y
+            for c, x, y in zip(condition, a, b, strict=True)]
+
+
+def _conditions(value: Value, seen: Seen) -> list[bool | None] | None:
+    """Return what Equal gives for each element: an extent is no negative number."""
+    if value.weight is not None:
+        small = value.weight.size <= MAX_ELEMENTS and len(value.weight.shape) <= 1
+        return value.weight.array().astype(bool).reshape(-1).tolist() if small else None
+    node = value.producer
+    if node is None or node.domain or node.op_type != "Equal":
+        return None
+    a, b = (elements(operand, seen) for operand in node.inputs)
+    if not a or not b or len(a) != len(b) and 1 not in (len(a), len(b)):
+        return None
+    size = max(len(a), len(b))
+    return [_equal(x, y)
+            for x, y in zip(a * (size // len(a)), b * (size // len(b)), strict=True)]
+
+
+def _equal(x: Dim | None, y: Dim | None) -> bool | None:
+    if x is None or y is None:
+        return None
+    if x == y or isinstance(x, int) and isinstance(y, int):
+        return x == y
+    number = x if isinstance(x, int) else y
+    return False if isinstance(number, int) and number < 0 else None
+
+
 def _divide(x: int, y: int) -> int:
     return 0 if y == 0 else int(abs(x) // abs(y)) * (1 if (x < 0) == (y < 0) else -1)
 
@@ -129,6 +169,7 @@ _RULES: dict[str, Callable[[Node, Seen], Elements | None]] = {
     "Gather": _gather,
     "Slice": _slice,
     "Concat": _concat,
+    "Where": _where,
     **dict.fromkeys(("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"), _same),
     "Add": _arithmetic(lambda x, y: x + y),
     "Sub": _arithmetic(lambda x, y: x - y),

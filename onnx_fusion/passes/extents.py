@@ -28,6 +28,7 @@ class Extents:
     def __init__(self) -> None:
         self._same: dict[str, Dim] = {}
         self._keys: dict[tuple[Any, ...], str] = {}
+        self._least: dict[str, Dim] = {}
 
     def count(self) -> int:
         """Return how many equalities are known; it only grows."""
@@ -49,10 +50,36 @@ class Extents:
         if not isinstance(dim, str) or not dim.startswith(MADE_UP) or extent is None:
             return
         if isinstance(extent, tuple):
+            if extent[0] == "min":
+                self._least[dim] = extent[1]
             extent = self._keys.setdefault(extent, dim)
         extent = self.find(extent)
         if extent != dim:
             self._same[dim] = extent
+
+
+    def agree(self, node: Node) -> None:
+        """Take up what must hold for the node to run at all.
+
+        The inner extents of MatMul are equal. min(n, k), k > 1, is n where it is broadcast against n:
+        it is 1 only if n is.
+        """
+        if node.domain or any(value is None or value.shape is None for value in node.inputs):
+            return
+        shapes = [self.shape(value.shape) for value in node.inputs]
+        if node.op_type == "MatMul" and all(shapes):
+            inner = (shapes[0][-1], shapes[1][-2 if len(shapes[1]) > 1 else -1])
+            self.learn(*inner)
+            self.learn(*reversed(inner))
+        elif _RULES.get(node.op_type) in (broadcast, _expanded):
+            if _RULES[node.op_type] is _expanded:
+                shapes = [shapes[0], self.shape(elements(node.inputs[1]) or ())]
+            for axis in range(-max(map(len, shapes), default=0), 0):
+                dims = [shape[axis] for shape in shapes if len(shape) >= -axis]
+                for dim in dims:
+                    least = self.find(self._least.get(dim, dim))
+                    if least != dim and least in dims:
+                        self.learn(dim, least)
 
 
 def output_extents(node: Node) -> list[Extent] | None:
@@ -262,11 +289,11 @@ def _product(dims: list[Dim], divisor: int) -> Extent:
 
 
 def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Slice with constant bounds; equal cuts of equal extents are equal."""
+    """Return the extents of Slice; equal cuts of equal extents are equal, [0:n] of k has min(n, k)."""
     if shapes[0] is None:
         return None
     if len(node.inputs) > 1:
-        bounds = [_constant(node, i) for i in range(1, len(node.inputs))]
+        bounds = [elements(value) for value in node.inputs[1:]]
         if any(bound is None and node.inputs[i + 1] is not None for i, bound in enumerate(bounds)):
             return None
         starts, ends, axes, steps = (bounds + [None, None])[:4]
@@ -280,7 +307,11 @@ def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     out: list[Extent] = list(shapes[0])
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
         dim = shapes[0][axis]
-        if not (start == 0 and step == 1 and end >= 2**31 - 1):
+        if isinstance(end, str) and isinstance(dim, int) and dim > 1 and (start, step) == (0, 1):
+            out[axis] = ("min", end, dim)
+        elif any(not isinstance(bound, int) for bound in (start, end, step)):
+            out[axis] = None
+        elif not (start == 0 and step == 1 and end >= 2**31 - 1):
             out[axis] = ("slice", dim, start, end, step) if isinstance(dim, str) else None
     return out
 
@@ -295,6 +326,28 @@ def _resize(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
         return None
     return [dim if scale == 1 else ("scale", dim, scale) if isinstance(dim, str) else None
             for dim, scale in zip(shapes[0], scales, strict=True)]
+
+
+def _range(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extent of Range from 0 in steps of 1: its limit, which is an extent itself."""
+    start, limit, step = (elements(value) for value in node.inputs)
+    fine = start == [0] and step == [1] and limit is not None and isinstance(limit[0], str)
+    return limit if fine else None
+
+
+def _matmul(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    """Return the extents of MatMul of matrices, or stacks of them."""
+    a, b = shapes
+    if a is None or b is None or len(a) < 2 or len(b) < 2:
+        return None
+    lead = broadcast(node, [a[:-2], b[:-2]])
+    return None if lead is None else [*lead, a[-2], b[-1]]
+
+
+def _transposed(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    shape = shapes[0]
+    return None if shape is None else [
+        shape[axis] for axis in node.attrs.get("perm") or reversed(range(len(shape)))]
 
 
 def _constant(node: Node, index: int) -> list[Any] | None:
@@ -315,6 +368,9 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
          "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LRN"), _first),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), _windows),
     "ConvTranspose": _upsampled,
+    "MatMul": _matmul,
+    "Transpose": _transposed,
+    "Range": _range,
     "Concat": _concat,
     "Pad": _pad,
     "Reshape": reshaped,

@@ -86,6 +86,7 @@ def _unify(graph: Graph) -> None:
         for node in open_nodes:
             for value in filter(None, node.inputs):
                 value.shape = value.shape and extents.shape(value.shape)
+            extents.agree(node)
             found = output_extents(node) or ()
             output = node.outputs[0]
             if len(found) == len(output.shape):

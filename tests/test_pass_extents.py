@@ -1,0 +1,87 @@
+"""Extents that must be equal for a model to run at all, against runs of ONNX Runtime."""
+
+import numpy as np
+import pytest
+from test_pass_infer import agree, inferred, parse
+
+
+def feeds(batch, length):
+    return {"x": np.ones((batch, length, 4), np.float32)}
+
+
+POSITIONS = """g (float[B, S, 4] x) => (float[B, S, 4] y)
+<float[9, 4] table = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9}>
+{
+  shape = Shape(x)
+  one = Constant<value = int64[1] {1}>()
+  zero = Constant<value = int64[1] {0}>()
+  length = Gather(shape, one)
+  rows = Slice(table, zero, length, zero)
+  s = Add(x, rows)
+  y = Relu(s)
+}"""
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 9), (3, 2), (2, 1)])
+def test_a_cut_that_is_broadcast_against_its_bound_is_as_long(batch, length):
+    graph = inferred(parse(POSITIONS))
+    assert graph.values["rows"].shape == ("S", 4)
+    assert graph.values["y"].shape == ("B", "S", 4)
+    agree(graph, feeds(batch, length))
+
+
+def test_a_cut_of_one_row_may_be_shorter_than_its_bound():
+    text = POSITIONS.replace("float[9, 4] table", "float[1, 4] table")
+    text = text.replace("{1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9}",
+                        "{1,2,3,4}")
+    graph = inferred(parse(text))
+    assert graph.values["rows"].shape[0] != "S"
+    agree(graph, feeds(2, 5))
+
+
+def test_a_cut_that_nothing_else_reads_keeps_an_extent_of_its_own():
+    text = POSITIONS.replace("s = Add(x, rows)", "s = Relu(rows)").replace(
+        "float[B, S, 4] y", "float[A, 4] y")
+    graph = inferred(parse(text))
+    assert graph.values["y"].shape[0] != "S"
+    agree(graph, feeds(2, 20))
+
+
+def test_a_range_up_to_an_extent_is_as_long():
+    graph = inferred(parse("""g (float[B, S, 4] x) => (int64[R] y) {
+      shape = Shape(x)
+      one = Constant<value = int64 {1}>()
+      zero = Constant<value = int64 {0}>()
+      length = Gather(shape, one)
+      y = Range(zero, length, one)
+    }"""))
+    assert graph.values["y"].shape == ("S",)
+    agree(graph, feeds(2, 5))
+
+
+def test_inner_extents_of_a_product_are_equal():
+    graph = inferred(parse("""g (float[N, C] x, float[6, 5] w) => (float[N, 5] y) {
+      half = Constant<value = int64[2] {0, -1}>()
+      cut = Reshape(x, half)
+      y = MatMul(cut, w)
+    }"""))
+    assert graph.values["y"].shape == ("N", 5)
+    agree(graph, {"x": np.ones((2, 6), np.float32), "w": np.ones((6, 5), np.float32)})
+
+
+@pytest.mark.parametrize("free", [-1, 7])
+def test_a_target_chosen_by_comparing_extents(free):
+    """torch writes Where(target == -1, 1, target); an extent is never -1, but it may be 7."""
+    text = f"""g (float[1, S, 4] x, float[B, S] like) => (float[B, S, 4] y) {{
+      shape = Shape(like)
+      four = Constant<value = int64[1] {{4}}>()
+      target = Concat<axis = 0>(shape, four)
+      free = Constant<value = int64[3] {{{free}, {free}, {free}}}>()
+      one = Constant<value = int64[3] {{1, 1, 1}}>()
+      same = Equal(target, free)
+      chosen = Where(same, one, target)
+      y = Expand(x, chosen)
+    }}"""
+    graph = inferred(parse(text))
+    assert (graph.values["y"].shape == ("B", "S", 4)) == (free == -1)
+    agree(graph, {"x": np.ones((1, 2, 4), np.float32), "like": np.ones((3, 2), np.float32)})
