@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -16,13 +16,13 @@ from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion import layout
 from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.limit import limit
-from onnx_fusion.fusion.plan import Plan, Refusal, join
+from onnx_fusion.fusion.plan import Plan, Refusal, Region, join
 from onnx_fusion.fusion.policy import choose
 from onnx_fusion.fusion.target import Target
 from onnx_fusion.fusion.template import NAMES, TEMPLATES
 from onnx_fusion.graph.load import Model, load
 from onnx_fusion.graph.model import Graph, walk
-from onnx_fusion.graph.save import save, to_proto
+from onnx_fusion.graph.save import copy, save, to_proto
 from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, Lowering
@@ -32,6 +32,7 @@ from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.passes.rewrite import Listed
 from onnx_fusion.passes.rewrite import list_rules as list_rewrites
 from onnx_fusion.runtime.machine import refusal
+from onnx_fusion.tune.run import Subplans, Tools, Tuned, Tuning, is_idle, tune
 
 POLICIES = ("default", "all")
 Progress = Callable[[str, float], None]
@@ -53,12 +54,14 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Planned:
-    """A plan and its programs, of the main graph `graph` and the bodies inside it."""
+    """A plan and its programs, of the main graph `graph` and the bodies inside it; `tuned` says how
+    measured latency came to it, if it did."""
 
     model: Model
     graph: Graph
     plan: Plan
     lowered: tuple[Lowered, ...]
+    tuned: Tuned | None = None
 
 
 def plan(
@@ -74,7 +77,7 @@ def plan(
     """Return what would be fused, and why the rest would not.
 
     `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to make
-    the whole model faster). `skip` names nodes or op_types to leave as they are; if `only` names any, all
+    the whole model faster, or was measured to). `skip` names nodes or op_types to leave as they are; if `only` names any, all
     others are left. `max_regions` keeps that many regions, the first. `disabled` names rules
     (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
     """
@@ -127,10 +130,12 @@ def optimize_file(
     max_regions: int | None = None,
     disabled: Collection[str] = (),
     progress: Progress | None = None,
+    tuning: Tuning | None = None,
 ) -> Summary:
     """Write the optimized model of `source` to `target`, atomically, and return what was done.
 
-    External data is written beside `target` if the model is above 2 GB or came with it.
+    External data is written beside `target` if the model is above 2 GB or came with it. If nothing
+    is fused and all is in one file, that is copied. `tuning` says what is measured first.
     Raises ModelError for a bad model, OnnxFusionError if `target` is `source` or cannot be written.
     """
     start = time.perf_counter()
@@ -139,12 +144,15 @@ def optimize_file(
     progress = progress or _silent
     planned = plan_programs(
         source, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
-        disabled=disabled, fallback=fallback, progress=progress,
+        disabled=disabled, fallback=fallback, progress=progress, tuning=tuning,
     )  # fmt: skip
     progress("emit", 0.0)
     emitted = _emit(planned, fallback)
     progress("save", 0.0)
-    save(emitted.proto, emitted.weights, Path(target), external=planned.model.external)
+    if not planned.lowered and not planned.model.external:
+        copy(source, target)
+    else:
+        save(emitted.proto, emitted.weights, Path(target), external=planned.model.external)
     progress("save", 1.0)
     return _summary(planned, emitted, policy, time.perf_counter() - start)
 
@@ -181,6 +189,7 @@ def plan_programs(
     max_regions: int | None = None,
     disabled: Collection[str] = (),
     progress: Progress | None = None,
+    tuning: Tuning | None = None,
 ) -> Planned:
     """Return the plan with the graph it is of and each region's program; see `plan`, `optimize`."""
     progress = progress or _silent
@@ -203,18 +212,57 @@ def plan_programs(
     lowering = Lowering(graph, judge, strict=strict)
     templates = NAMES - set(disabled)
     target = Target(lowering.refusal, take_yellow=policy == "all", templates=templates)
-    plans, more = [], max_regions
-    for one in walk(graph):
-        made = plan_graph(one, target, skip, only)
-        made = choose(made, one) if policy == "default" else made
-        plans.append(limit(made, one, more))
+    layouts = layout.RULE not in disabled
+    graphs = list(walk(graph))
+    plans = [plan_graph(one, target, skip, only) for one in graphs]
+    tuned = None
+    if policy == "default":
+        chosen = [choose(made, one) for made, one in zip(plans, graphs, strict=True)]
+        tuning = tuning or Tuning()
+        if not is_idle(tuning):
+            found = [
+                Subplans(one, (*_alternatives(one, target, skip, only), made), expected)
+                for one, made, expected in zip(graphs, plans, chosen, strict=True)
+            ]
+            tools = _tools(model, graph, lowering, layouts, fallback)
+            tuned = tune(tuning, tools, found, progress)
+        plans = tuned.plans if tuned is not None else chosen
+    limited, more = [], max_regions
+    for made, one in zip(plans, graphs, strict=True):
+        limited.append(limit(made, one, more))
         if more is not None:
-            more -= len(plans[-1].regions)
-    plans.append(Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {}))
-    made = join(plans)
-    lowered = _lower(lowering, made, graph, layout.RULE not in disabled)
+            more -= len(limited[-1].regions)
+    limited.append(Plan((), tuple(Refusal(one.node, one.body, one.reason) for one in left), {}))
+    made = join(limited)
+    lowered = _lower(lowering, made, graph, layouts)
     progress("plan", 1.0)
-    return Planned(model, graph, made, lowered)
+    return Planned(model, graph, made, lowered, tuned)
+
+
+def _tools(
+    model: Model, graph: Graph, lowering: Lowering, layouts: bool, fallback: bool
+) -> Tools:
+    def lower(regions: Sequence[Region]) -> tuple[Lowered, ...]:
+        return _lower(lowering, Plan(tuple(regions), (), {}), graph, layouts)
+
+    def assemble(regions: Sequence[Region]) -> Emitted:
+        chosen = join([Plan(tuple(regions), (), {})])
+        return _emit(Planned(model, graph, chosen, lower(chosen.regions)), fallback)
+
+    return Tools(model, graph, lower, assemble)
+
+
+def _alternatives(
+    graph: Graph, target: Target, skip: Collection[str], only: Collection[str]
+) -> list[Plan]:
+    """Return the plans that measurement chooses among: whatever is legal, and that without each of
+    the templates that it uses."""
+    every = dataclasses.replace(target, take_yellow=True)
+    plans = [plan_graph(graph, every, skip, only)]
+    for name in sorted({region.template for region in plans[0].regions} & set(target.templates)):
+        without = dataclasses.replace(every, templates=frozenset(target.templates) - {name})
+        plans.append(plan_graph(graph, without, skip, only))
+    return plans
 
 
 def _lower(lowering: Lowering, plan: Plan, graph: Graph, layouts: bool) -> tuple[Lowered, ...]:
@@ -239,9 +287,12 @@ def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) ->
     inner = [v for n in nodes for v in n.outputs if v is not None and not v.is_output]
     before = sum(irs_bytes(v) for v in inner)
     saved = sum(r.irs_bytes_saved for r in planned.plan.regions)
-    notes = []
-    if not planned.plan.regions:
-        reason = "nothing is expected to run faster" if policy == "default" else "nothing can be"
+    notes = list(planned.tuned.notes) if planned.tuned is not None else []
+    if not planned.plan.regions and not notes:
+        reason = "nothing can be"
+        if policy == "default":
+            known = "was measured" if planned.tuned is not None else "is expected"
+            reason = f"nothing {known} to run faster"
         notes.append(f"nothing was fused: {reason}; see 'explain --policy {policy}'")
     if emitted.left_out:
         notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct, "

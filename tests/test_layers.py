@@ -17,6 +17,7 @@ LAYERS = [
     {"lower"},
     {"emit"},
     {"runtime"},
+    {"tune"},
     {"api"},
     {"cli"},
 ]

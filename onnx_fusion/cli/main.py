@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from onnx_fusion.cli import bench, bisect, explain, optimize, verify
+from onnx_fusion.cli import bench, bisect, explain, latency, optimize, verify
 from onnx_fusion.errors import OnnxFusionError
 
-COMMANDS = (optimize, explain, verify, bench, bisect)
+COMMANDS = (optimize, explain, verify, bench, bisect, latency)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -30,7 +30,82 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="compare the two models' results, with the library and without, before OUT is written",
     )
+    add_tuning(parser)
     parser.set_defaults(run=run)
+
+
+def add_tuning(parser: argparse.ArgumentParser) -> None:
+    """Add the options that let measured latency decide."""
+    group = parser.add_argument_group("measured latency decides (remembered: see 'latency')")
+    group.add_argument(
+        "--tune",
+        action="store_true",
+        help="time stretches fused and in ONNX Runtime, keep what wins, check the whole model",
+    )
+    group.add_argument("--budget", type=seconds, metavar="SECONDS", help="stop measuring then")
+    group.add_argument(
+        "--threads",
+        type=thread_counts,
+        metavar="N[,N...]",
+        help="threads of the sessions to come (default: 1 and as many as there are cores)",
+    )
+    group.add_argument("--inputs", metavar="X.npz", help="inputs to measure with; else random")
+    group.add_argument(
+        "--dim",
+        action="append",
+        type=sized,
+        default=[],
+        metavar="NAME=SIZE",
+        help="size of a symbolic dim to measure with; may be given several times",
+    )
+
+
+def seconds(text: str) -> float:
+    """Return the text as a number of seconds above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def thread_counts(text: str) -> tuple[int, ...]:
+    """Return numbers of threads, separated by commas, each once and in order."""
+    counts = tuple(sorted({int(part) for part in text.split(",")}))
+    if counts[0] < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {counts[0]}")
+    return counts
+
+
+def sized(text: str) -> tuple[str, int]:
+    """Return name and size from `name=size`."""
+    name, _, size = text.partition("=")
+    if not name or not size.isdigit() or int(size) < 1:
+        raise argparse.ArgumentTypeError(f"must be NAME=SIZE with a size of at least 1, not {text}")
+    return name, int(size)
+
+
+def tuning(args: argparse.Namespace):
+    """Return what the tuning options ask for, None if nothing; raise if they contradict."""
+    given = [name for name in ("budget", "inputs", "dim") if getattr(args, name)]
+    if not args.tune:
+        if given:
+            raise OnnxFusionError(f"--{given[0]} says how to measure; it needs --tune")
+        if args.threads is None:
+            return None
+    if args.policy != "default":
+        raise OnnxFusionError(f"--policy {args.policy} leaves nothing to decide by measured latency")
+    if args.inputs and args.dim:
+        raise OnnxFusionError("--inputs has its sizes already; leave --dim out")
+    from onnx_fusion.runtime.inputs import read_inputs
+    from onnx_fusion.tune.run import Tuning
+
+    return Tuning(
+        measure=args.tune,
+        threads=args.threads,
+        budget=args.budget,
+        inputs=read_inputs(args.inputs, args.source) if args.inputs else None,
+        dims=dict(args.dim),
+    )
 
 
 def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> None:
@@ -140,6 +215,7 @@ def optimize_to(args: argparse.Namespace, target: str):
             target,
             fallback=not args.no_fallback,
             progress=progress,
+            tuning=tuning(args),
             **planning(args),
         )
 

@@ -11,6 +11,7 @@ nodes of one region, are taken or left together.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Sequence
 
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
@@ -56,6 +57,21 @@ def choose(plan: Plan, graph: Graph) -> Plan:
 
 def stretches(plan: Plan, graph: Graph) -> list[Stretch]:
     """Return the connected stretches that hold a region, in the graph's order."""
+    owner = {region.nodes[0]: region for region in plan.regions}
+    return [
+        Stretch(nodes, tuple(owner[node] for node in nodes if node in owner))
+        for nodes in connect(graph, plan.regions)
+    ]
+
+
+def connect(
+    graph: Graph, regions: Sequence[Region], inner: Collection[str] = ()
+) -> list[tuple[Node, ...]]:
+    """Return the sets of bound nodes that hold a region, in the graph's order.
+
+    The regions may be those of several plans: each one's nodes are bound, also where they overlap.
+    Values named in `inner` bind the nodes that write and read them.
+    """
     parent = {node: node for node in graph.nodes}
 
     def find(node: Node) -> Node:
@@ -64,21 +80,21 @@ def stretches(plan: Plan, graph: Graph) -> list[Stretch]:
             node = parent[node]
         return node
 
-    for region in plan.regions:
+    for region in regions:
         for node in region.nodes[1:]:
             parent[find(node)] = find(region.nodes[0])
     for node in graph.nodes:
         for value in node.inputs:
             producer = value.producer if value is not None else None
-            if producer in parent and is_bound(producer, node):
+            if producer not in parent:
+                continue
+            if value.name in inner or is_bound(producer, node):
                 parent[find(node)] = find(producer)
+    held = {find(region.nodes[0]) for region in regions}
     nodes: dict[Node, list[Node]] = {}
     for node in graph.nodes:
         nodes.setdefault(find(node), []).append(node)
-    regions: dict[Node, list[Region]] = {}
-    for region in plan.regions:
-        regions.setdefault(find(region.nodes[0]), []).append(region)
-    return [Stretch(tuple(nodes[root]), tuple(found)) for root, found in regions.items()]
+    return [tuple(members) for root, members in nodes.items() if root in held]
 
 
 def is_bound(producer: Node, consumer: Node) -> bool:
@@ -130,8 +146,13 @@ def saves(stretch: Stretch) -> float:
 
 def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:
     """Return refusals for the pairs of neighbours inside a region that is not taken."""
+    return [Refusal(*pair, reason) for pair in pairs(region, graph)]
+
+
+def pairs(region: Region, graph: Graph) -> list[tuple[str, str]]:
+    """Return the names of neighbours inside a region, each pair once."""
     members = set(region.nodes)
-    pairs = [
+    found = [
         (value.producer, node)
         for node in region.nodes
         for value in node.inputs
@@ -139,6 +160,5 @@ def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:
     ]
     model = graph.model.proto
     return [
-        Refusal(input_names(a, model)[-1], input_names(b, model)[0], reason)
-        for a, b in dict.fromkeys(pairs)
+        (input_names(a, model)[-1], input_names(b, model)[0]) for a, b in dict.fromkeys(found)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
@@ -38,6 +39,13 @@ def save(skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str | o
     with _replacing(path) as file:
         _write_model(file, skeleton, weights)
     return [path]
+
+
+def copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Write the bytes of `source` to `path`, all or nothing; raise ModelError if that fails."""
+    source = os.fspath(source)
+    with _replacing(os.fspath(path)) as target, open(source, "rb") as file:
+        shutil.copyfileobj(file, target, _CHUNK)
 
 
 def to_proto(skeleton: onnx.ModelProto, weights: Mapping[str, Weight]) -> onnx.ModelProto:

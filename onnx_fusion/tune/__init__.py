@@ -1,0 +1,1 @@
+"""Which stretches are worth fusing on this machine: measured, remembered, decided."""

@@ -1,0 +1,178 @@
+"""Which units to take, decided by measured latency (DNNFusion, section 4.3, completed by a last
+word for the whole model).
+
+1. Each unit by itself, fused in each of its ways against ONNX Runtime: taken if it wins clearly.
+2. The whole model with what was taken, and also with the near losers and what cannot be timed by
+   itself (a layout may pay only where neighbours have it): the better one counts.
+3. If the whole is not faster than the original, those with the least benefit are put back, twice as
+   many each time, until it is, or nothing is left.
+
+Every step is a function of the input and of the answers: the same database gives the same choice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from onnx_fusion.fusion import cost
+from onnx_fusion.tune.ask import Answer, Asker
+from onnx_fusion.tune.subject import Subject
+
+if TYPE_CHECKING:
+    from onnx_fusion.fusion.plan import Region
+    from onnx_fusion.fusion.units import Unit
+
+TAKEN = 0.97
+"""A unit measured here is taken below this share of ONNX Runtime's time."""
+TAKEN_BY_PRIOR = 0.9
+"""The same for what was measured on another machine."""
+NEAR = 1.1
+"""Up to this, a unit that loses is tried again as part of the whole."""
+WHOLE = 0.99
+"""A model is worth writing below this share of the original's time."""
+CLEARLY_BETTER = 0.99
+"""The near losers stay if they bring the whole below this share of what it takes without them."""
+
+Choice = dict[int, tuple["Region", ...]]
+Describe = Callable[["Unit", Sequence["Region"]], Subject]
+DescribeAll = Callable[[Sequence["Region"]], Subject]
+Report = Callable[[int, int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """The regions to fuse, those measured and lost with the reason, and what is known of the whole.
+
+    `decided` is False if nothing was known, so that the estimate stands as it was.
+    """
+
+    regions: tuple[Region, ...]
+    lost: tuple[tuple[Region, str], ...]
+    whole: Answer | None
+    decided: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Best:
+    """The best way known to take a unit."""
+
+    regions: tuple[Region, ...]
+    answer: Answer
+
+
+def decide(
+    units: Sequence[Unit],
+    asker: Asker,
+    describe: Describe,
+    describe_all: DescribeAll,
+    report: Report = lambda done, total: None,
+) -> Decision:
+    """Return what to take of the units; what nothing is known of is left to the estimate.
+
+    Those with the longest estimated time are asked about first, since a budget may end.
+    """
+    order = sorted(range(len(units)), key=lambda k: -cost.peer_seconds(units[k].nodes))
+    best: dict[int, Best] = {}
+    for done, k in enumerate(order):
+        report(done, len(order) + 1)
+        found = find_best(units[k], asker, describe)
+        if found is not None:
+            best[k] = found
+    report(len(order), len(order) + 1)
+    taken: Choice = {k: u.expected for k, u in enumerate(units) if k not in best and u.expected}
+    taken |= {k: one.regions for k, one in best.items() if wins(one.answer)}
+    near = {k: one.regions for k, one in best.items() if one.answer.ratio <= NEAR}
+    near |= {k: unit.options[0] for k, unit in enumerate(units) if k not in best}
+    taken, answer, put_back = settle(taken, near, best, asker, describe_all)
+    lost = [
+        (region, one.answer.words())
+        for k, one in best.items()
+        if k not in taken and not wins(one.answer)
+        for region in one.regions
+    ]
+    lost += [
+        (region, put_back)
+        for k, rs in _regions(units, best)
+        if k not in taken
+        for region in rs
+        if put_back and (k not in best or wins(best[k].answer))
+    ]
+    chosen = flatten(taken)
+    return Decision(chosen, tuple(lost), answer, bool(best) or answer is not None)
+
+
+def find_best(unit: Unit, asker: Asker, describe: Describe) -> Best | None:
+    """Return the fastest of the unit's options about which something is known."""
+    found: Best | None = None
+    for regions in unit.options:
+        answer = asker.part(describe(unit, regions), unit, regions)
+        if answer is not None and (found is None or answer.ratio < found.answer.ratio):
+            found = Best(regions, answer)
+    return found
+
+
+def wins(answer: Answer) -> bool:
+    """Return whether a unit is worth taking: faster on the mean, nowhere slower for certain."""
+    return answer.surely <= 1 and answer.ratio <= (TAKEN_BY_PRIOR if answer.prior else TAKEN)
+
+
+def settle(
+    taken: Choice,
+    near: Choice,
+    best: Mapping[int, Best],
+    asker: Asker,
+    describe_all: DescribeAll,
+) -> tuple[Choice, Answer | None, str]:
+    """Return the choice that the whole model confirms, its answer, and why others were put back.
+
+    A choice whose whole is unknown stands if nothing speaks against it: that of the parts does,
+    one that follows a loss does not.
+    """
+
+    def ask(choice: Choice) -> Answer | None:
+        regions = flatten(choice)
+        return asker.whole(describe_all(regions), regions) if regions else None
+
+    answer = ask(taken)
+    more = {**near, **taken}
+    if more.keys() != taken.keys():
+        other = ask(more)
+        alone = min(1.0, answer.ratio) if answer is not None else 1.0
+        if other is not None and helps(other) and other.ratio < CLEARLY_BETTER * alone:
+            return more, other, ""
+    if not taken or answer is None or helps(answer):
+        return taken, answer, ""
+    why = f"the whole model is not faster with it ({answer.ratio:.3f} of the original's time)"
+    order = sorted(taken, key=lambda k: (gain(best.get(k)), k))
+    count = 1
+    while count < len(order):
+        fewer = {k: taken[k] for k in sorted(order[count:])}
+        other = ask(fewer)
+        if other is None:
+            break
+        if helps(other):
+            return fewer, other, why
+        count *= 2
+    return {}, answer, why
+
+
+def helps(answer: Answer) -> bool:
+    """Return whether a whole model is worth writing."""
+    return answer.ratio <= WHOLE and answer.surely <= 1
+
+
+def gain(one: Best | None) -> float:
+    """Return the seconds that taking a unit saves; what was only estimated goes first."""
+    return one.answer.theirs - one.answer.ours if one is not None else float("-inf")
+
+
+def flatten(choice: Choice) -> tuple[Region, ...]:
+    """Return the regions of a choice, in the order of its units."""
+    return tuple(region for k in sorted(choice) for region in choice[k])
+
+
+def _regions(units: Sequence[Unit], best: Mapping[int, Best]):
+    for k, unit in enumerate(units):
+        yield k, best[k].regions if k in best else unit.expected

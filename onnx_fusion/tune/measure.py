@@ -1,0 +1,226 @@
+"""Takes the measurements that a decision asks for: stretches by themselves, and whole models."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from onnx_fusion.emit import Emitted, NotConvexError, emit
+from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.graph.save import save
+from onnx_fusion.runtime import gate
+from onnx_fusion.runtime.bench import PAUSE_SECONDS, runner
+from onnx_fusion.runtime.duel import Outcome, duel, sample
+from onnx_fusion.runtime.session import session
+from onnx_fusion.runtime.side import SILENT
+from onnx_fusion.runtime.side import Side as WholeSide
+from onnx_fusion.runtime.surgery import show
+from onnx_fusion.tune.cut import Cut, build, can_copy, feed, find_border, find_cut
+
+if TYPE_CHECKING:
+    from onnx_fusion.fusion.plan import Region
+    from onnx_fusion.fusion.units import Unit
+    from onnx_fusion.graph.load import Model
+    from onnx_fusion.graph.model import Graph
+    from onnx_fusion.graph.weights import Weight
+    from onnx_fusion.lower import Lowered
+
+EVICT_BYTES = 64 << 20
+"""What is read between two runs of a stretch, at most: more than most last-level caches hold."""
+WHOLE_SECONDS = 4.0
+PART_SECONDS = 2.0
+SMALL_SECONDS, MOST_COPIES = 200e-6, 16
+"""A stretch that takes less than this is timed as several copies side by side, so many at most."""
+WRONG = 1e-2
+"""A difference above this share of the range: a stretch that is so wrong is not taken."""
+
+
+class Unfit(Exception):
+    """The stretch cannot be timed by itself; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Side:
+    """A cut of a model, and whether the native library runs it."""
+
+    proto: onnx.ModelProto
+    weights: Mapping[str, Weight]
+    cut: Cut
+    library: bool
+
+    def build(self, arrays: Mapping[str, np.ndarray], copies: int = 1) -> onnx.ModelProto:
+        """Return the cut as a model."""
+        return build(self.proto, self.weights, self.cut, arrays, copies)
+
+
+@dataclasses.dataclass(slots=True)
+class Measurer:
+    """Measures stretches and choices of one model on the inputs given.
+
+    `lower` turns regions into programs, `assemble` all that are chosen into the model to write.
+    """
+
+    model: Model
+    graph: Graph
+    source: str
+    inputs: Mapping[str, np.ndarray]
+    lower: Callable[[Sequence[Region]], list[Lowered]]
+    assemble: Callable[[Sequence[Region]], Emitted]
+    arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def sizes(self, unit: Unit | None) -> str:
+        """Return the shapes that a stretch reads (None: the whole model) in a run on the inputs."""
+        if unit is None:
+            named = [(name, array) for name, array in sorted(self.inputs.items())]
+        else:
+            named = [(name, self.value(name)) for name in find_border(unit.nodes).reads]
+        shapes = ("x".join(map(str, np.shape(array))) for _, array in named)
+        return " ".join(shape or "1" for shape in shapes)
+
+    def part(self, unit: Unit, regions: Sequence[Region], threads: int) -> Outcome:
+        """Return ONNX Runtime's time for the unit's nodes and that of the regions; raise Unfit."""
+        if unit.graph is not self.graph:
+            raise Unfit("it is inside a body")
+        original = find_cut(self.model.proto, unit.graph, unit.nodes)
+        if original is None:
+            raise Unfit("it cannot be cut out")
+        try:
+            emitted = emit(self.model, self.graph, self.lower(regions), fallback=False)
+        except NotConvexError as error:
+            raise Unfit(str(error)) from None
+        fused = find_cut(emitted.proto, unit.graph, unit.nodes)
+        if fused is None:
+            raise Unfit("it cannot be cut out once fused")
+        for name in (*original.given, *fused.given):
+            self.value(name)
+        try:
+            return self.race(
+                Side(self.model.proto, self.model.weights, original, False),
+                Side(emitted.proto, emitted.weights, fused, True),
+                threads,
+            )
+        except OnnxFusionError as error:
+            raise Unfit(str(error)) from None
+
+    def race(self, theirs: Side, ours: Side, threads: int) -> Outcome:
+        """Return the outcome for two cuts, once their results are found to agree."""
+        runs, results, seconds = [], [], 0.0
+        for side in (theirs, ours):
+            made = self.session(side.build(self.arrays), threads, library=side.library)
+            feeds = feed(side.cut, self.arrays)
+            try:
+                results.append(made.run(None, feeds))
+            except Exception as error:
+                said = " ".join(str(error).split())
+                raise Unfit(f"it does not run: {said}") from None
+            runs.append(runner(made, feeds))
+            seconds = max(seconds, min(sample(runs[-1], 1, None, time.perf_counter) for _ in "ab"))
+        compare(*results)
+        copies = 1
+        if seconds < SMALL_SECONDS and all(
+            can_copy(side.proto, side.cut) for side in (theirs, ours)
+        ):
+            copies = min(MOST_COPIES, max(1, int(SMALL_SECONDS / seconds)))
+            runs = [
+                runner(
+                    self.session(side.build(self.arrays, copies), threads, library=side.library),
+                    feed(side.cut, self.arrays, copies),
+                )
+                for side in (theirs, ours)
+            ]
+        own = sum(
+            self.model.weights[n].nbytes for n in theirs.cut.constants if n in self.model.weights
+        )
+        outcome = duel(
+            *runs, before=evict(min(self.footprint() - own, EVICT_BYTES)), seconds=PART_SECONDS,
+            pause=PAUSE_SECONDS if threads > 1 else 0.0,
+        )  # fmt: skip
+        return dataclasses.replace(
+            outcome, theirs=outcome.theirs / copies, ours=outcome.ours / copies
+        )
+
+    def whole(self, regions: Sequence[Region], threads: int) -> Outcome:
+        """Return the original's time and that of the model with these regions fused."""
+        with tempfile.TemporaryDirectory(prefix="onnx_fusion.") as folder:
+            path = str(Path(folder) / "tuned.onnx")
+            emitted = self.assemble(regions)
+            save(emitted.proto, emitted.weights, path, external=self.model.external)
+            runs = []
+            for source, library in ((self.source, False), (path, True)):
+                made = self.session(source, threads, library=library)
+                names = {value.name for value in made.get_inputs()}
+                feeds = {name: array for name, array in self.inputs.items() if name in names}
+                runs.append(runner(made, feeds))
+            pause = PAUSE_SECONDS if threads > 1 else 0.0
+            return duel(*runs, pause=pause, seconds=WHOLE_SECONDS, most_rounds=101)
+
+    def session(
+        self, source: str | onnx.ModelProto, threads: int, *, library: bool
+    ) -> onnxruntime.InferenceSession:
+        """Return a session as a user would make it."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = SILENT
+        return session(source, library=library, threads=threads, options=options)
+
+    def value(self, name: str) -> np.ndarray:
+        """Return a value as it is in a run of the original on the inputs."""
+        if name not in self.arrays:
+            self.capture([name])
+        return self.arrays[name]
+
+    def capture(self, names: Collection[str]) -> None:
+        """Keep values of a run of the original; those that are there already are not run for."""
+        known = {name: array for name, array in self.inputs.items() if name in names}
+        self.arrays.update(known)
+        wanted = [name for name in names if name not in self.arrays]
+        if not wanted:
+            return
+        original = WholeSide(self.source, library=False, threads=None)
+        try:
+            found = original.run(self.inputs, wanted, show(original.proto, wanted))
+        except OnnxFusionError as error:
+            raise Unfit(str(error)) from None
+        for name, array in zip(wanted, found, strict=True):
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                raise Unfit(f"'{name}' is no tensor of numbers")
+            self.arrays[name] = array
+
+    def forget(self, kept: Collection[str] = ()) -> None:
+        """Let go of captured values but those named."""
+        self.arrays = {name: array for name, array in self.arrays.items() if name in kept}
+
+    def footprint(self) -> int:
+        """Return how many bytes of weights a run of the whole model reads."""
+        return sum(weight.nbytes for weight in self.model.weights.values())
+
+
+def evict(size: int) -> Callable[[], object] | None:
+    """Return a function that reads so many bytes, None if they are few."""
+    if size < 1 << 18:
+        return None
+    buffer = np.ones(size // 8, np.int64)
+    return buffer.sum
+
+
+def compare(wanted: Sequence[object], got: Sequence[object]) -> None:
+    """Raise Unfit if results differ by more than kernels may: a wrong one must not win."""
+    for left, right in zip(wanted, got, strict=True):
+        if not gate.is_float(left) or not np.size(left):
+            continue
+        if np.shape(left) != np.shape(right):
+            raise Unfit(f"its result has shape {np.shape(right)}, not {np.shape(left)}")
+        a, b = np.asarray(left, np.float64), np.asarray(right, np.float64)
+        both = np.isfinite(a) & np.isfinite(b)
+        if not both.any():
+            continue
+        spread = np.abs(a[both]).max()
+        if np.abs(a - b)[both].max() > WRONG * spread + 1e-6:
+            raise Unfit("its results differ from ONNX Runtime's")

@@ -1,0 +1,297 @@
+"""What tuning takes, puts back and remembers, with a measurer that makes its times up."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from onnx_fusion import api
+from onnx_fusion.cli.main import main
+from onnx_fusion.runtime.duel import Outcome
+from onnx_fusion.runtime.host import Host
+from onnx_fusion.runtime.latency import Database
+from onnx_fusion.runtime.surgery import fused_nodes
+from onnx_fusion.runtime.verify import verify
+from onnx_fusion.tune import decide as rules
+from onnx_fusion.tune.measure import Unfit
+from onnx_fusion.tune.run import Tuning
+
+HOST = Host("cpu", "avx2", "1.32.0", "0.1.0+abc")
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+LINES = [
+    "a = Tanh(x)", "b = Softmax(a)", "c = Sin(b)", "d = Softmax(c)", "e = Cos(d)",
+    "f = Softmax(e)", "g = Exp(f)", "y = Softmax(g)",
+]  # fmt: skip
+# Softmax cannot join Softmax, so the regions are Tanh to Sin, to Cos, to Exp, and the last alone.
+CHAIN = f"g (float[64, 512] x) => (float[64, 512] y) {{ {' '.join(LINES)} }}"
+WITHOUT_SMALL = {"disabled": ("small",)}
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "in.onnx"
+    onnx.save(onnx.parser.parse_model(HEAD + CHAIN), path)
+    return path
+
+
+class Fake:
+    """Answers with `ratio(kinds, threads)` for parts and `whole(kinds, threads)` for models, where
+    kinds are the op_types fused; each takes a second on its clock."""
+
+    def __init__(self, ratio, whole=lambda kinds, threads: 0.8):
+        self.ratio, self.of_whole = ratio, whole
+        self.now, self.asked, self.interrupt_at = 0.0, [], None
+
+    def clock(self):
+        return self.now
+
+    def sizes(self, unit):
+        return "8"
+
+    def part(self, unit, regions, threads):
+        return self.answer(self.ratio, regions, threads)
+
+    def whole(self, regions, threads):
+        return self.answer(self.of_whole, regions, threads)
+
+    def answer(self, rule, regions, threads):
+        kinds = " ".join(node.op_type for region in regions for node in region.nodes)
+        self.asked.append(("whole " if rule is self.of_whole else "") + kinds)
+        self.now += 1.0
+        if len(self.asked) == self.interrupt_at:
+            raise KeyboardInterrupt
+        ratio = rule(kinds, threads)
+        return Outcome(1e-3, 1e-3 * ratio, 0.999 * ratio, 1.001 * ratio, 5)
+
+
+def run(source, target, fake, *, threads=(1,), budget=None, measure=True, **options):
+    tuning = Tuning(
+        measure, threads, budget, measurer=fake if measure else None, host=HOST, shipped={},
+        clock=fake.clock,
+    )  # fmt: skip
+    return api.optimize_file(source, target, tuning=tuning, **{**WITHOUT_SMALL, **options})
+
+
+def kinds_of(path):
+    """Return the op_types that are left in a model beside fused nodes."""
+    return {node.op_type for node in onnx.load(path).graph.node if node.domain != "onnx_fusion"}
+
+
+def by_kind(slow, ratio=0.5):
+    return lambda kinds, threads: 1.5 if slow in kinds else ratio
+
+
+def test_what_wins_is_taken_and_what_loses_is_not(source, tmp_path):
+    fake = Fake(by_kind("Sin"))
+    summary = run(source, tmp_path / "out.onnx", fake)
+    assert kinds_of(tmp_path / "out.onnx") == {"Tanh", "Softmax", "Sin"}
+    assert 0 < summary.regions == len(fused_nodes(onnx.load(tmp_path / "out.onnx")))
+    assert fake.asked[-1].startswith("whole ") and "Sin" not in fake.asked[-1]
+    assert any("measurements taken, 0 known" in note for note in summary.notes)
+
+
+def test_a_near_loser_must_not_lose_surely_at_any_number_of_threads(source, tmp_path):
+    fake = Fake(lambda kinds, threads: 0.5 if threads == 1 or "Sin" not in kinds else 1.05)
+    run(source, tmp_path / "out.onnx", fake, threads=(1, 2))
+    assert "Sin" in kinds_of(tmp_path / "out.onnx")
+
+
+def test_a_second_run_measures_nothing_and_writes_the_same(source, tmp_path):
+    first, second, third = (tmp_path / f"{k}.onnx" for k in "123")
+    run(source, first, Fake(by_kind("Sin")))
+    fake = Fake(by_kind("Cos"))
+    told = run(source, second, fake).notes
+    assert fake.asked == [] and any(note.startswith("0 measurements taken") for note in told)
+    assert first.read_bytes() == second.read_bytes()
+    run(source, third, fake, measure=False)
+    assert first.read_bytes() == third.read_bytes()
+
+
+def test_what_was_measured_is_used_without_tuning(source, tmp_path):
+    plain = api.plan(str(source), **WITHOUT_SMALL)
+    run(source, tmp_path / "out.onnx", Fake(by_kind("Sin")))
+    tuning = Tuning(host=HOST, shipped={})
+    made = api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL).plan
+    told = {r.producer for r in made.refusals if r.reason.startswith("measured: ")}
+    assert told == {"Tanh_0", "Softmax_1"} and len(made.regions) == 3
+    assert plain.regions == () and not any("measured" in r.reason for r in plain.refusals)
+    other = Tuning(host=dataclasses.replace(HOST, isa="base"), shipped={})
+    assert api.plan_programs(str(source), tuning=other, **WITHOUT_SMALL).tuned is None
+
+
+def test_what_ships_is_used_where_nothing_was_measured(source, tmp_path):
+    run(source, tmp_path / "out.onnx", Fake(by_kind("Sin")))
+    elsewhere = dataclasses.replace(HOST, cpu="another", library="another")
+    shipped = {}
+    for entry in Database().entries():
+        if not entry.what.startswith("whole"):
+            shipped.setdefault(entry.digest, []).append(entry)
+    tuning = Tuning(host=elsewhere, shipped=shipped)
+    made = api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL)
+    assert made.plan.regions and any("measured elsewhere" in r.reason for r in made.plan.refusals)
+    tuning = Tuning(host=dataclasses.replace(elsewhere, isa="base"), shipped=shipped)
+    assert api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL).tuned is None
+
+
+def test_if_nothing_wins_the_original_is_written(source, tmp_path):
+    summary = run(source, tmp_path / "out.onnx", Fake(by_kind("", 2.0)))
+    assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+    assert summary.regions == 0 and summary.nodes_after == summary.nodes_before
+    assert any("the original is written as it is" in note for note in summary.notes)
+
+
+def test_if_the_whole_loses_the_least_benefit_is_put_back(source, tmp_path):
+    benefit = {"Sin": 0.6, "Cos": 0.9, "Exp": 0.4, "": 0.5}
+    fake = Fake(
+        lambda kinds, threads: next(r for k, r in benefit.items() if k in kinds),
+        lambda kinds, threads: 1.2 if "Cos" in kinds else 0.7,
+    )
+    summary = run(source, tmp_path / "out.onnx", fake)
+    assert kinds_of(tmp_path / "out.onnx") == {"Cos", "Softmax"}
+    wholes = [asked for asked in fake.asked if asked.startswith("whole")]
+    assert len(wholes) == 2 and "Sin" in wholes[1]
+    assert any("0.700 of the original's time" in note for note in summary.notes)
+
+
+def test_if_the_whole_never_wins_the_original_is_written(source, tmp_path):
+    fake = Fake(lambda kinds, threads: 0.5, lambda kinds, threads: 1.01)
+    run(source, tmp_path / "out.onnx", fake)
+    assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+
+
+def test_near_losers_are_taken_where_the_whole_gains(source, tmp_path):
+    fake = Fake(
+        lambda kinds, threads: 1.05 if "Sin" in kinds else 0.5,
+        lambda kinds, threads: 0.6 if "Sin" in kinds else 0.7,
+    )
+    run(source, tmp_path / "out.onnx", fake)
+    assert kinds_of(tmp_path / "out.onnx") == set()
+
+
+def test_what_cannot_be_timed_alone_is_tried_in_the_whole(source, tmp_path):
+    def part(kinds, threads):
+        if "Sin" in kinds:
+            raise Unfit("it cannot be cut out")
+        return 0.5
+
+    fake = Fake(part, lambda kinds, threads: 0.6 if "Sin" in kinds else 0.7)
+    summary = run(source, tmp_path / "out.onnx", fake)
+    assert kinds_of(tmp_path / "out.onnx") == set()
+    assert any("could not be timed alone: it cannot be cut out" in n for n in summary.notes)
+
+
+def test_equal_stretches_are_measured_once(source, tmp_path):
+    lines = ["a = Tanh(x)", "b = Softmax(a)", "c = Tanh(b)", "d = Softmax(c)", "e = Tanh(d)",
+             "y = Softmax(e)"]  # fmt: skip
+    onnx.save(
+        onnx.parser.parse_model(HEAD + CHAIN.split("{")[0] + "{" + " ".join(lines) + "}"), source
+    )
+    fake = Fake(by_kind("Sin"))
+    run(source, tmp_path / "out.onnx", fake)
+    assert len(fake.asked) <= 4
+
+
+def test_the_faster_way_to_cut_is_taken(source, tmp_path):
+    """With the template "small" all is one region; measured, four are faster."""
+    text = CHAIN.replace("64, 512", "2, 8")
+    onnx.save(onnx.parser.parse_model(HEAD + text), source)
+    whole = len(LINES)
+    for slow, regions in ((1.5, 4), (0.3, 1)):
+        Database().clear()
+        fake = Fake(lambda kinds, threads, slow=slow: slow if len(kinds.split()) == whole else 0.5)
+        fake.part = lambda unit, regions, threads, fake=fake, slow=slow: Outcome(
+            1e-3, 1e-3 * (slow if len(regions) == 1 else 0.5), 0.1, 0.2, 5)  # fmt: skip
+        summary = run(source, tmp_path / "out.onnx", fake, disabled=())
+        assert (summary.regions > 1) == (regions > 1)
+
+
+def test_the_budget_ends_measuring_with_the_best_so_far(source, tmp_path):
+    fake = Fake(by_kind("Sin"))
+    summary = run(source, tmp_path / "out.onnx", fake, budget=2.5)
+    parts = [asked for asked in fake.asked if not asked.startswith("whole")]
+    assert len(parts) == 2 and len(fake.asked) == 3
+    assert any("the time was up" in note for note in summary.notes)
+    assert 0 < summary.regions <= 2
+    again = Fake(by_kind("Sin"))
+    run(source, tmp_path / "more.onnx", again)
+    assert not set(parts) & set(again.asked)
+    assert kinds_of(tmp_path / "more.onnx") == {"Tanh", "Softmax", "Sin"}
+
+
+def test_an_interrupt_keeps_what_was_measured(source, tmp_path):
+    fake = Fake(by_kind("Sin"))
+    fake.interrupt_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out.onnx", fake)
+    assert not (tmp_path / "out.onnx").exists()
+    assert len(Database().entries()) == 2
+    again = Fake(by_kind("Sin"))
+    run(source, tmp_path / "out.onnx", again)
+    assert not set(fake.asked[:2]) & set(again.asked)
+
+
+def test_progress_says_what_is_left(source, tmp_path):
+    told = []
+    fake = Fake(by_kind("Sin"))
+    tuning = Tuning(True, (1,), 60.0, measurer=fake, host=HOST, shipped={}, clock=fake.clock)
+    api.optimize_file(source, tmp_path / "out.onnx", tuning=tuning, **WITHOUT_SMALL,
+                      progress=lambda step, fraction: told.append((step, fraction)))  # fmt: skip
+    steps = [one for one in told if one[0].startswith("tune")]
+    assert [f for _, f in steps] == sorted(f for _, f in steps)
+    assert any("left" in step for step, _ in steps)
+
+
+def test_tuning_measures_for_real(source, tmp_path, capsys):
+    """Nothing is assumed of the times, only that the result is right and the second run equal."""
+    outs = [tmp_path / f"{k}.onnx" for k in "12"]
+    for out in outs:
+        assert main(["optimize", str(source), str(out), "--tune", "--threads", "1"]) == 0
+    told = capsys.readouterr().err
+    assert "0 measurements taken" in told and "0 known" in told
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert verify(source, outs[0]).passed
+    assert all(entry.samples >= 5 for entry in Database().entries()) and Database().entries()
+
+
+def test_symbolic_sizes_are_given_or_told(tmp_path, capsys):
+    path, out = tmp_path / "in.onnx", str(tmp_path / "out.onnx")
+    text = "g (float[N, 64] x) => (float[N, 64] y) { a = Tanh(x) b = Softmax(a) y = Sin(b) }"
+    onnx.save(onnx.parser.parse_model(HEAD + text), path)
+    tune = ["optimize", str(path), out, "--tune", "--threads", "1"]
+    assert main(tune) == 0
+    assert "measured with N=1; --dim gives other sizes" in capsys.readouterr().err
+    assert main([*tune, "--dim", "N=32"]) == 0
+    assert "measured with N=32" in capsys.readouterr().err
+    np.savez(tmp_path / "x.npz", x=np.ones((5, 64), np.float32))
+    assert main([*tune, "--inputs", str(tmp_path / "x.npz")]) == 0
+    assert "--dim" not in capsys.readouterr().err
+    assert {entry.shapes for entry in Database().entries()} >= {"1x64", "32x64", "5x64"}
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--budget", "5"], "--budget says how to measure; it needs --tune"),
+    (["--dim", "N=4"], "--dim says how to measure; it needs --tune"),
+    (["--tune", "--policy", "all"], "--policy all leaves nothing to decide by measured latency"),
+    (["--tune", "--dim", "N=4"], "in.onnx: no input has a dim 'N'; there are none"),
+    (["--tune", "--inputs", "none.npz"], "none.npz: cannot be read: no such file or directory"),
+])  # fmt: skip
+def test_an_error_is_one_line(source, tmp_path, options, said, capsys):
+    assert main(["optimize", str(source), str(tmp_path / "out.onnx"), *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(said)
+
+
+@pytest.mark.parametrize("options", [
+    ["--budget", "0"], ["--threads", "0"], ["--threads", "a"], ["--dim", "N"], ["--dim", "N=0"],
+])  # fmt: skip
+def test_a_wrong_option_is_a_usage_error(source, options):
+    with pytest.raises(SystemExit) as ended:
+        main(["optimize", str(source), "out.onnx", "--tune", *options])
+    assert ended.value.code == 2
+
+
+def test_margins():
+    """What decides is stated once; a unit must win more clearly elsewhere than here."""
+    assert rules.TAKEN_BY_PRIOR < rules.TAKEN < 1 and rules.WHOLE < 1 < rules.NEAR
