@@ -21,6 +21,7 @@ namespace cpu {
   void fill_binary(Kernels*);   \
   void fill_chain(Kernels*);    \
   void fill_move(Kernels*);     \
+  void fill_copy(Kernels*);     \
   void fill_cast(Kernels*);     \
   void fill_reduce(Kernels*);   \
   void fill_window(Kernels*);   \
@@ -75,6 +76,7 @@ Kernels make() {
     isa::fill_binary(&k);                  \
     isa::fill_chain(&k);                   \
     isa::fill_move(&k);                    \
+    isa::fill_copy(&k);                    \
     isa::fill_cast(&k);                    \
     isa::fill_reduce(&k);                  \
     isa::fill_window(&k);                  \

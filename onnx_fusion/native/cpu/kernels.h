@@ -70,6 +70,10 @@ struct Kernels {
   // out[c * rows + r] = in[r * stride + c]
   void (*transpose[kSizes])(void* out, int64_t out_stride, const void* in, int64_t in_stride,
                             int64_t rows, int64_t columns);
+  // out[r * out_step + i * out_stride] = in[r * in_step + i * in_stride], i < n, r < rows; an in_stride
+  // of 0 fills.
+  void (*copy[kSizes])(void* out, int64_t out_step, int64_t out_stride, const void* in,
+                       int64_t in_step, int64_t in_stride, int64_t n, int64_t rows);
   // Each of in[0..rows) repeated `length` times.
   void (*repeat[kSizes])(void* out, const void* in, int64_t rows, int64_t length);
   void (*iota)(int64_t* out, int64_t first, int64_t step, int64_t n);

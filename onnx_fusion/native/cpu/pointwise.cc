@@ -150,7 +150,10 @@ std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t inde
   slice.order = cpu::order_by(stage, stage.maps[static_cast<size_t>(largest)].address);
   for (const std::vector<Interval>& box : cpu::Cutter(stage).pieces()) {
     std::copy(box.begin(), box.end(), slice.box);
-    plan->add(cpu::tile(slice));
+    std::unique_ptr<cpu::TileProgram> program = cpu::tile(slice);
+    std::vector<std::unique_ptr<cpu::Copy>> copies = cpu::Copy::split(*program);
+    for (std::unique_ptr<cpu::Copy>& copy : copies) plan->add(std::move(copy));
+    if (copies.empty()) plan->add(std::move(program));
   }
   return plan;
 }

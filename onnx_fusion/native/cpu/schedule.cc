@@ -166,11 +166,11 @@ bool Compiler::lies_flat(const Linear& address, Width width, uint16_t over) cons
 }
 
 // Makes a step set its slot's pointer and do nothing else.
-void Compiler::point(Step* step, int tensor, size_t bytes, const Linear& address) {
+void Compiler::point(Step* step, int tensor, size_t bytes, const Linear& address, bool writes) {
   out_->slots[static_cast<size_t>(step->out)].pointed = true;
   step->kind = StepKind::point;
   step->ref = static_cast<int>(out_->points.size());
-  out_->points.push_back({tensor, static_cast<int64_t>(bytes), address});
+  out_->points.push_back({tensor, static_cast<int64_t>(bytes), address, writes});
 }
 
 // A value computed by one step and stored as it is may be computed in place.
@@ -221,7 +221,7 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
   place->out = store.slot;
   place->ref = step.ref;
   if (!is_load && store.tensor >= 0 && lies_flat(store.address, store.width, store.axes)) {
-    point(place, store.tensor, store.bytes, store.address);
+    point(place, store.tensor, store.bytes, store.address, true);
   }
   return true;
 }
@@ -236,7 +236,7 @@ void Compiler::point_loads() {
           !load.exprs.empty() || !lies_flat(load.address, step.width, 0xffff)) {
         continue;
       }
-      point(&step, load.tensor, load.bytes, load.address);
+      point(&step, load.tensor, load.bytes, load.address, false);
     }
   }
 }

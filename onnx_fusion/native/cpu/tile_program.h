@@ -87,6 +87,7 @@ struct TilePoint {
   int tensor;
   int64_t bytes;   // of an element
   Linear address;  // over axes
+  bool writes;
 };
 
 enum class StepKind : uint8_t {

@@ -7,26 +7,37 @@
 namespace onnx_fusion::cpu {
 
 void TilesPlan::add(std::unique_ptr<TileProgram> program) {
-  begins_.push_back(tiles_);
+  const int64_t begin = tiles_;
   tiles_ += program->tiles();
   nanoseconds_ += program->nanoseconds();
   scratch_bytes_ = std::max(scratch_bytes_, program->scratch_bytes);
-  programs_.push_back(std::move(program));
+  parts_.push_back({std::move(program), nullptr, begin, tiles_});
+}
+
+void TilesPlan::add(std::unique_ptr<Copy> copy) {
+  const int64_t begin = tiles_;
+  tiles_ += copy->tiles();
+  nanoseconds_ += copy->nanoseconds();
+  parts_.push_back({nullptr, std::move(copy), begin, tiles_});
 }
 
 void TilesPlan::run(const RunContext& context) const {
   const int64_t tasks = task_count(*context.parallel, nanoseconds_);
   parallel_ranges(*context.parallel, tiles_, tasks, [&](int64_t begin, int64_t end, int64_t) {
     Scratch scratch(scratch_bytes_);
-    if (scratch.data() == nullptr) {
+    if (scratch.data() == nullptr && scratch_bytes_ > 0) {
       context.failed_line->store(-1, std::memory_order_relaxed);
       return;
     }
-    for (size_t p = 0; p < programs_.size(); ++p) {
-      const int64_t first = begins_[p], last = first + programs_[p]->tiles();
-      if (last <= begin || first >= end) continue;
-      TileRun run(*programs_[p], context, scratch.data());
-      run.run_tiles(std::max(begin, first) - first, std::min(end, last) - first);
+    for (const Part& part : parts_) {
+      if (part.end <= begin || part.begin >= end) continue;
+      const int64_t first = std::max(begin, part.begin) - part.begin;
+      const int64_t last = std::min(end, part.end) - part.begin;
+      if (part.copy != nullptr) {
+        part.copy->run(context, first, last);
+      } else {
+        TileRun(*part.program, context, scratch.data()).run_tiles(first, last);
+      }
     }
   });
 }

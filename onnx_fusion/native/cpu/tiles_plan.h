@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/copy.h"
 #include "cpu/tile_program.h"
 
 namespace onnx_fusion::cpu {
@@ -11,11 +12,16 @@ namespace onnx_fusion::cpu {
 class TilesPlan final : public StagePlan {
  public:
   void add(std::unique_ptr<TileProgram> program);
+  void add(std::unique_ptr<Copy> copy);
   void run(const RunContext& context) const override;
 
  private:
-  std::vector<std::unique_ptr<TileProgram>> programs_;
-  std::vector<int64_t> begins_;  // of each program's tiles, in one row
+  struct Part {
+    std::unique_ptr<TileProgram> program;  // or
+    std::unique_ptr<Copy> copy;
+    int64_t begin, end;  // of its tiles, in one row
+  };
+  std::vector<Part> parts_;
   int64_t tiles_ = 0;
   double nanoseconds_ = 0;
   size_t scratch_bytes_ = 0;

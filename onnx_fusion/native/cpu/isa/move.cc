@@ -1,5 +1,4 @@
 // Passes that move elements of 1, 2, 4 or 8 bytes without looking at them.
-#include "cpu/isa/lanes.h"
 #include "cpu/isa/math.h"
 #include "cpu/kernels.h"
 
@@ -54,43 +53,6 @@ void gather(void* out, const void* in, const int64_t* offsets, const void* other
 }
 
 template <class T>
-void transpose(void* out, int64_t out_stride, const void* in, int64_t in_stride, int64_t rows,
-               int64_t columns) {
-  T* __restrict o = static_cast<T*>(out);
-  const T* __restrict x = static_cast<const T*>(in);
-  int64_t r = 0;
-  for (; r + 8 <= rows; r += 8) {
-    for (int64_t c = 0; c < columns; ++c) {
-      for (int64_t k = 0; k < 8; ++k) o[c * out_stride + r + k] = x[(r + k) * in_stride + c];
-    }
-  }
-  for (; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) o[c * out_stride + r] = x[r * in_stride + c];
-  }
-}
-
-void transpose_words(void* out, int64_t out_stride, const void* in, int64_t in_stride, int64_t rows,
-                     int64_t columns) {
-  float* const o = static_cast<float*>(out);
-  const float* const x = static_cast<const float*>(in);
-  const int64_t whole_rows = rows - rows % kLanes, whole_columns = columns - columns % kLanes;
-  for (int64_t r = 0; r < whole_rows; r += kLanes) {
-    for (int64_t c = 0; c < whole_columns; c += kLanes) {
-      Floats block[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) block[i] = load(x + (r + i) * in_stride + c);
-      transpose(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(o + (c + i) * out_stride + r, block[i]);
-    }
-  }
-  transpose<uint32_t>(o + whole_columns * out_stride, out_stride, x + whole_columns, in_stride,
-                      whole_rows, columns - whole_columns);
-  transpose<uint32_t>(o + whole_rows, out_stride, x + whole_rows * in_stride, in_stride,
-                      rows - whole_rows, columns);
-}
-
-template <class T>
 void repeat(void* out, const void* in, int64_t rows, int64_t length) {
   T* o = static_cast<T*>(out);
   const T* x = static_cast<const T*>(in);
@@ -114,7 +76,6 @@ void set(Kernels* k, int size) {
   k->pick[size] = pick<T>;
   k->spread[size] = spread<T>;
   k->gather[size] = gather<T>;
-  k->transpose[size] = transpose<T>;
   k->repeat[size] = repeat<T>;
 }
 
@@ -125,7 +86,6 @@ void fill_move(Kernels* k) {
   set<uint16_t>(k, 1);
   set<uint32_t>(k, 2);
   set<uint64_t>(k, 3);
-  k->transpose[2] = transpose_words;
   k->iota = iota;
 }
 
