@@ -1,7 +1,7 @@
 """Contractions in the native library against NumPy in float64: shape classes, borders, every ISA.
 
 The sizes lie around those of the register tiles (4, 6, 8 rows; 4 to 48 columns) and of the blocks
-of k (256), so that each edge has a case on both sides.
+of k (384), so that each edge has a case on both sides.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def assert_all(text: str, inputs: list[np.ndarray], want: np.ndarray, depth: int
 PRODUCTS = (
     (1, 1, 1), (1, 400, 120), (1, 84, 10), (1, 9, 49), (1, 300, 1), (2, 3, 5), (3, 40, 200),
     (4, 31, 23), (5, 17, 33), (6, 16, 25), (7, 255, 47), (8, 256, 48), (9, 257, 49), (13, 640, 97),
-    (33, 600, 50), (50, 20, 1), (130, 513, 7), (300, 40, 3), (35, 1, 144),
+    (33, 600, 50), (50, 20, 1), (130, 513, 7), (300, 40, 3), (35, 1, 144), (49, 385, 72), (2, 900, 130),
+    (250, 70, 17), (11, 1200, 40),
 )  # fmt: skip
 
 

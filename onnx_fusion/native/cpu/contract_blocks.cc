@@ -6,12 +6,16 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int64_t kDepthBlock = 256;        // k between two passes over the accumulators
+constexpr int64_t kDepthBlock = 384;        // k between two passes over the accumulators
 constexpr int64_t kPackedFloats = 1 << 18;  // of rows packed at once
 constexpr int64_t kPanelFloats = 80 << 10;  // of panels packed at once
 constexpr int64_t kSumFloats = 48 << 10;    // accumulators held over blocks of k
-constexpr int64_t kStripFloats = 2048;      // through the epilogue at once
-constexpr int64_t kStripColumns = 384;      // at least, if there are as many
+constexpr int64_t kChunkFloats = 32 << 10;  // of rows and results between two passes over the panels
+constexpr int64_t kChunkRows = 48;          // at least: panels come from far
+constexpr int64_t kMostRows = 240;
+constexpr int64_t kStripFloats = 12 << 10;  // accumulators that wait for the epilogue
+constexpr int64_t kStripColumns = 256;      // of them at least, if there are as many
+constexpr int64_t kPointers = 6 << 10;      // to rows, per piece of k
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -50,36 +54,53 @@ void ContractPlan::choose_depth() {
 
 void ContractPlan::choose_blocks() {
   choose_depth();
+  for (const Piece& piece : pieces_) depths_.push_back(piece.k1 - piece.k0);
   const int64_t all_rows = round_up(rows_, tile_rows_);
   const auto packs = [](const Side& side) {
     return side.source == Source::tables || side.source == Source::computed;
   };
   const int64_t depth = std::max<int64_t>(depth_, 1);
-  int64_t deepest = 1;
+  int64_t deepest = 1, most_pieces = 1;
   for (const Block& block : blocks_) {
     deepest = std::max(deepest, pieces_[block.last - 1].k1 - pieces_[block.first].k0);
+    most_pieces = std::max<int64_t>(most_pieces, block.last - block.first);
   }
   const bool one_block = blocks_.size() == 1;
+  streams_ = rows_ <= 2 && columns_side_.source != Source::direct;
+  finishes_ = epilogue_->finish() != nullptr && !transposed_ && !streams_;
+  const auto even = [&](int64_t all, int64_t most) {  // parts of about the same size
+    const int64_t parts = (all + most - 1) / most;
+    return std::min(round_up(all, tile_rows_), round_up((all + parts - 1) / parts, tile_rows_));
+  };
   row_block_ = all_rows;
   if (packs(rows_side_)) {
-    row_block_ = std::min(all_rows, round_up(std::max<int64_t>(64, kPackedFloats / depth), tile_rows_));
+    const int64_t rows = std::max<int64_t>(64, kPackedFloats / depth);
+    row_block_ = std::min(all_rows, round_up(rows, tile_rows_));
   }
+  int64_t most = kChunkFloats / (deepest + std::min<int64_t>(columns_, 1024));
+  most = std::min(std::max(most, kChunkRows), std::min(kMostRows, kPointers / most_pieces));
+  strip_rows_ = even(row_block_, std::max(most, tile_rows_));
   row_chunk_ = row_block_;
-  if (!one_block) row_chunk_ = std::min(row_chunk_, round_up(kSumFloats / width_ - 8, tile_rows_));
+  if (!one_block) {
+    row_chunk_ = even(row_block_, std::max(tile_rows_, std::min(kMostRows, kPointers / most_pieces)));
+  }
 
   // The epilogue wants long stretches of what lies together: columns, or rows if it is transposed.
+  const int64_t stream = tiles_.streams[std::min<int64_t>(rows_, 2)];
   if (transposed_) {
-    strip_rows_ = std::min(row_chunk_, round_up(256, tile_rows_));
+    const int64_t rows = std::min<int64_t>(256, kPointers / most_pieces);
+    strip_rows_ = std::min(row_chunk_, round_up(rows, tile_rows_));
     strip_panels_ = 1;
-  } else if (rows_ == 1) {
-    const int64_t stream = kernels_.stream_width;
-    strip_rows_ = 1;
-    strip_panels_ = std::min(panels_, std::max(stream, kStripFloats / width_ / stream * stream));
+  } else if (streams_) {
+    strip_rows_ = rows_;
+    strip_panels_ = std::min(panels_, std::max(stream, 2048 / width_ / stream * stream));
+  } else if (finishes_ && one_block) {
+    strip_panels_ = panels_;
   } else {
-    const int64_t columns = std::max(kStripColumns, 2 * kStripFloats / std::min<int64_t>(32, all_rows));
-    strip_panels_ = std::min(panels_, std::max<int64_t>(1, columns / width_));
-    const int64_t rows = kStripFloats / (strip_panels_ * width_) / tile_rows_ * tile_rows_;
-    strip_rows_ = std::min(row_chunk_, std::max(rows, tile_rows_));
+    const int64_t columns = std::min(kStripColumns, panels_ * width_);
+    const int64_t rows = kStripFloats / columns / tile_rows_ * tile_rows_;
+    strip_rows_ = std::min(strip_rows_, std::max(tile_rows_, rows));
+    strip_panels_ = std::min(panels_, std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_)));
   }
 
   panel_block_ = std::max<int64_t>(1, kSumFloats / (row_chunk_ * width_));
@@ -89,12 +110,17 @@ void ContractPlan::choose_blocks() {
   }
   panel_block_ = std::min(panel_block_, panels_);
   strip_panels_ = std::min(strip_panels_, panel_block_);
-  if (rows_ > 1) panel_block_ = panel_block_ / strip_panels_ * strip_panels_;
+  if (streams_) panel_block_ = std::max<int64_t>(1, panel_block_ / stream * stream);
 
   if (packs(rows_side_)) row_floats_ = row_block_ * depth;
   if (packs(columns_side_)) column_floats_ = panel_block_ * width_ * deepest;
-  sum_floats_ = one_block ? round_up(strip_rows_, tile_rows_) * strip_panels_ * width_
-                          : row_chunk_ * panel_block_ * width_;
+  sum_floats_ = row_chunk_ * panel_block_ * width_;
+  if (one_block) {
+    sum_floats_ = finishes_ ? 0 : round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
+  }
+  if (rows_side_.source == Source::direct) {
+    pointers_ = (one_block ? strip_rows_ : row_chunk_) * most_pieces + kMostTileRows;
+  }
   if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   for (const Side* side : {&rows_side_, &columns_side_}) {
     if (side->source != Source::computed) continue;

@@ -27,9 +27,11 @@ std::vector<int64_t> number_slots(Side* side, int64_t slot_floats) {
 }
 
 void name_layout(ContentHash* hash, const OperandTables& tables,
-                 const std::vector<int64_t>& begins, int64_t panel, char kind) {
+                 const std::vector<int64_t>& begins, int64_t panel,
+                 int64_t unit, char kind) {
   hash->add(&kind, sizeof kind);
   hash->add(&panel, sizeof panel);
+  hash->add(&unit, sizeof unit);
   hash->add(&tables.fill, sizeof tables.fill);
   hash->add_values(begins);
   hash->add_values(tables.outer);
@@ -47,36 +49,40 @@ size_t bytes_of(const TensorView& view) {
   return bytes;
 }
 
-// out[(outer / panel) * depth * panel + k * panel + outer % panel]; absent ones are 0.
-void pack_panels(const float* data, const OperandTables& tables, int64_t panel, float* out) {
+// out[(outer / panel) * depth * panel + k * panel + outer % panel]; absent ones are 0. The last panel
+// is as narrow as whole units allow.
+void pack_panels(const float* data, const OperandTables& tables, int64_t panel, int64_t unit,
+                 float* out) {
   const int64_t outers = static_cast<int64_t>(tables.outer.size());
   const int64_t depth = static_cast<int64_t>(tables.inner.size());
   for (int64_t first = 0; first < outers; first += panel) {
     const int64_t count = std::min(panel, outers - first);
-    for (int64_t k = 0; k < depth; ++k, out += panel) {
+    const int64_t width = (count + unit - 1) / unit * unit;
+    for (int64_t k = 0; k < depth; ++k, out += width) {
       const float* base = data + tables.inner[k];
       for (int64_t i = 0; i < count; ++i) {
         out[i] = tables.guards.empty() || is_inside(tables, first + i, k)
                      ? base[tables.outer[first + i]]
                      : tables.fill;
       }
-      std::fill(out + count, out + panel, 0.0f);
+      std::fill(out + count, out + width, 0.0f);
     }
   }
 }
 
-void cache_side(Side* side, const TensorView& constant, int64_t panel, char kind) {
+void cache_side(Side* side, const TensorView& constant, int64_t panel, int64_t unit,
+                char kind) {
   const int64_t outers = static_cast<int64_t>(side->tables.outer.size());
   const int64_t depth = static_cast<int64_t>(side->tables.inner.size());
   const int64_t slot_floats = (outers + panel - 1) / panel * panel * depth;
   const std::vector<int64_t> begins = number_slots(side, slot_floats);
   ContentHash key = hash_constant(constant.data, bytes_of(constant));
-  name_layout(&key, side->tables, begins, panel, kind);
+  name_layout(&key, side->tables, begins, panel, unit, kind);
   const float* data = static_cast<const float*>(constant.data);
   const size_t floats = begins.size() * static_cast<size_t>(slot_floats);
   side->weights = share_weights(key, floats, [&](float* out) {
     for (int64_t begin : begins) {
-      pack_panels(data + begin, side->tables, panel, out);
+      pack_panels(data + begin, side->tables, panel, unit, out);
       out += slot_floats;
     }
   });
@@ -92,11 +98,11 @@ void cache_side(Side* side, const TensorView& constant, int64_t panel, char kind
 }  // namespace
 
 void ContractPlan::cache_rows(const TensorView& constant) {
-  cache_side(&rows_side_, constant, tile_rows_, 'r');
+  cache_side(&rows_side_, constant, tile_rows_, tile_rows_, 'r');
 }
 
 void ContractPlan::cache_columns(const TensorView& constant) {
-  cache_side(&columns_side_, constant, width_, 'c');
+  cache_side(&columns_side_, constant, width_, kernels_.lanes, 'c');
   if (columns_side_.source != Source::cached) return;
   column_tables_ = ColumnTables{};
   column_guards_.clear();

@@ -20,9 +20,10 @@ namespace onnx_fusion::cpu {
 #define X(isa)                                     \
   namespace isa {                                  \
   extern const GemmKernels gemm_kernels;           \
+  extern const TileKernels tile_kernels;           \
   extern const WindowKernels window_kernels;       \
   extern const DirectKernels direct_kernels;       \
-  extern const FinishPass finish_pass;             \
+  extern const FinishPasses finish_passes;         \
   extern const WinogradKernels winograd_kernels;   \
   extern const AttentionKernels attention_kernels; \
   extern const DepthKernels depth_kernels;         \
@@ -34,9 +35,10 @@ namespace {
 
 struct Chosen {
   const GemmKernels* gemm = nullptr;
+  const TileKernels* tile = nullptr;
   const WindowKernels* window = nullptr;
   const DirectKernels* direct = nullptr;
-  FinishPass finish = nullptr;
+  const FinishPasses* finish = nullptr;
   const WinogradKernels* winograd = nullptr;
   const AttentionKernels* attention = nullptr;
   const DepthKernels* depth = nullptr;
@@ -49,9 +51,10 @@ const Chosen& chosen() {
 #define X(isa)                                    \
   if (choice.gemm == nullptr || name == #isa) {   \
     choice.gemm = &isa::gemm_kernels;             \
+    choice.tile = &isa::tile_kernels;             \
     choice.window = &isa::window_kernels;         \
     choice.direct = &isa::direct_kernels;         \
-    choice.finish = isa::finish_pass;             \
+    choice.finish = &isa::finish_passes;          \
     choice.winograd = &isa::winograd_kernels;     \
     choice.attention = &isa::attention_kernels;   \
     choice.depth = &isa::depth_kernels;           \
@@ -66,9 +69,10 @@ const Chosen& chosen() {
 }  // namespace
 
 const GemmKernels& gemm_kernels() { return *chosen().gemm; }
+const TileKernels& tile_kernels() { return *chosen().tile; }
 const WindowKernels& window_kernels() { return *chosen().window; }
 const DirectKernels& direct_kernels() { return *chosen().direct; }
-FinishPass finish_pass() { return chosen().finish; }
+const FinishPasses& finish_passes() { return *chosen().finish; }
 const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
 const DepthKernels& depth_kernels() { return *chosen().depth; }

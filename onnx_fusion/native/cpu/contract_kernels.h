@@ -54,20 +54,62 @@ struct ColumnPack {
   bool along_k;  // inner is 0, 1, 2, ...: columns are read along k and transposed
 };
 
-struct GemmKernels {
-  int lanes;         // floats in a vector
-  int max_vectors;   // widest panel, in vectors
-  int rows[4];       // rows of a tile, by the panel's vectors
-  int stream_width;  // panels that one call of `stream` takes
+struct FinishRows;
 
-  // c[i * ldc + j] = (add ? c : 0) + the sum over pieces and p < depths[piece] of
-  // a[piece * rows + i][p * a_step] * b[q * b_step + j], q counting all p; `vectors` vectors of j.
+// How a tile finds its rows for each piece of k.
+enum class TileRows {
+  direct,  // each where it lies, k contiguous; columns packed
+  packed,  // together: the first row's pointer is k's first, a_step apart; columns packed
+  strided  // k a_step apart, the columns' b_step
+};
+
+// Packed columns are [k][column of the tile].
+struct TileCall {
+  int pieces;                 // of k
+  const int64_t* depths;      // per piece
+  const float* const* a;      // [piece][row]
+  const float* const* ahead;  // rows worth fetching meanwhile, or null
+  int64_t a_step, b_step;
+  const float* b;
+  float* c;
+  int64_t ldc;
+  bool add;                  // to what c holds
+  const FinishRows* finish;  // where the finished sums go, and how; null: into c
+};
+
+// One or two rows, one piece of k, several packed panels that lie b_panel apart; a row of c is
+// contiguous.
+struct StreamCall {
+  int64_t depth;
+  const float* const* a;
+  int64_t a_step;
+  const float* b;
+  int64_t b_panel;
+  float* c;
+  int64_t ldc;
+  bool add;
+};
+
+inline constexpr int kMostTileRows = 8;
+
+struct TileKernels {
+  int rows[4];       // of a tile, by its vectors of columns
+  int max_vectors;   // widest panel
+  int streams[3];    // panels that one call of `stream` takes, by rows
+  // c[i][j] = sum over pieces and p < depths[piece] of a[piece][i][p] * b[q][j], q counting all p.
+  void (*tile)(TileRows kind, int rows, int vectors, const TileCall& call);
+  void (*stream)(int rows, int panels, int vectors, const StreamCall& call);
+  // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.
+  void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
+};
+
+struct GemmKernels {
+  int lanes;        // floats in a vector
+  int max_vectors;  // widest panel
+  int rows[4];      // of a tile, by its vectors of columns
+  // A tile without the rest of a TileCall: c = (add ? c : 0) + the sum.
   void (*tile)(int rows, int vectors, int pieces, const int64_t* depths, const float* const* a,
                int64_t a_step, const float* b, int64_t b_step, float* c, int64_t ldc, bool add);
-  // One row and one piece of k, with `panels` packed panels that lie b_panel apart; c is contiguous.
-  void (*stream)(int panels, int vectors, int64_t k, const float* a, int64_t a_step,
-                 const float* b, int64_t b_panel, float* c, bool add);
-  // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.
   void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
   // `count` vectors from column `column` (of a panel's first vector) on, in panels of `vectors`, for `depth` k from k0 on; absent columns are 0 or `fill`.
   void (*pack_columns)(const ColumnPack& pack, int64_t column, int64_t count, int vectors,
@@ -109,6 +151,7 @@ struct WindowKernels {
 
 // The ISA's in use.
 const GemmKernels& gemm_kernels();
+const TileKernels& tile_kernels();
 const WindowKernels& window_kernels();
 
 }  // namespace onnx_fusion::cpu

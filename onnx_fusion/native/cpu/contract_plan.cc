@@ -42,6 +42,8 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
 namespace cpu {
 namespace {
 
+constexpr double kLoad = 0.05;  // cycles of a load beside a multiplication
+
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // An operand as far as the choice of its side needs it.
@@ -79,11 +81,34 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
   return stage.extents[letter] < 8 || is_guarded_by(*map, letter) ? 1.0 : 0.02;
 }
 
+// The vectors of a panel that need the least time per row for all columns: multiplications two at
+// once, four steps late, and some time for each load.
+int choose_width(int64_t vectors) {
+  const TileKernels& tiles = tile_kernels();
+  const auto cost = [&](int64_t width) {
+    if (width == 0) return 0.0;
+    const double rows = tiles.rows[width], v = static_cast<double>(width);
+    return (std::max({rows * v / 2, (rows + v) / 2, 4.0}) + kLoad * (rows + v)) / rows;
+  };
+  int best = 1;
+  double least = 0;
+  for (int v = 1; v <= tiles.max_vectors && v <= vectors; ++v) {
+    const double all = static_cast<double>(vectors / v) * cost(v) + cost(vectors % v);
+    if (v > 1 && all > least) continue;
+    best = v;
+    least = all;
+  }
+  return best;
+}
+
 }  // namespace
 
 ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const TensorView* constants,
                            size_t count)
-    : kernels_(gemm_kernels()), stage_(bound.stages[stage]), stage_index_(stage) {
+    : kernels_(gemm_kernels()),
+      tiles_(tile_kernels()),
+      stage_(bound.stages[stage]),
+      stage_index_(stage) {
   if (stage_.empty) return;
   const DotLetters letters = dot_letters(stage_);
   choose_axes(letters, constants, count);
@@ -93,9 +118,9 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
   choose_row_source(bound, rows, is_constant(rows, constants, count) ? &constants[rows.tensor] : nullptr);
   choose_column_source(bound, columns,
                        is_constant(columns, constants, count) ? &constants[columns.tensor] : nullptr);
-  choose_blocks();
   epilogue_ = transposed_ ? std::make_unique<Epilogue>(bound, stage, column_, row_)
                           : std::make_unique<Epilogue>(bound, stage, row_, column_);
+  choose_blocks();
 }
 
 void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* constants,
@@ -145,11 +170,10 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
   sort_axis(&column_, *store);
 
   const int64_t vectors = round_up(columns_, lanes) / lanes;
-  const int64_t panels = round_up(vectors, kernels_.max_vectors) / kernels_.max_vectors;
-  vectors_ = static_cast<int>(round_up(vectors, panels) / panels);
+  vectors_ = choose_width(vectors);
   width_ = static_cast<int64_t>(vectors_) * lanes;
   panels_ = round_up(columns_, width_) / width_;
-  tile_rows_ = kernels_.rows[vectors_];
+  tile_rows_ = tiles_.rows[vectors_];
 }
 
 void ContractPlan::choose_row_source(const BoundProgram& bound, const DotOperand& operand,

@@ -12,6 +12,7 @@
 
 #include "cpu/contract_axes.h"
 #include "cpu/contract_tables.h"
+#include "cpu/finish.h"
 #include "cpu/weights.h"
 
 namespace onnx_fusion::cpu {
@@ -49,9 +50,27 @@ class ContractPlan final : public StagePlan {
   void run(const RunContext& context) const override;
 
  private:
-  struct Item;  // part of one batch's rows and panels
-  struct Buffers;
-  struct Place;
+  // Part of one batch's rows and panels.
+  struct Item {
+    int64_t batch;
+    int64_t row0, row1, panel0, panel1;
+    const int64_t* fixed;  // positions of all letters, the axes' ignored
+    const float* rows;     // the operands' memory at this batch, or their packing in the plan
+    const float* columns;
+  };
+  struct Buffers {
+    float* rows;
+    float* columns;
+    float* sums;
+    float* turned;           // a finished strip, transposed
+    const float** pointers;  // to direct rows: [tile][piece][row of the tile]
+    char* prologue;
+    char* epilogue;
+  };
+  // What the first packed row and panel of the buffers are.
+  struct Place {
+    int64_t row, panel;
+  };
 
   void choose_axes(const DotLetters& letters, const TensorView* constants, size_t count);
   void choose_row_source(const BoundProgram& bound, const DotOperand& operand,
@@ -70,17 +89,25 @@ class ContractPlan final : public StagePlan {
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
                  int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row) const;
-  int64_t find_rows(const Item& item, const Buffers& buffers, const Place& packed, int first,
-                    int last, int64_t row, int count, const float** a) const;
+  int next_rows(int64_t row, int64_t row1) const;
+  void point_rows(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
+                  int64_t row1) const;
   void run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
                 int64_t column1, float* c, bool add) const;
+  void run_streams(const Item& item, const Buffers& buffers, const Place& packed,
+                   const Block& block, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
+                   bool add) const;
   void run_tiles(const Item& item, const Buffers& buffers, const Place& packed, const Block& block,
                  int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
-                 bool add) const;
+                 bool add, const FinishRows* finish) const;
+  int panel_vectors(int64_t panel) const;
+  const float* find_panel(const Item& item, const Buffers& buffers, const Place& packed,
+                          const Block& block, int64_t panel, int64_t* panel_floats) const;
   void finish(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
               int64_t row1, int64_t panel0, int64_t panel1, const float* sums, int64_t ldc) const;
 
   const GemmKernels& kernels_;
+  const TileKernels& tiles_;
   const BoundStage& stage_;
   size_t stage_index_;
   int row_value_ = -1, column_value_ = -1;  // the operands of the `dot`
@@ -100,13 +127,17 @@ class ContractPlan final : public StagePlan {
   std::vector<float> padding_;              // direct rows outside a guard
 
   std::vector<Piece> pieces_;
+  std::vector<int64_t> depths_;  // of the pieces
   std::vector<Block> blocks_;
   int64_t row_block_ = 1, panel_block_ = 1;      // packed at once
   int64_t row_chunk_ = 1;                        // accumulators held over the blocks of k
   int64_t strip_rows_ = 1, strip_panels_ = 1;    // carried through the epilogue at once
   int64_t row_floats_ = 0, column_floats_ = 0;  // of a task's buffers
   int64_t sum_floats_ = 0, turned_floats_ = 0;
+  int64_t pointers_ = 0;  // of a task's rows
   size_t prologue_bytes_ = 0;
+  bool streams_ = false;  // one or two rows: several panels at once
+  bool finishes_ = false;  // tiles store their results themselves
 
   std::unique_ptr<Epilogue> epilogue_;
 };

@@ -9,8 +9,6 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int kMostRows = 8, kMostPieces = 32;
-
 struct Split {
   int64_t rows, panels;
 };
@@ -32,35 +30,14 @@ Split split_work(int64_t parts, int64_t row_tiles, int64_t panels, bool packs_co
   return best;
 }
 
-float* take(char** at, int64_t floats) {
-  float* taken = reinterpret_cast<float*>(*at);
-  *at += (floats * static_cast<int64_t>(sizeof(float)) + 63) / 64 * 64;
+template <typename T>
+T* take(char** at, int64_t count) {
+  T* taken = reinterpret_cast<T*>(*at);
+  *at += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
   return taken;
 }
 
 }  // namespace
-
-struct ContractPlan::Item {
-  int64_t batch;
-  int64_t row0, row1, panel0, panel1;
-  const int64_t* fixed;  // positions of all letters, the axes' ignored
-  const float* rows;     // the operands' memory at this batch, or their packing in the plan
-  const float* columns;
-};
-
-// What the first packed row and panel of the buffers are.
-struct ContractPlan::Place {
-  int64_t row, panel;
-};
-
-struct ContractPlan::Buffers {
-  float* rows;
-  float* columns;
-  float* sums;
-  float* turned;  // a finished strip, transposed
-  char* prologue;
-  char* epilogue;
-};
 
 void ContractPlan::run(const RunContext& context) const {
   const BoundStage& stage = context.bound->stages[stage_index_];
@@ -80,16 +57,17 @@ void ContractPlan::run(const RunContext& context) const {
   const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_ +
                                            turned_floats_) *
                            sizeof(float) +
-                       prologue_bytes_ + epilogue_->scratch_bytes() + 6 * 64;
+                       static_cast<size_t>(pointers_) * sizeof(float*) + prologue_bytes_ + epilogue_->scratch_bytes() + 7 * 64;
   const auto task = [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return context.failed_line->store(-1);
     char* at = scratch.data();
     Buffers buffers;
-    buffers.rows = take(&at, row_floats_);
-    buffers.columns = take(&at, column_floats_);
-    buffers.sums = take(&at, sum_floats_);
-    buffers.turned = take(&at, turned_floats_);
+    buffers.rows = take<float>(&at, row_floats_);
+    buffers.columns = take<float>(&at, column_floats_);
+    buffers.sums = take<float>(&at, sum_floats_);
+    buffers.turned = take<float>(&at, turned_floats_);
+    buffers.pointers = take<const float*>(&at, pointers_);
     buffers.prologue = at;
     buffers.epilogue = at + (prologue_bytes_ + 63) / 64 * 64;
     for (int64_t i = begin; i < end; ++i) {
@@ -173,18 +151,27 @@ void ContractPlan::pack_columns(const RunContext& context, const Item& item, con
                         tables.fill,
                         along_k_};
   if (columns_side_.source == Source::tables) {
-    kernels_.pack_columns(pack, panel0 * width_, (panel1 - panel0) * vectors_, vectors_, k0,
-                          depth, buffers.columns);
+    const int last = panel_vectors(panel1 - 1);
+    const int64_t whole = last == vectors_ ? panel1 : panel1 - 1;
+    if (whole > panel0) {
+      kernels_.pack_columns(pack, panel0 * width_, (whole - panel0) * vectors_, vectors_, k0, depth,
+                            buffers.columns);
+    }
+    if (whole < panel1) {
+      kernels_.pack_columns(pack, whole * width_, last, last, k0, depth,
+                            buffers.columns + (whole - panel0) * width_ * depth);
+    }
     return;
   }
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     float* out = buffers.columns + (panel - panel0) * width_ * depth;
     const int64_t column1 = std::min(columns_, (panel + 1) * width_);
-    if (column1 < (panel + 1) * width_) {
-      std::memset(out, 0, static_cast<size_t>(width_ * depth) * sizeof(float));
+    const int64_t width = static_cast<int64_t>(panel_vectors(panel)) * kernels_.lanes;
+    if (column1 < panel * width_ + width) {
+      std::memset(out, 0, static_cast<size_t>(width * depth) * sizeof(float));
     }
     columns_side_.prologue->run(context, item.fixed, k0, k0 + depth, panel * width_, column1, out,
-                                width_, 1, buffers.prologue);
+                                width, 1, buffers.prologue);
   }
 }
 
@@ -192,6 +179,10 @@ void ContractPlan::run_block(const RunContext& context, const Item& item, const 
                              int64_t row0, int64_t row1, int64_t panel0, int64_t panel1,
                              int64_t packed_row) const {
   const Place place{packed_row, panel0};
+  const auto target = [&](int64_t row, int64_t panel) {
+    return epilogue_->finish()->rows(context, item.fixed, row, row, panel * width_, panel * width_,
+                                     nullptr, 0);
+  };
   if (blocks_.size() == 1) {
     if (column_floats_ > 0) pack_columns(context, item, blocks_[0], panel0, panel1, buffers);
     const int64_t ldc = strip_panels_ * width_;
@@ -199,8 +190,14 @@ void ContractPlan::run_block(const RunContext& context, const Item& item, const 
       const int64_t panel_end = std::min(panel1, panel + strip_panels_);
       for (int64_t row = row0; row < row1; row += strip_rows_) {
         const int64_t row_end = std::min(row1, row + strip_rows_);
+        if (finishes_) {
+          const FinishRows rows = target(row, panel);
+          run_tiles(item, buffers, place, blocks_[0], row, row_end, panel, panel_end, nullptr, 0,
+                    false, &rows);
+          continue;
+        }
         run_tiles(item, buffers, place, blocks_[0], row, row_end, panel, panel_end, buffers.sums,
-                  ldc, false);
+                  ldc, false, nullptr);
         finish(context, item, buffers, row, row_end, panel, panel_end, buffers.sums, ldc);
       }
     }
@@ -209,9 +206,13 @@ void ContractPlan::run_block(const RunContext& context, const Item& item, const 
   const int64_t ldc = panel_block_ * width_;
   for (const Block& block : blocks_) {
     if (column_floats_ > 0) pack_columns(context, item, block, panel0, panel1, buffers);
+    const bool last = finishes_ && &block == &blocks_.back();
+    FinishRows rows;
+    if (last) rows = target(row0, panel0);
     run_tiles(item, buffers, place, block, row0, row1, panel0, panel1, buffers.sums, ldc,
-              &block != &blocks_.front());
+              &block != &blocks_.front(), last ? &rows : nullptr);
   }
+  if (finishes_) return;
   for (int64_t row = row0; row < row1; row += strip_rows_) {
     const int64_t row_end = std::min(row1, row + strip_rows_);
     for (int64_t panel = panel0; panel < panel1; panel += strip_panels_) {
@@ -234,98 +235,6 @@ void ContractPlan::finish(const RunContext& context, const Item& item, const Buf
   kernels_.transpose(sums, ldc, ld, column1 - column0, buffers.turned, ld);
   epilogue_->run(context, item.fixed, column0, column1, row0, row1, buffers.turned, ld,
                  buffers.epilogue);
-}
-
-// Where `count` rows of some pieces of k begin; returns the step from one k to the next.
-int64_t ContractPlan::find_rows(const Item& item, const Buffers& buffers, const Place& packed,
-                                int first, int last, int64_t row, int count,
-                                const float** a) const {
-  const OperandTables& tables = rows_side_.tables;
-  if (rows_side_.source != Source::direct) {
-    const float* tile = rows_side_.source == Source::cached
-                            ? item.rows + row * depth_
-                            : buffers.rows + (row - packed.row) * depth_;
-    for (int p = first; p < last; ++p, a += count) {
-      for (int i = 0; i < count; ++i) a[i] = tile + pieces_[p].k0 * tile_rows_ + i;
-    }
-    return tile_rows_;
-  }
-  for (int p = first; p < last; ++p, a += count) {
-    const int64_t k0 = pieces_[p].k0;
-    const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
-    for (int i = 0; i < count; ++i) a[i] = base + tables.outer[row + i];
-    for (const TableGuard& guard : tables.guards) {
-      for (int i = 0; i < count; ++i) {
-        const int32_t at = guard.outer[row + i] + guard.inner[k0];
-        if (static_cast<uint32_t>(at) >= guard.extent) a[i] = padding_.data();
-      }
-    }
-  }
-  return row_step_;
-}
-
-// One block of k of all tiles of a rectangle.
-void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Place& packed,
-                             const Block& block, int64_t row0, int64_t row1, int64_t panel0,
-                             int64_t panel1, float* c, int64_t ldc, bool add) const {
-  const Source source = columns_side_.source;
-  const OperandTables& tables = columns_side_.tables;
-  const int64_t block_k0 = pieces_[block.first].k0;
-  const int64_t packed_depth =
-      source == Source::cached ? depth_ : pieces_[block.last - 1].k1 - block_k0;
-  const int64_t stream = rows_ == 1 && source != Source::direct ? kernels_.stream_width : 1;
-  const float* a[kMostPieces * kMostRows];
-  int64_t depths[kMostPieces];
-
-  for (int first = block.first; first < block.last; first += kMostPieces) {
-    const int last = std::min(block.last, first + kMostPieces);
-    const int64_t k0 = pieces_[first].k0;
-    const bool more = add || first > block.first;
-    for (int p = first; p < last; ++p) depths[p - first] = pieces_[p].k1 - pieces_[p].k0;
-    for (int64_t panel = panel0; panel < panel1; panel += stream) {
-      const int panels = static_cast<int>(std::min(stream, panel1 - panel));
-      const float* b;
-      if (source == Source::cached) {
-        b = item.columns + panel * width_ * depth_ + k0 * width_;
-      } else if (source == Source::direct || source == Source::dots) {
-        b = item.columns + (source == Source::dots ? 0 : tables.outer[panel * width_]) +
-            tables.inner[k0];
-      } else {
-        b = buffers.columns + (panel - packed.panel) * width_ * packed_depth +
-            (k0 - block_k0) * width_;
-      }
-      const int64_t b_step = source == Source::direct ? column_step_ : width_;
-      const int64_t left = (columns_ - panel * width_ + kernels_.lanes - 1) / kernels_.lanes;
-      const int vectors = static_cast<int>(std::min<int64_t>(vectors_, left));
-      for (int64_t row = row0; row < row1; row += tile_rows_) {
-        const int count = static_cast<int>(std::min(tile_rows_, row1 - row));
-        float* to = c + (row - row0) * ldc + (panel - panel0) * width_;
-        const int64_t a_step = find_rows(item, buffers, packed, first, last, row, count, a);
-        if (source == Source::dots) {
-          run_dots(b, a[0], depths[0], panel * width_,
-                   std::min(columns_, (panel + panels) * width_), to, more);
-        } else if (stream == 1) {
-          kernels_.tile(count, vectors, last - first, depths, a, a_step, b, b_step, to, ldc, more);
-        } else {
-          const float* at = b;
-          for (int p = 0; p < last - first; at += depths[p] * width_, ++p) {
-            kernels_.stream(panels, vectors_, depths[p], a[p], a_step, at, width_ * packed_depth, to,
-                            more || p > 0);
-          }
-        }
-      }
-    }
-  }
-}
-
-void ContractPlan::run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
-                            int64_t column1, float* c, bool add) const {
-  for (int64_t j = column0; j < column1; j += 4) {
-    const float* b[4];
-    const int some = static_cast<int>(std::min<int64_t>(4, column1 - j));
-    for (int i = 0; i < some; ++i) b[i] = columns + columns_side_.tables.outer[j + i];
-    kernels_.dots(depth, row, b, some, c + (j - column0), add);
-  }
 }
 
 }  // namespace onnx_fusion::cpu

@@ -134,19 +134,28 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
     return reinterpret_cast<float*>(context.tensors[plane.tensor]) + begin(plane, fixed) +
            r0 * plane.row + c0 * plane.column;
   };
-  return {accumulators,      ld,
-          r1 - r0,           c1 - c0,
-          scale_,            low_,
-          high_,             memory(row_bias_),
-          row_bias_.row,     memory(column_bias_),
-          memory(residual_), residual_.row,
-          memory(out_),      out_.row};
+  FinishRows rows{};
+  rows.accumulators = accumulators;
+  rows.ld = ld;
+  rows.rows = r1 - r0;
+  rows.columns = c1 - c0;
+  rows.scale = scale_;
+  rows.clamps = low_ != -kInfinity || high_ != kInfinity;
+  rows.low = low_;
+  rows.high = high_;
+  rows.row_bias = memory(row_bias_);
+  rows.row_step = row_bias_.row;
+  rows.column_bias = memory(column_bias_);
+  rows.residual = memory(residual_);
+  rows.residual_ld = residual_.row;
+  rows.out = memory(out_);
+  rows.out_ld = out_.row;
+  return rows;
 }
 
 void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                  int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
-  static const FinishPass pass = finish_pass();
-  pass(rows(context, fixed, r0, r1, c0, c1, accumulators, ld));
+  finish_passes().affine(rows(context, fixed, r0, r1, c0, c1, accumulators, ld));
 }
 
 }  // namespace onnx_fusion::cpu

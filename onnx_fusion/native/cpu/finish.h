@@ -16,7 +16,9 @@ struct FinishRows {
   const float* accumulators;
   int64_t ld;
   int64_t rows, columns;
-  float scale, low, high;
+  float scale;
+  bool clamps;
+  float low, high;
   const float* row_bias;  // row_step apart; null if there is none
   int64_t row_step;
   const float* column_bias;  // contiguous; null if there is none
@@ -26,10 +28,12 @@ struct FinishRows {
   int64_t out_ld;
 };
 
-using FinishPass = void (*)(const FinishRows& rows);
+struct FinishPasses {
+  void (*affine)(const FinishRows& rows);  // from the accumulators to out
+};
 
 // The ISA's in use.
-FinishPass finish_pass();
+const FinishPasses& finish_passes();
 
 class Finish {
  public:

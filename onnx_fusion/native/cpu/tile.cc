@@ -267,6 +267,8 @@ const BoundMap* Epilogue::plain_store(int* tensor) const {
 
 size_t Epilogue::scratch_bytes() const { return plan_->plane.program->scratch_bytes; }
 
+const cpu::Finish* Epilogue::finish() const { return plan_->finish.get(); }
+
 void Epilogue::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                    int64_t c0, int64_t c1, const float* accumulators, int64_t ld,
                    char* scratch) const {

@@ -20,6 +20,10 @@ struct Axis {
 
 int64_t axis_extent(const BoundStage& stage, const Axis& axis);
 
+namespace cpu {
+class Finish;
+}
+
 class TileProgram;  // compiled instructions over a box of letters (cpu/compile.h)
 
 // Computes one operand of a `dot` over any rectangle of rows x columns.
@@ -79,6 +83,8 @@ class Epilogue {
   void run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1, int64_t c0,
            int64_t c1, const float* accumulators, int64_t ld, char* scratch) const;
   size_t scratch_bytes() const;
+  // What `run` does, if it is of that kind; else null.
+  const cpu::Finish* finish() const;
 
  private:
   struct Plan;

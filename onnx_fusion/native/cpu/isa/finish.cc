@@ -6,13 +6,6 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-template <typename V>
-inline V clamp(V x, V low, V high) {
-  // Comparisons are false for NaN, which therefore passes.
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
-
 template <bool ColumnBias, bool Residual, bool Clamp>
 void finish(const FinishRows& f) {
   const Floats scale = broadcast(f.scale), low = broadcast(f.low), high = broadcast(f.high);
@@ -50,8 +43,7 @@ void finish(const FinishRows& f) {
 }
 
 void run_finish(const FinishRows& f) {
-  const bool clamps = !(f.low == -__builtin_inff() && f.high == __builtin_inff());
-  switch ((f.column_bias != nullptr ? 4 : 0) + (f.residual != nullptr ? 2 : 0) + (clamps ? 1 : 0)) {
+  switch ((f.column_bias != nullptr ? 4 : 0) + (f.residual != nullptr ? 2 : 0) + (f.clamps ? 1 : 0)) {
     case 0: return finish<false, false, false>(f);
     case 1: return finish<false, false, true>(f);
     case 2: return finish<false, true, false>(f);
@@ -65,7 +57,7 @@ void run_finish(const FinishRows& f) {
 
 }  // namespace
 
-extern const FinishPass finish_pass;
-const FinishPass finish_pass = run_finish;
+extern const FinishPasses finish_passes;
+const FinishPasses finish_passes = {run_finish};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

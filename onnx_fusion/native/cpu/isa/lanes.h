@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -34,6 +35,29 @@ typedef int32_t LooseInts __attribute__((vector_size(kLanes * 4), aligned(4), ma
 }
 [[maybe_unused]] inline void store(float* p, Floats x) { *reinterpret_cast<LooseFloats*>(p) = x; }
 [[maybe_unused]] inline Floats broadcast(float x) { return x - Floats{}; }
+
+// The first `count` lanes alone, 0 < count < kLanes.
+[[maybe_unused]] inline Floats load_some(const float* p, int count) {
+  float all[kLanes] = {};
+  for (int l = 0; l < count; ++l) all[l] = p[l];
+  return load(all);
+}
+[[maybe_unused]] inline void store_some(float* p, Floats x, int count) {
+  float all[kLanes];
+  store(all, x);
+  for (int part = kLanes / 2; part > 0; part /= 2) {
+    if ((count & part) == 0) continue;
+    std::memcpy(p, all + (count & ~(2 * part - 1)), static_cast<size_t>(part) * sizeof(float));
+    p += part;
+  }
+}
+
+// Comparisons are false for NaN, which therefore passes.
+template <typename V>
+[[maybe_unused]] inline V clamp(V x, V low, V high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
 
 #if defined(__AVX512F__)
 

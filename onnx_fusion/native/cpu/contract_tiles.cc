@@ -1,0 +1,177 @@
+// A rectangle of a contraction in register tiles: panels outside, so that one stays in the first-level
+// cache while all rows pass it.
+#include <algorithm>
+
+#include "cpu/contract_plan.h"
+
+namespace onnx_fusion::cpu {
+
+// Of the panel, less what only pads the last one.
+int ContractPlan::panel_vectors(int64_t panel) const {
+  const int64_t left = (columns_ - panel * width_ + kernels_.lanes - 1) / kernels_.lanes;
+  return static_cast<int>(std::min<int64_t>(vectors_, left));
+}
+
+// How many rows the tile at `row` has: tiles of direct rows are of about the same size.
+int ContractPlan::next_rows(int64_t row, int64_t row1) const {
+  const int64_t left = row1 - row;
+  if (rows_side_.source != Source::direct) return static_cast<int>(std::min(tile_rows_, left));
+  const int64_t tiles = (left + tile_rows_ - 1) / tile_rows_;
+  return static_cast<int>((left + tiles - 1) / tiles);
+}
+
+// Where the rows of direct tiles begin for each piece of the block.
+void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Block& block,
+                              int64_t row0, int64_t row1) const {
+  const OperandTables& tables = rows_side_.tables;
+  const float** to = buffers.pointers;
+  for (int64_t row = row0; row < row1;) {
+    const int count = next_rows(row, row1);
+    const int64_t* outer = tables.outer.data() + row;
+    for (int p = block.first; p < block.last; ++p, to += count) {
+      const int64_t k0 = pieces_[p].k0;
+      const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
+      for (int i = 0; i < count; ++i) to[i] = base + outer[i];
+      for (const TableGuard& guard : tables.guards) {
+        const int32_t* at = guard.outer.data() + row;
+        const int32_t inner = guard.inner[k0];
+        for (int i = 0; i < count; ++i) {
+          if (static_cast<uint32_t>(at[i] + inner) >= guard.extent) to[i] = padding_.data();
+        }
+      }
+    }
+    row += count;
+  }
+  // What is fetched ahead of the last tile.
+  std::fill(to, to + kMostTileRows, to[-1]);
+}
+
+const float* ContractPlan::find_panel(const Item& item, const Buffers& buffers, const Place& packed,
+                                      const Block& block, int64_t panel,
+                                      int64_t* panel_floats) const {
+  const OperandTables& tables = columns_side_.tables;
+  const int64_t k0 = pieces_[block.first].k0;
+  const int64_t width = static_cast<int64_t>(panel_vectors(panel)) * kernels_.lanes;
+  *panel_floats = width_ * depth_;
+  switch (columns_side_.source) {
+    case Source::cached: return item.columns + panel * width_ * depth_ + k0 * width;
+    case Source::direct: return item.columns + tables.outer[panel * width_] + tables.inner[k0];
+    case Source::dots: return item.columns + tables.inner[k0];
+    default: break;
+  }
+  *panel_floats = width_ * (pieces_[block.last - 1].k1 - k0);
+  return buffers.columns + (panel - packed.panel) * *panel_floats;
+}
+
+// One or two rows.
+void ContractPlan::run_streams(const Item& item, const Buffers& buffers, const Place& packed,
+                               const Block& block, int64_t panel0, int64_t panel1, float* c,
+                               int64_t ldc, bool add) const {
+  const int rows = static_cast<int>(rows_);
+  const bool direct = rows_side_.source == Source::direct;
+  const float* together[2];
+  for (int i = 0; i < rows && !direct; ++i) {
+    together[i] = (rows_side_.source == Source::cached ? item.rows : buffers.rows) +
+                  pieces_[block.first].k0 * tile_rows_ + i;
+  }
+  const int64_t most = tiles_.streams[rows];
+  for (int64_t panel = panel0; panel < panel1;) {
+    const int vectors = panel_vectors(panel);
+    int64_t panels = 1;
+    while (panels < most && panel + panels < panel1 && panel_vectors(panel + panels) == vectors) {
+      ++panels;
+    }
+    int64_t panel_floats;
+    const float* b = find_panel(item, buffers, packed, block, panel, &panel_floats);
+    float* to = c + (panel - panel0) * width_;
+    for (int p = block.first; p < block.last; ++p) {
+      const float* const* a = direct ? buffers.pointers + (p - block.first) * rows : together;
+      if (columns_side_.source == Source::dots) {
+        run_dots(b, a[0], depths_[p], panel * width_,
+                 std::min(columns_, (panel + panels) * width_), to, add);
+        continue;
+      }
+      const StreamCall call{depths_[p], a, direct ? row_step_ : tile_rows_, b, panel_floats, to,
+                            ldc, add || p > block.first};
+      tiles_.stream(rows, static_cast<int>(panels), vectors, call);
+      b += depths_[p] * vectors * kernels_.lanes;
+    }
+    panel += panels;
+  }
+}
+
+// One block of k of all tiles of a rectangle, into c, or finished.
+void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Place& packed,
+                             const Block& block, int64_t row0, int64_t row1, int64_t panel0,
+                             int64_t panel1, float* c, int64_t ldc, bool add,
+                             const FinishRows* finish) const {
+  const bool direct = rows_side_.source == Source::direct;
+  if (direct) point_rows(item, buffers, block, row0, row1);
+  if (streams_) {
+    return run_streams(item, buffers, packed, block, panel0, panel1, c, ldc, add);
+  }
+  const int pieces = block.last - block.first;
+  const bool strided = columns_side_.source == Source::direct || (direct && row_step_ != 1);
+  const TileRows kind = strided  ? TileRows::strided
+                        : direct ? TileRows::direct
+                                 : TileRows::packed;
+  TileCall call{};
+  call.pieces = pieces;
+  call.depths = depths_.data() + block.first;
+  call.add = add;
+  call.ldc = ldc;
+  call.a_step = direct ? row_step_ : tile_rows_;
+  FinishRows rows;
+  const float* starts[kMostTileRows];
+  for (int64_t panel = panel0; panel < panel1; ++panel) {
+    int64_t panel_floats;
+    const int vectors = panel_vectors(panel);
+    call.b = find_panel(item, buffers, packed, block, panel, &panel_floats);
+    call.b_step = columns_side_.source == Source::direct
+                      ? column_step_
+                      : static_cast<int64_t>(vectors) * kernels_.lanes;
+    const int64_t column = (panel - panel0) * width_;
+    const float* const* a = buffers.pointers;
+    for (int64_t row = row0; row < row1;) {
+      const int count = next_rows(row, row1);
+      if (direct) {
+        call.a = a;
+        a += static_cast<int64_t>(count) * pieces;
+        call.ahead = blocks_.size() == 1 && pieces == 1 ? a : nullptr;
+      } else {
+        const float* tile = rows_side_.source == Source::cached
+                                ? item.rows + row * depth_
+                                : buffers.rows + (row - packed.row) * depth_;
+        tile += pieces_[block.first].k0 * tile_rows_;
+        for (int i = 0; i < count; ++i) starts[i] = tile + i;
+        call.a = starts;
+      }
+      if (c != nullptr) call.c = c + (row - row0) * ldc + column;
+      if (finish != nullptr) {
+        rows = *finish;
+        const int64_t r = row - row0;
+        if (rows.row_bias != nullptr) rows.row_bias += r * rows.row_step;
+        if (rows.column_bias != nullptr) rows.column_bias += column;
+        if (rows.residual != nullptr) rows.residual += r * rows.residual_ld + column;
+        rows.out += r * rows.out_ld + column;
+        rows.columns = std::min(columns_ - panel * width_,
+                                static_cast<int64_t>(vectors) * kernels_.lanes);
+        call.finish = &rows;
+      }
+      tiles_.tile(kind, count, vectors, call);
+      row += count;
+    }
+  }
+}
+
+void ContractPlan::run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
+                            int64_t column1, float* c, bool add) const {
+  for (int64_t j = column0; j < column1; j += 4) {
+    const float* b[4];
+    const int some = static_cast<int>(std::min<int64_t>(4, column1 - j));
+    for (int i = 0; i < some; ++i) b[i] = columns + columns_side_.tables.outer[j + i];
+    tiles_.dots(depth, row, b, some, c + (j - column0), add);
+  }
+}
+
+}  // namespace onnx_fusion::cpu

@@ -1,0 +1,21 @@
+// What isa/tile.cc lends to other files of the same ISA.
+#pragma once
+
+#include <cstdint>
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int kTileRows[] = {0, 8, 8, 8}, kTileVectors = 3;
+#elif defined(__AVX2__)
+inline constexpr int kTileRows[] = {0, 6, 6, 4}, kTileVectors = 3;
+#else
+inline constexpr int kTileRows[] = {0, 4, 4, 0}, kTileVectors = 2;
+#endif
+
+void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths,
+                    const float* const* a, int64_t a_step, const float* b, int64_t b_step,
+                    float* c, int64_t ldc, bool add);
+void run_dots(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
+
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
