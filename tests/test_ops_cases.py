@@ -35,6 +35,7 @@ REFUSALS = {
         "Resize that keeps the aspect ratio", "Resize with corners aligned to a fraction .*", "Resize with coordinates half_pixel_symmetric",
         "ONNX Runtime rounds positions of this scale differently",
     ),
+    "Range": ("element type f(32|64) has no such instruction",),
     "ReduceMax": ("element type bool has no such instruction",),
     "ReduceMin": ("element type bool has no such instruction",),
 }
@@ -42,7 +43,7 @@ REFUSALS = {
 
 AT_RUN_TIME = {
     "Dropout", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
-    "OneHot", "Resize", "Trilu", "Upsample",
+    "OneHot", "Range", "Resize", "Trilu", "Upsample",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 }  # fmt: skip

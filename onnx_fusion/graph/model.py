@@ -111,7 +111,8 @@ class Graph:
     main graph, and `outer` names what it reads of the graphs around it. Those values are among its
     own `values`, as copies without a producer, and among its `inputs` if they are not constant.
     `bodies` are the bodies of its nodes that are planned (`passes.bodies`), and, of the main graph
-    only, `functions` the model's own functions that are (`passes.functions`).
+    only, `functions` the model's own functions that are (`passes.functions`). `products` says of an
+    unknown extent which numbers and symbols it is the product of.
     """
 
     model: Model
@@ -125,6 +126,7 @@ class Graph:
     outer: frozenset[str] = frozenset()
     bodies: list[Body] = dataclasses.field(default_factory=list)
     functions: list[Body] = dataclasses.field(default_factory=list)
+    products: dict[str, tuple[Dim, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

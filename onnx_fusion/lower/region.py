@@ -12,6 +12,8 @@ which of them are stored: the region's outputs always, and those a stage asked f
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import sys
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
@@ -20,11 +22,13 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.lower.extents import Binds, held_dims, in_order, named_dims
 from onnx_fusion.lower.split import find_split
 from onnx_fusion.ops import table
 from onnx_fusion.ops.movement import filled
 from onnx_fusion.ops.row import Site
 from onnx_fusion.ops.stage import NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.passes.elements import elements
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program import model as tp
 from onnx_fusion.program.text import print_program
@@ -96,6 +100,8 @@ class _Draft:
         row = table.find(node)
         if row.lower is None:
             raise Refused(row.reason or f"{node.op_type} is opaque")
+        for value in node.outputs:
+            self.name_extents(node, value)
         inputs = tuple(None if v is None else self.tensor(v) for v in node.inputs)
         given = tuple(None if v is None else self.known(v) for v in node.outputs)
         domain = "" if node.domain == "ai.onnx" else node.domain
@@ -148,10 +154,20 @@ class _Draft:
         return tensor
 
     def extent(self, dim: int | str) -> ex.Expr:
-        """Return a dim as an expression; each symbol becomes one name."""
+        """Return a dim as an expression; each symbol becomes one name, unless it is a product of such."""
         if isinstance(dim, int):
             return ex.const(dim)
+        factors = self.graph.products.get(dim)
+        if factors and all(isinstance(f, int) or f in self.symbols for f in factors):
+            return functools.reduce(operator.mul, map(self.extent, factors))
         return ex.dim(self.symbols.setdefault(dim, f"D{len(self.symbols)}"))
+
+    def name_extents(self, node: Node, value: Value | None) -> None:
+        """Name the output's extents that a shape tensor gives: an input of the region may hold it."""
+        for dim in (value and value.shape) or ():
+            if isinstance(dim, str) and dim not in self.symbols:
+                if any(dim in (elements(v) or ()) for v in node.inputs):
+                    self.extent(dim)
 
     def known(self, value: Value) -> tuple[ex.Expr, ...] | None:
         """Return a value's inferred shape, None if it has extents that no input gives."""
@@ -175,13 +191,17 @@ class _Draft:
         }
         names = {t: f"s{t.serial}" for t in self.sources}
         used = [t for t in self.sources if names[t] in loaded]
-        used = self.with_binders([*used, *self.kept(region, used)], [*roots, *temps], stages)
+        used = [*used, *self.kept(region, used)]
+        needed = {d for t in (*used, *roots, *temps) for e in t.shape for d in e.dims()}
+        needed |= {d for stage in stages for _, extent in stage.letters for d in extent.dims()}
+        used, binds = self.with_binders(region, used, needed)
         if len(used) > MAX_INPUTS:
             raise Refused(f"{len(used)} inputs, and at most {MAX_INPUTS} are allowed")
         rename = {names[t]: f"x{k}" for k, t in enumerate(used)}
-        dims = {d for t in used for e in t.shape for d in e.dims()}
-        order = list(dict.fromkeys(d for t in used for e in t.shape for d in sorted(e.dims())))
-        assert dims == set(order)
+        order: dict[str, None] = {}
+        for t in used:
+            order.update(dict.fromkeys(d for e in t.shape for d in sorted(e.dims())))
+            order.update(dict.fromkeys(binds.get(t, ())))
         rename_dims = {d: ex.dim(f"D{k}") for k, d in enumerate(order)}
         again = lambda e: ex.substitute(e, rename_dims) if e.dims() else e  # noqa: E731
         orders = {t: self.layouts[v] for v, t in self.tensors.items() if v in self.layouts}
@@ -193,7 +213,13 @@ class _Draft:
 
         program = tp.Program(
             strict,
-            tuple(stated(tp.Input, f"x{k}", t) for k, t in enumerate(used)),
+            tuple(
+                dataclasses.replace(
+                    stated(tp.Input, f"x{k}", t),
+                    binds=tuple(str(rename_dims[d]) for d in binds.get(t, ())),
+                )
+                for k, t in enumerate(used)
+            ),
             (),
             tuple(stated(tp.Tensor, n, t) for t, n in temps.items()),
             tuple(stated(tp.Tensor, f"y{k}", t) for k, t in enumerate(roots)),
@@ -207,6 +233,30 @@ class _Draft:
         inputs = tuple(self.sources[t] for t in used)
         seen = {v: self.layouts[v] for v in (*inputs, *region.outputs) if v in self.layouts}
         return Lowered(region, text, inputs, region.outputs, seen)
+
+    def with_binders(
+        self, region: Region, used: list[Tensor], needed: set[str]
+    ) -> tuple[list[Tensor], Binds]:
+        """Return `used`, in order, with the inputs that give the extents `needed` which no used one
+        has, and the dims that contents of shape tensors define."""
+        have = {d for t in used for d in named_dims(t)}
+        for tensor in self.sources:
+            found = named_dims(tensor) & needed - have
+            if found:
+                used.append(tensor)
+                have |= found
+        binds: Binds = {}
+        for value in region.inputs if needed - have else ():
+            names = held_dims(value, self.symbols, needed - have)
+            if any(names):
+                tensor = self.tensors.get(value) or self.source(value)
+                self.tensors[value] = tensor
+                used.append(tensor)
+                binds[tensor] = tuple(n or f"U{len(binds)}_{k}" for k, n in enumerate(names))
+                have.update(filter(None, names))
+        if needed - have:
+            raise Refused("an extent that no input gives")
+        return in_order([t for t in self.sources if t in set(used)], binds), binds
 
     def kept(self, region: Region, used: list[Tensor]) -> list[Tensor]:
         """Return the inputs that the program does not read, but the region's operators do.
@@ -224,24 +274,6 @@ class _Draft:
             if tensor in self.sources and tensor not in used:
                 found.append(tensor)
         return found
-
-    def with_binders(
-        self, used: list[Tensor], others: list[Tensor], stages: list[tp.Stage]
-    ) -> list[Tensor]:
-        """Return `used` and the inputs that give the extents which no used one has."""
-        needed = {d for t in (*used, *others) for e in t.shape for d in e.dims()}
-        for stage in stages:
-            for _, extent in stage.letters:
-                needed |= extent.dims()
-        have = {d for t in used for e in t.shape for d in e.dims()}
-        for tensor in self.sources:
-            found = {d for e in tensor.shape for d in e.dims()} & needed - have
-            if found:
-                used.append(tensor)
-                have |= found
-        if needed - have:
-            raise Refused("an extent that no input gives")
-        return [t for t in self.sources if t in set(used)]
 
 
 def agree(shape: tuple[ex.Expr, ...], inferred: tuple[int | str, ...] | None) -> bool:

@@ -11,16 +11,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from onnx_fusion.fusion.plan import Region
-from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.graph.weights import Weight, watch
 from onnx_fusion.lower.region import NO_LAYOUTS, Layouts, Lowered, lower
 from onnx_fusion.ops.stage import Refused
+from onnx_fusion.passes.elements import Elements, elements
 
 _BETWEEN = re.compile(r"[\s'(),]+")
 
@@ -50,6 +51,7 @@ class Lowering:
         self.strict = strict
         self._answers: dict[Hashable, list[_Answer]] = {}
         self._attributes: dict[Node, Hashable] = {}
+        self._elements: dict[Value, Elements | None] = {}
 
     def refusal(self, region: Region, layouts: Layouts = NO_LAYOUTS) -> str | None:
         """Return None if the region has a program that will do, else the reason."""
@@ -65,7 +67,7 @@ class Lowering:
         return Lowered(region, answer.program, inputs, region.outputs, seen)
 
     def _answer(self, region: Region, layouts: Layouts) -> tuple[_Answer, list[Value]]:
-        form = _Form(self._attributes)
+        form = _Form(self.graph.products, self._attributes, self._elements)
         key = form.describe(region)
         if layouts:
             orders = ((k, layouts.get(v)) for k, v in enumerate(form.values))
@@ -102,8 +104,15 @@ class Lowering:
 class _Form:
     """Numbers for the values and symbols of a region, as they are met."""
 
-    def __init__(self, attributes: dict[Node, Hashable]) -> None:
+    def __init__(
+        self,
+        products: dict[str, tuple[Dim, ...]],
+        attributes: dict[Node, Hashable],
+        elements: dict[Value, Elements | None],
+    ) -> None:
+        self.products = products
         self.attributes = attributes
+        self.elements = elements
         self.values: list[Value] = []
         self.numbers: dict[Value, int] = {}
         self.symbols: dict[str, int] = {}
@@ -148,16 +157,26 @@ class _Form:
             return known
         number = self.numbers[value] = len(self.values)
         self.values.append(value)
-        shape = value.shape
-        if shape is not None:
-            shape = tuple(
-                d if isinstance(d, int) else -1 - self.symbols.setdefault(d, len(self.symbols))
-                for d in shape
-            )
         weight = value.weight
         constant = weight and (weight.code, weight.shape, weight.nbytes)
-        self.parts.append((value.dtype, shape, constant))
+        held = self.held(value) if weight is None else None
+        self.parts.append((value.dtype, self.numbered(value.shape), constant, self.numbered(held)))
         return number
+
+    def numbered(self, dims: Sequence[Dim | None] | None) -> Hashable:
+        """Return extents with symbols numbered."""
+        return dims and tuple(
+            (-1 - self.symbols.setdefault(d, len(self.symbols)), self.numbered(self.products.get(d)))
+            if isinstance(d, str)
+            else d
+            for d in dims
+        )
+
+    def held(self, value: Value) -> Elements | None:
+        """Return what a shape tensor is known to hold."""
+        if value not in self.elements:
+            self.elements[value] = elements(value)
+        return self.elements[value]
 
 
 def _attributes(node: Node) -> Hashable:

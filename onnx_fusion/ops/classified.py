@@ -97,7 +97,6 @@ HOST: list[Entry] = [
     ("HammingWindow", OPAQUE, "a window whose length is data"),
     ("HannWindow", OPAQUE, "a window whose length is data"),
     ("MelWeightMatrix", OPAQUE, "a filter bank whose size is data"),
-    ("Range", OPAQUE, "its bounds, and thus its length, are data"),
     ("Shape", OPAQUE, "reads extents, not elements"),
     ("Size", OPAQUE, "reads the number of elements, not the elements"),
 ]

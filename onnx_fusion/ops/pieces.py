@@ -38,8 +38,13 @@ def cut(x: Tensor, starts: dict[int, tuple[ex.Expr, int]], shape: Shape) -> Tens
 
 
 def lower_slice(site: Site) -> list[Tensor | None]:
-    """Return Slice with constant bounds; steps back only on axes of known extent."""
+    """Return Slice; steps back only on axes of known extent.
+
+    An end that is not constant gives the extent that inference found, if the slice starts at 0.
+    """
     x = site.x(0)
+    if len(site.node.inputs) > 2 and site.node.inputs[2].weight is None:
+        return [lead_in(site, x)]
     first = ints(site.node, "starts", 1)
     last = ints(site.node, "ends", 2)
     axes = ints(site.node, "axes", 3) or list(range(len(first)))
@@ -63,6 +68,13 @@ def lower_slice(site: Site) -> list[Tensor | None]:
             begin = ex.const(begin)
         starts[axis] = (begin, step if abs(step) < 2**31 else 1)
     return [cut(x, starts, tuple(shape))]
+
+
+def lead_in(site: Site, x: Tensor) -> Tensor:
+    """Return Slice from 0 in steps of 1 to an end known only at run time."""
+    if any(ints(site.node, "starts", 1)) or set(ints(site.node, "steps", 4) or [1]) != {1}:
+        raise Refused(f"input 2 ({site.node.inputs[2].name}) is not constant")
+    return moved(x, given(site), lambda stage, index: index)
 
 
 def slice_box(start: int, end: int, step: int, extent: int) -> tuple[int, int]:

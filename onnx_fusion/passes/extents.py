@@ -40,6 +40,11 @@ class Extents:
             dim = self._same[dim]
         return dim
 
+    def products(self) -> dict[str, tuple[Dim, ...]]:
+        """Return the extents known to be products, with their factors."""
+        return {self.find(dim): tuple(map(self.find, (key[1], *key[3:])))
+                for key, dim in self._keys.items() if key[0] == "product" and key[2] == 1}
+
     def shape(self, shape: Shape) -> Shape:
         """Return `shape` with every extent by its set's name."""
         return tuple(self.find(dim) for dim in shape)

@@ -95,6 +95,7 @@ def _unify(graph: Graph) -> None:
         for value in graph.values.values():
             if value.shape is not None:
                 value.shape = extents.shape(value.shape)
+    graph.products.update(extents.products())
 
 
 def _is_open(value: Value | None) -> bool:
