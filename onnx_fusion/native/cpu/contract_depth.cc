@@ -19,11 +19,6 @@ constexpr int64_t pixels_of(DepthShape shape) {
   return shape == kSeven ? 7 : shape == kOne ? 1 : 4;
 }
 
-bool has(const Axis& axis, int letter) {
-  const uint8_t* end = axis.letters + axis.count;
-  return std::find(axis.letters, end, letter) != end;
-}
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
@@ -54,7 +49,10 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     plan->weight_ = w.tensor;
     plan->address_ = &x.map->address;
     if (plan->channels_ < gemm_kernels().lanes || x.map->address.coef[channel] != 1) continue;
-    if (!plan->find_sides(s, x, letters.k) || !plan->choose_shape()) continue;
+    const LetterSet taps = s.stage->body[static_cast<size_t>(find_dot(*s.stage))].over;
+    if (!find_sides(s, *x.map, taps, &plan->rows_, &plan->columns_)) continue;
+    if (plan->rows_.letter == channel || plan->columns_.letter == channel) continue;
+    if (plan->rows_.taps * plan->columns_.taps > kMostTaps || !plan->choose_shape()) continue;
     for (int k = 0; k < x.own.count; ++k) {
       const int letter = x.own.letters[k];
       if (letter == plan->rows_.letter || letter == plan->columns_.letter) continue;
@@ -89,46 +87,6 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     return plan;
   }
   return nullptr;
-}
-
-// The dims that the window moves in: those with a tap or a guard.
-bool DepthPlan::find_sides(const BoundStage& stage, const DotOperand& x, const Axis& taps) {
-  Side sides[2];
-  int count = 0;
-  LetterSet seen = 0;
-  for (const BoundIndex& dim : x.map->dims) {
-    Side side;
-    side.base = dim.form.base;
-    side.extent = dim.extent;
-    side.stride = dim.stride;
-    side.guarded = dim.guarded;
-    bool plain = true;
-    for (int l = 0; l < kMaxLetters; ++l) {
-      const int64_t coef = dim.form.coef[l];
-      if (coef == 0 || stage.extents[l] == 1) continue;
-      const bool tap = has(taps, l), own = has(x.own, l);
-      int& letter = tap ? side.tap : side.letter;
-      plain = plain && (tap || own) && letter < 0 && coef > 0 &&
-              x.map->address.coef[l] == coef * dim.stride;
-      letter = l;
-      (tap ? side.reach : side.step) = coef;
-      (tap ? side.taps : side.outputs) = stage.extents[l];
-    }
-    if (side.tap < 0 && !dim.guarded) continue;
-    if (!plain || count == 2) return false;
-    for (const int l : {side.letter, side.tap}) {
-      if (l >= 0) seen |= static_cast<LetterSet>(1u << l);
-    }
-    sides[count++] = side;
-  }
-  for (int k = 0; k < taps.count; ++k) {
-    if (!(seen >> taps.letters[k] & 1)) return false;
-  }
-  if (count == 0) return false;
-  if (count == 2 && sides[0].stride < sides[1].stride) std::swap(sides[0], sides[1]);
-  columns_ = sides[count - 1];
-  if (count == 2) rows_ = sides[0];
-  return rows_.taps * columns_.taps <= kMostTaps;
 }
 
 bool DepthPlan::choose_shape() {

@@ -9,10 +9,9 @@
 #include "cpu/depth_kernels.h"
 #include "cpu/tile.h"
 #include "cpu/weights.h"
+#include "cpu/window_sides.h"
 
 namespace onnx_fusion::cpu {
-
-struct DotOperand;
 
 // What follows the `dot` if tiles can do it in registers: bias per channel, and clamp, HardSigmoid,
 // HardSwish or SiLU, stored as f32 with contiguous channels.
@@ -37,18 +36,6 @@ class DepthPlan final : public StagePlan {
   void run(const RunContext& context) const override;
 
  private:
-  // One direction of the window: tap t of output i is at step * i + reach * t + base of the dim.
-  struct Side {
-    int letter = -1, tap = -1;
-    int64_t outputs = 1, taps = 1;
-    int64_t step = 0, reach = 0, base = 0;
-    int64_t extent = 0, stride = 0;  // of the dim
-    bool guarded = false;
-
-    bool inside(int64_t first, int64_t count, int64_t apart) const {
-      return !guarded || (first >= 0 && first + (count - 1) * apart < extent);
-    }
-  };
   struct Band;
   struct Target {
     float* out;  // of output (0, 0)
@@ -56,7 +43,6 @@ class DepthPlan final : public StagePlan {
   };
 
   DepthPlan() = default;
-  bool find_sides(const BoundStage& stage, const DotOperand& x, const Axis& taps);
   bool choose_shape();
   void pack(const BoundMap& map, const TensorView* weights);
   void pack_weights(const float* data, float* out) const;
@@ -70,7 +56,7 @@ class DepthPlan final : public StagePlan {
   size_t stage_index_ = 0;
   Axis channel_, outer_, pixel_;
   int64_t channels_ = 1, outers_ = 1;
-  Side rows_, columns_;
+  WindowSide rows_, columns_;
   int input_ = -1, weight_ = -1;  // tensors
   const Linear* address_ = nullptr;
   int64_t step_ = 1;    // of the kernels

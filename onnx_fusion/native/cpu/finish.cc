@@ -57,7 +57,8 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   plan->free_ = static_cast<LetterSet>(~in_axes);
 
   // The chain from the dot to the one store; every other line must be a load or a constant.
-  int last = s.body[static_cast<size_t>(dot)].op == Op::op_dot ? dot : -1;
+  const Op op = s.body[static_cast<size_t>(dot)].op;
+  int last = op == Op::op_dot || op_is_reduction(op) ? dot : -1;
   int order = 0;  // scale 1, bias 2, residual 3, low 4, high 5: in this order, each at most once
   bool stored = false;
   const auto advance = [&](int to) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu/compile.h"
+#include "cpu/pool.h"
 #include "cpu/tiles_plan.h"
 
 namespace onnx_fusion {
@@ -214,6 +215,8 @@ std::unique_ptr<StagePlan> plan_rows(const BoundProgram& bound, size_t index) {
     // Over no position, reductions are constants.
     if (op_is_reduction(line.op) && (line.over & stage.empty)) return plan_pointwise(bound, index);
   }
+  auto pool = cpu::PoolPlan::make(bound, index);
+  if (pool != nullptr) return pool;
   return cpu::RowsPlanner(bound, index).plan();
 }
 

@@ -244,7 +244,8 @@ Epilogue::Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, co
   slice.stage = stage;
   slice.stores = cpu::stores_of(s);
   for (size_t i = 0; i < s.stage->body.size(); ++i) {
-    if (s.stage->body[i].op == Op::op_dot) slice.leaf = static_cast<int>(i);
+    const Op op = s.stage->body[i].op;
+    if (op == Op::op_dot || op_is_reduction(op)) slice.leaf = static_cast<int>(i);
   }
   if (slice.stores.size() == 1) {
     const size_t line = static_cast<size_t>(slice.stores[0]);

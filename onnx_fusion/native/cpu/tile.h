@@ -66,7 +66,7 @@ class Relay {
   std::unique_ptr<Plan> plan_;
 };
 
-// Everything of a contraction stage that follows its `dot`, stores included.
+// Everything of a stage that follows its only `dot` or reduction, stores included.
 class Epilogue {
  public:
   // Together the axes hold every letter of the result that is not fixed per call. Columns should be

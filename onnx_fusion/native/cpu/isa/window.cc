@@ -26,13 +26,15 @@ struct Sum {
 struct Max {
   template <class T>
   ONNX_FUSION_INLINE T join(T a, T b) {
-    return (a > b) | (a != a) ? a : b;
+    const T larger = a > b ? a : b;  // b if either is NaN
+    return a != a ? a : larger;
   }
 };
 struct Min {
   template <class T>
   ONNX_FUSION_INLINE T join(T a, T b) {
-    return (a < b) | (a != a) ? a : b;
+    const T smaller = a < b ? a : b;
+    return a != a ? a : smaller;
   }
 };
 

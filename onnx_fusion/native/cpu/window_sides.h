@@ -1,0 +1,27 @@
+// The two directions in which a window moves over an image: where its taps are for each output.
+#pragma once
+
+#include "cpu/tile.h"
+
+namespace onnx_fusion::cpu {
+
+// Tap t of output i is at position step * i + reach * t + base of the dim.
+struct WindowSide {
+  int letter = -1, tap = -1;  // -1: there is one output, one tap
+  int64_t outputs = 1, taps = 1;
+  int64_t step = 0, reach = 0, base = 0;
+  int64_t extent = 0, stride = 0;  // of the dim
+  bool guarded = false;
+
+  bool inside(int64_t first, int64_t count, int64_t apart) const {
+    return !guarded || (first >= 0 && first + (count - 1) * apart < extent);
+  }
+};
+
+// Sorts the map's letters into the sides of a window with these taps; columns are what lies closer
+// in memory. False if it is another kind of map: each side must be a dim of its own, moved by at
+// most one letter and one tap, forwards.
+bool find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, WindowSide* rows,
+                WindowSide* columns);
+
+}  // namespace onnx_fusion::cpu
