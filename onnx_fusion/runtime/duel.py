@@ -93,14 +93,16 @@ def sample(run: Run, count: int, before: Run | None, clock: Callable[[], float])
     return max(spent, 1e-9) / count
 
 
-def interval(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float]:
-    """Return a 95 % interval of the ratio of quartiles ours / theirs, by bootstrap over rounds.
+def interval(
+    theirs: Sequence[float], ours: Sequence[float], percentile: float = QUARTILE
+) -> tuple[float, float]:
+    """Return a 95 % interval of the ratio of percentiles ours / theirs, by bootstrap over rounds.
 
     The rounds are drawn as pairs, since a machine that is slow for a while is slow for both. The
     same samples give the same interval.
     """
     pairs = np.array([theirs, ours], dtype=np.float64)
     drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
-    quartiles = np.percentile(pairs[:, drawn], QUARTILE, axis=2)
-    low, high = np.percentile(quartiles[1] / quartiles[0], (2.5, 97.5))
+    values = np.percentile(pairs[:, drawn], percentile, axis=2)
+    low, high = np.percentile(values[1] / values[0], (2.5, 97.5))
     return float(low), float(high)

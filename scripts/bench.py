@@ -1,0 +1,354 @@
+"""Time optimized models against ONNX Runtime and other tools, interleaved in one run.
+
+    python scripts/bench.py [MODEL ...] [--threads 1,2] [--peers ort,openvino,mnn,ncnn,onnxslim]
+                            [--policy default|all|tune] [--seconds S] [--restarts N]
+                            [--json FILE] [--plot FILE.png] [--kernels ...]
+
+MODEL is a path, or a name in $ZOO_DIR (default ~/.cache/onnx_fusion_zoo); inputs are those of the
+.npz of the same name beside it or in $ZOO_INPUTS, else random. Every engine has a process of its
+own and takes samples in turn, who begins rotates; with two threads and more there is a pause before
+each, since idle workers spin. A ratio is a peer's median over this project's: above 1 this one is
+faster; the interval (95 %) is a bootstrap over rounds. A model returned as it was counts as 1, and
+is not timed. Peers live in the environment $ONNX_FUSION_PEERS (default /opt/peers), made by
+
+    python -m venv /opt/peers
+    /opt/peers/bin/pip install openvino MNN ncnn pnnx onnxslim onnxruntime
+
+`--kernels` and what follows it goes to scripts/bench_kernels.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from bench_peers import PEERS, Missing, convert, python_of  # noqa: E402
+from bench_plot import plot  # noqa: E402
+from check_zoo import find, inputs_of  # noqa: E402
+
+from onnx_fusion.api import optimize_file  # noqa: E402
+from onnx_fusion.cli import show  # noqa: E402
+from onnx_fusion.cli.optimize import seconds, thread_counts  # noqa: E402
+from onnx_fusion.errors import OnnxFusionError  # noqa: E402
+from onnx_fusion.runtime.duel import interval  # noqa: E402
+from onnx_fusion.runtime.host import cores, this_host  # noqa: E402
+from onnx_fusion.runtime.side import Side  # noqa: E402
+from onnx_fusion.runtime.verify import first_run  # noqa: E402
+from onnx_fusion.tune.run import Tuning  # noqa: E402
+
+OURS, REFERENCE = "ours", "ort"
+LEAST_ROUNDS, MOST_ROUNDS = 7, 201
+PAUSE_SECONDS = 0.1
+MIB = 1 << 20
+
+
+@dataclasses.dataclass(slots=True)
+class Measured:
+    """One engine on one model: seconds of each sample in order, of creating a session (median), and
+    the bytes that its creation and first run added at most; `error` is the largest difference from
+    ONNX Runtime's results over their range."""
+
+    samples: list[float]
+    create: float
+    peak: int
+    version: str
+    error: float
+
+    @property
+    def median(self) -> float:
+        """The median of the samples."""
+        return statistics.median(self.samples)
+
+
+@dataclasses.dataclass(slots=True)
+class Row:
+    """One model at one number of threads in one restart; `missing` says why engines are not."""
+
+    model: str
+    threads: int
+    regions: int
+    engines: dict[str, Measured] = dataclasses.field(default_factory=dict)
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def ratio(self, peer: str) -> tuple[float, float, float] | None:
+        """Return peer / ours with the bounds of its interval; None if one of the two is missing."""
+        theirs = self.engines.get(peer)
+        ours = self.engines.get(OURS) or (None if self.regions else self.engines.get(REFERENCE))
+        if theirs is None or ours is None:
+            return None
+        if theirs is ours:
+            return 1.0, 1.0, 1.0
+        low, high = interval(ours.samples, theirs.samples, 50)
+        return theirs.median / ours.median, low, high
+
+    def best(self) -> float | None:
+        """Return the ratio against the better of ONNX Runtime and OpenVINO."""
+        found = [self.ratio(peer) for peer in ("ort", "openvino")]
+        return None if None in found else min(ratio for ratio, *_ in found)
+
+
+class Engine:
+    """A process that serves one model."""
+
+    def __init__(self, name: str, path: str, arrays: Path, threads: int) -> None:
+        script = ROOT / "scripts" / "bench_engine.py"
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        if python_of(name) == sys.executable:
+            environment["PYTHONPATH"] = f"{ROOT}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+        self.name, self.samples = name, []
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [python_of(name), str(script), name, path, str(arrays), str(threads)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1,
+            env=environment,
+        )  # fmt: skip
+        self.hello = self.answer()
+
+    def answer(self):
+        """Return the process's next answer; raise Missing if it ended."""
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            self.errors.seek(0)
+            said = self.errors.read().strip().splitlines() or ["nothing"]
+            raise Missing(f"ended with {code}: {said[-1][:200]}")
+        return json.loads(line)
+
+    def sample(self) -> None:
+        """Take a sample."""
+        self.process.stdin.write("\n")
+        self.samples.append(self.answer())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        self.errors.close()
+
+
+def optimize(path: Path, target: Path, args: argparse.Namespace) -> int:
+    """Write the optimized model and return how many regions it has."""
+    tuning = None
+    if args.policy == "tune":
+        inputs = inputs_of(path)
+        tuning = Tuning(True, args.threads, args.budget, inputs)
+    policy = "default" if args.policy == "tune" else args.policy
+    with show.progress() as progress:
+        summary = optimize_file(path, target, policy=policy, tuning=tuning, progress=progress)
+    for note in summary.notes:
+        show.say(f"{path.stem}: {note}")
+    return summary.regions
+
+
+def prepare(path: Path, folder: Path, args: argparse.Namespace) -> tuple[dict, dict, int, Path]:
+    """Return the files that engines read, why some have none, our regions, the inputs' file."""
+    inputs = inputs_of(path)
+    if inputs is None:
+        inputs, _ = first_run(Side(path, library=False, threads=None), 0)
+    arrays = folder / "inputs.npz"
+    np.savez(arrays, **inputs)
+    files, missing = {}, {}
+    for peer in dict.fromkeys((REFERENCE, *args.peers)):
+        try:
+            files[peer] = convert(peer, path, inputs, folder)
+        except Missing as reason:
+            missing[peer] = str(reason)
+    regions = optimize(path, folder / "ours.onnx", args)
+    if regions:
+        files[OURS] = str(folder / "ours.onnx")
+    return files, missing, regions, arrays
+
+
+def measure(
+    row: Row, files: dict[str, str], arrays: Path, threads: int, args: argparse.Namespace
+) -> None:
+    """Start the engines, take samples in turn, and put what they say into the row."""
+    engines: list[Engine] = []
+    try:
+        for name, path in files.items():
+            try:
+                engines.append(Engine(name, path, arrays, threads))
+            except Missing as reason:
+                row.missing[name] = str(reason)
+        start, rounds = time.perf_counter(), 0
+        while rounds < MOST_ROUNDS:
+            for offset in range(len(engines)):
+                if threads > 1:
+                    time.sleep(PAUSE_SECONDS)
+                engines[(rounds + offset) % len(engines)].sample()
+            rounds += 1
+            if rounds >= LEAST_ROUNDS and time.perf_counter() - start > args.seconds:
+                break
+        kept = {e.name: load(e.hello["results"]) for e in engines}
+        for one in engines:
+            hello = one.hello
+            error = difference(kept.get(REFERENCE, []), kept[one.name])
+            row.engines[one.name] = Measured(
+                one.samples, hello["create"], hello["peak"], hello["version"], error
+            )
+    finally:
+        for one in engines:
+            one.close()
+
+
+def load(path: str) -> list[np.ndarray]:
+    """Return the results that an engine left."""
+    with np.load(path, allow_pickle=False) as file:
+        return [file[name] for name in file.files]
+
+
+def difference(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
+    """Return the largest difference over the range of any output; NaN if the outputs are others."""
+    worst = 0.0
+    if len(wanted) != len(got):
+        return math.nan
+    for left, right in zip(wanted, got, strict=True):
+        if left.dtype.kind != "f":
+            continue
+        a, b = left.astype(np.float64).ravel(), np.asarray(right).astype(np.float64).ravel()
+        if a.size != b.size:
+            return math.nan
+        both = np.isfinite(a) & np.isfinite(b)
+        spread = float(np.ptp(a[both])) if both.any() else 0.0
+        if spread:
+            worst = max(worst, float(np.abs(a - b)[both].max()) / spread)
+    return worst
+
+
+def cells(row: Row, peers: Sequence[str]) -> list[str]:
+    """Return the row as the table shows it."""
+    ours, theirs = row.engines.get(OURS), row.engines.get(REFERENCE)
+    cell = [row.model, str(row.threads), str(row.regions)]
+    cell += [f"{1e3 * one.median:.4g}" if one else "-" for one in (ours, theirs)]
+    for peer in peers:
+        found = row.ratio(peer)
+        if found is None:
+            cell.append("-")
+        elif not row.regions and peer == REFERENCE:
+            cell.append("1 (unchanged)")
+        else:
+            cell.append("{:.2f} ({:.2f}-{:.2f})".format(*found))
+    for one in (ours, theirs):
+        cell.append(f"{1e3 * one.create:.3g}" if one else "-")
+    for one in (ours, theirs):
+        cell.append(f"{one.peak / MIB:.0f}" if one else "-")
+    errors = [ours, *(row.engines.get(peer) for peer in peers if peer in ("mnn", "ncnn"))]
+    return [*cell, " ".join(f"{one.error:.0e}" if one else "-" for one in errors)]
+
+
+def summary(rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
+    """Return a line for each number of threads: geometric means over models and restarts."""
+    lines = []
+    for threads in sorted({row.threads for row in rows}):
+        some = [row for row in rows if row.threads == threads]
+        means = []
+        for peer in peers:
+            ratios = [found[0] for row in some if (found := row.ratio(peer))]
+            if ratios:
+                means.append(f"{peer} {statistics.geometric_mean(ratios):.3f} ({len(ratios)})")
+        best = [ratio for row in some if (ratio := row.best()) is not None]
+        if best and "openvino" in peers:
+            means.append(f"better of ort and openvino {statistics.geometric_mean(best):.3f}")
+        lows = [(row.ratio(REFERENCE)[1], row.model) for row in some if row.ratio(REFERENCE)]
+        worst = "; lowest interval {:.3f} ({})".format(*min(lows)) if lows else ""
+        head = f"geometric means, {show.plural(threads, 'thread')}"
+        lines.append(f"{head}: {', '.join(means)}{worst}")
+    return lines
+
+
+def machine() -> str:
+    """Return a line about the machine and the versions."""
+    host = this_host()
+    load_now = os.getloadavg()[0]
+    return (
+        f"{host.cpu}, {show.plural(cores(), 'core')}, {host.isa}, ONNX Runtime {host.ort}, "
+        f"onnx_fusion {host.library}, load {load_now:.1f}"
+    )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=["lenet5_bn"], metavar="MODEL")
+    parser.add_argument("--threads", type=thread_counts, default=(1, 2), metavar="N[,N...]")
+    parser.add_argument("--peers", type=peer_list, default=("ort",), metavar="PEER[,PEER...]")
+    parser.add_argument("--policy", choices=("default", "all", "tune"), default="default")
+    parser.add_argument("--budget", type=seconds, metavar="S", help="for tuning each model")
+    parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="for each row")
+    parser.add_argument("--restarts", type=int, default=1, metavar="N", help="new processes each")
+    parser.add_argument("--json", metavar="FILE", help="write all samples")
+    parser.add_argument("--plot", metavar="FILE.png", help="needs the extra 'plot'")
+    return parser.parse_args(argv)
+
+
+def peer_list(text: str) -> tuple[str, ...]:
+    """Return the peers named; ONNX Runtime is always one."""
+    names = tuple(dict.fromkeys((REFERENCE, *text.split(","))))
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"'{unknown[0]}' is not one of {', '.join(PEERS)}")
+    return names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table with a row for each model, number of threads and restart, and the means."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--kernels" in argv:
+        at = argv.index("--kernels")
+        script = ROOT / "scripts" / "bench_kernels.py"
+        return subprocess.call([sys.executable, str(script), *argv[:at], *argv[at + 1 :]])
+    args = parse(argv)
+    rows: list[Row] = []
+    try:
+        for path in find(args.models):
+            with tempfile.TemporaryDirectory(prefix="bench.") as name:
+                files, missing, regions, arrays = prepare(path, Path(name), args)
+                for turn in range(args.restarts):
+                    for threads in args.threads:
+                        rows.append(Row(path.stem, threads, regions, missing=dict(missing)))
+                        measure(rows[-1], files, arrays, threads, args)
+                        if turn == 0:
+                            for engine, reason in rows[-1].missing.items():
+                                show.say(f"{path.stem}: {engine}: {reason}")
+    except OnnxFusionError as error:
+        show.say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        show.say("interrupted; what was measured follows")
+    head = ["model", "threads", "regions", "ours ms", "ort ms", *args.peers]
+    head += ["create ms", "ort's", "peak MiB", "ort's", "error"]
+    show.table(head, [cells(row, args.peers) for row in rows])
+    for line in summary(rows, args.peers):
+        print(line)
+    print(machine())
+    if args.json:
+        every = [dataclasses.asdict(row) for row in rows]
+        told = {"machine": machine(), "policy": args.policy, "rows": every}
+        Path(args.json).write_text(json.dumps(told, indent=1))
+    if args.plot and rows:
+        try:
+            plot(rows, args.peers, machine(), args.plot)
+        except OnnxFusionError as error:
+            show.say(str(error))
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
