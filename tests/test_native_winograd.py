@@ -198,6 +198,80 @@ def test_weights_in_another_order():
         np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-5)
 
 
+WINDOWS = {
+    # name: x, filters, kernel, strides, pads before and after, dilations
+    "line": ((3, 24, 50), 40, (3,), (1,), ((1, 1),), (1,)),
+    "line_valid": ((1, 32, 9), 16, (3,), (1,), ((0, 0),), (1,)),
+    "wide": ((2, 20, 9, 33), 33, (1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1)),
+    "tall": ((1, 32, 30, 11), 32, (3, 1), (1, 1), ((1, 0), (0, 0)), (1, 1)),
+    "five_by_three": ((1, 16, 14, 19), 24, (5, 3), (1, 1), ((2, 2), (0, 1)), (1, 1)),
+    "steps_down": ((1, 32, 21, 40), 32, (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1)),
+    "dilated_down": ((1, 16, 20, 24), 32, (3, 3), (1, 1), ((2, 2), (1, 1)), (2, 1)),
+    "cube": ((1, 20, 5, 10, 13), 33, (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1)),
+    "cube_steps": ((2, 17, 8, 9, 8), 16, (3, 3, 3), (2, 1, 1), ((0, 1),) * 3, (1, 1, 1)),
+    "frames": ((1, 32, 8, 7, 6), 48, (3, 1, 1), (1, 1, 1), ((1, 1), (0, 0), (0, 0)), (1, 1, 1)),
+    "flat": ((1, 24, 3, 12, 12), 32, (1, 3, 3), (1, 1, 1), ((0, 0), (1, 1), (1, 1)), (1, 1, 1)),
+}
+
+
+def convolve_any(x, w, strides, pads, dilations):
+    """Return a convolution of any rank by the interpreter's way, in float64."""
+    x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), *pads))
+    outs = [
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(x.shape[2:], w.shape[2:], strides, dilations, strict=True)
+    ]
+    y = np.zeros((x.shape[0], w.shape[0], *outs))
+    for taps in np.ndindex(*w.shape[2:]):
+        window = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(taps, dilations, outs, strides, strict=True)
+        )
+        part = x[(slice(None), slice(None), *window)]
+        y += np.einsum("nc...,oc->no...", part, w[(slice(None), slice(None), *taps)], optimize=True)
+    return y
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("last", [False, True], ids=["row", "last"])
+def test_windows_of_one_and_three_dims(name, last):
+    shape, filters, kernel, strides, pads, dilations = WINDOWS[name]
+    rank = len(kernel)
+    x, w = values(*shape), values(filters, shape[1], *kernel) / 12
+    want = convolve_any(x, w, strides, pads, dilations)
+    layout = f"order(0, {', '.join(str(d + 2) for d in range(rank))}, 1)" if last else "row"
+    at = ", ".join(
+        f"{strides[d]} * p{d} + {dilations[d]} * r{d} - {pads[d][0]}" for d in range(rank)
+    )
+    places, taps = (", ".join(f"{a}{d}" for d in range(rank)) for a in "pr")
+    text = f"""tile_program 1
+input x f32{list(shape)} {layout}
+input w f32{list(w.shape)} row
+input b f32[{filters}] row
+output y f32{list(want.shape)} {layout}
+stage n: {shape[0]}, o: {filters}, {", ".join(f"p{d}: {want.shape[d + 2]}" for d in range(rank))}, \
+c: {shape[1]}, {", ".join(f"r{d}: {kernel[d]}" for d in range(rank))}
+%0 = load x (n, c, {at}) else 0
+%1 = load w (o, c, {taps})
+%2 = dot %0 %1 over c, {taps}
+%3 = load b (o)
+%4 = add %2 %3
+EPILOGUE
+"""
+    b = values(filters)
+    sums = want + b.reshape(-1, *[1] * rank)
+    for epilogue, wanted in (
+        (f"store y (n, o, {places}) %4", sums),
+        (f"%5 = sigmoid %4\nstore y (n, o, {places}) %5", 1 / (1 + np.exp(-sums))),
+    ):
+        own, wanted = lay(x, LAST if last else "row"), lay(wanted, LAST if last else "row")
+        program = text.replace("EPILOGUE", epilogue)
+        for isa in native_lib.isas():
+            for threads in (1, 3):
+                (got,) = native_lib.server(isa).run(program, [own, w, b], threads, (1,))
+                np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-5, err_msg=isa)
+
+
 def test_weights_are_shared_between_shapes_of_a_kernel():
     text = """tile_program 1
 input x f32[N, 32, H, W] order(0, 2, 3, 1)

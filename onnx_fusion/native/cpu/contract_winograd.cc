@@ -17,21 +17,19 @@ constexpr double kGain = 0.9;          // that a larger size must bring
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// How long a convolution takes, in products of one weight and one tile or pixel; size 0 is direct
-// convolution. Measured on Zen 4 with weights that come from memory, and ones that do not:
+// How long a convolution takes, in products of one weight and one tile; direct convolution has tiles of
+// one output. Measured on Zen 4 with weights that come from memory, and ones that do not:
 //   a product in Winograd's planes takes 1.1, and fewer than 4 tiles fill no register tile;
-//   transforming an element of a plane takes 5, for all filters or all channels together;
+//   transforming an element of a plane takes 6, for all filters or the whole depth together;
 //   reading a weight takes 6 from memory or the third-level cache, less from the second.
-double convolution_cost(int size, double images, double height, double width, double channels,
-                        double filters) {
-  if (size == 0) size = 1;
-  const bool direct = size == 1;
-  const double planes = (size + 2) * (size + 2);
-  const double tiles = images * std::ceil(height / size) * std::ceil(width / size);
-  const double bytes = planes * channels * filters * sizeof(float);
+double convolution_cost(const WinogradSize& size, double images, double height, double width,
+                        double depth, double filters) {
+  const double planes = size.planes();
+  const double tiles = images * std::ceil(height / size.lines) * std::ceil(width / size.pixels);
+  const double bytes = planes * depth * filters * sizeof(float);
   const double read = bytes > 4e6 ? 6 : bytes > 5e5 ? 3 : 1;
-  if (direct) return planes * (tiles + read);
-  return planes * (std::max(tiles, 4.0) * (1.1 + 5 / filters + 5 / channels) + read);
+  if (size.pixels == 1) return planes * (tiles + read);
+  return planes * (std::max(tiles, 4.0) * (1.1 + 6 / filters + 6 / depth) + read);
 }
 
 void add_letter(const BoundStage& stage, int letter, Axis* axis) {
@@ -47,7 +45,7 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
   const BoundStage& s = bound.stages[stage];
   if (bound.program->strict) return nullptr;
   const DotLetters letters = dot_letters(s);
-  if (letters.batch.count > 0 || letters.k.count != 3) return nullptr;
+  if (letters.batch.count > 0) return nullptr;
   for (int i = 0; i < 2; ++i) {
     const DotOperand& x = letters.operands[i];
     const DotOperand& w = letters.operands[1 - i];
@@ -55,7 +53,7 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     if (is_constant(x, constants, count) || !is_constant(w, constants, count)) continue;
     std::unique_ptr<WinogradPlan> plan(new WinogradPlan);
     plan->stage_ = &s;
-    if (!plan->find_sides(s, x, w, letters.k)) continue;
+    if (!plan->find_sides(s, x, letters.k)) continue;
     const int filter = w.own.letters[0];
     plan->filter_ = w.own;
     plan->filters_ = s.extents[filter];
@@ -64,7 +62,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     plan->fill_ = x.fill;
     plan->transposed_ = letters.store->coef[filter] != 1 && plan->along_.letter >= 0 &&
                         letters.store->coef[plan->along_.letter] == 1;
-    if (!plan->choose_size(gemm_kernels().lanes)) continue;
+    if (plan->channels_ < kLeastChannels || plan->filters_ < kLeastChannels) continue;
+    if (!plan->choose_shape(gemm_kernels().lanes)) continue;
     if (!plan->pack(constants[w.tensor], *w.map)) continue;
     add_letter(s, plan->down_.letter, &plan->pixel_);
     add_letter(s, plan->along_.letter, &plan->pixel_);
@@ -82,122 +81,146 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
   return nullptr;
 }
 
-// Two dims of the input are an output letter plus a tap letter of extent 3, a third the channel.
-bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, const DotOperand& w,
-                              const Axis& k) {
-  LetterSet own = 0, used = 0;
+// A dim of the input is a tap letter and at most one output letter; or the channel; or has only letters
+// of images.
+bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k) {
+  Side sides[3];
+  int count = 0, uses[kMaxLetters] = {};
+  LetterSet own = 0, summed = 0;
   for (int i = 0; i < x.own.count; ++i) own |= static_cast<LetterSet>(1u << x.own.letters[i]);
-  Side sides[2];
-  int found = 0;
-  for (int i = 0; i < k.count; ++i) {
-    const int letter = k.letters[i];
-    if (stage.extents[letter] != 3) {
-      if (channel_letter_ >= 0) return false;
-      channel_letter_ = letter;
-    } else if (found < 2) {
-      sides[found++].tap = letter;
-    } else {
-      return false;
-    }
-  }
-  if (found != 2 || channel_letter_ < 0 || !std::isfinite(x.fill)) return false;
+  for (int i = 0; i < k.count; ++i) summed |= static_cast<LetterSet>(1u << k.letters[i]);
+  frames_.inputs = 1;
   for (const BoundIndex& dim : x.map->dims) {
-    Side* side = nullptr;
-    int outputs = 0;
+    int tap = -1, output = -1, letters = 0;
     for (int l = 0; l < kMaxLetters; ++l) {
       if (dim.form.coef[l] == 0 || stage.extents[l] == 1) continue;
-      if (used >> l & 1) return false;  // a letter in two dims
-      used |= static_cast<LetterSet>(1u << l);
-      for (Side& s : sides) {
-        if (s.tap == l) side = &s;
-      }
-      outputs += own >> l & 1;
+      ++letters;
+      ++uses[l];
+      if (own >> l & 1) output = l;
+      if (!(summed >> l & 1)) continue;
+      if (tap >= 0) return false;
+      tap = l;
     }
-    if (side == nullptr) {
+    if (tap < 0) {
       if (dim.guarded) return false;
       continue;
     }
-    if (outputs > 1) return false;
-    for (int l = 0; l < kMaxLetters; ++l) {
-      if (dim.form.coef[l] == 0 || stage.extents[l] == 1) continue;
-      if (dim.form.coef[l] != 1 || !(l == side->tap || (own >> l & 1))) return false;
-      if (l == side->tap) continue;
-      side->letter = l;
-      side->outputs = stage.extents[l];
+    if (letters == 1 && !dim.guarded && stage.extents[tap] >= kLeastChannels) {
+      if (channel_letter_ >= 0) return false;
+      channel_letter_ = tap;
+      continue;
     }
-    side->inputs = dim.extent;
-    side->first = dim.form.base;
-    side->step = dim.stride;
+    if (letters > 2 || (letters == 2 && output < 0)) return false;
+    const bool plain = dim.form.coef[tap] == 1 && (output < 0 || dim.form.coef[output] == 1);
+    if (plain && stage.extents[tap] == 3 && dim.stride > 0 && count < 3) {
+      Side& side = sides[count++];
+      side.letter = output;
+      side.tap = tap;
+      side.outputs = output < 0 ? 1 : stage.extents[output];
+      side.inputs = dim.extent;
+      side.first = dim.form.base;
+      side.step = dim.stride;
+      side.form = &dim.form;
+      continue;
+    }
+    if (frames_.tap >= 0) return false;
+    frames_ = {tap, stage.extents[tap], dim.extent, dim.form};
   }
-  if (sides[0].step <= 0 || sides[1].step <= 0) return false;
-  down_ = sides[0];
-  along_ = sides[1];
-  if (down_.step < along_.step) std::swap(down_, along_);
+  for (int i = 1; i < count; ++i) {
+    for (int j = i; j > 0 && sides[j].step < sides[j - 1].step; --j) std::swap(sides[j], sides[j - 1]);
+  }
+  if (count == 0 || channel_letter_ < 0 || !std::isfinite(x.fill)) return false;
+  along_ = sides[0];
+  if (count > 1) down_ = sides[1];
+  if (count > 2) {
+    if (frames_.tap >= 0) return false;
+    frames_ = {sides[2].tap, 3, sides[2].inputs, *sides[2].form};
+  }
+  for (int i = 0; i < k.count; ++i) {
+    if (uses[k.letters[i]] != 1) return false;
+  }
   for (int i = 0; i < x.own.count; ++i) {
     const int letter = x.own.letters[i];
-    if (letter != down_.letter && letter != along_.letter) add_letter(stage, letter, &image_);
+    if (letter != down_.letter && letter != along_.letter) {
+      add_letter(stage, letter, &image_);
+    } else if (uses[letter] != 1) {
+      return false;
+    }
   }
   images_ = axis_extent(stage, image_);
   channels_ = stage.extents[channel_letter_];
   channel_step_ = x.map->address.coef[channel_letter_];
-  if (channel_step_ != 1 && (channel_step_ <= 0 || along_.step != 1)) return false;
-  return channels_ >= kLeastChannels && stage.extents[w.own.letters[0]] >= kLeastChannels;
+  return channel_step_ == 1 || (channel_step_ > 0 && along_.step == 1);
 }
 
-bool WinogradPlan::choose_size(int lanes) {
+bool WinogradPlan::choose_shape(int lanes) {
   const WinogradKernels& kernels = winograd_kernels();
   const int64_t vectors = round_up(filters_, lanes) / lanes;
   vectors_ = static_cast<int>(std::min<int64_t>(vectors, 2));
   if (vectors % 3 == 0 && vectors % 2 != 0 && kernels.max_vectors >= 3) vectors_ = 3;
   width_ = vectors_ * lanes;
   panels_ = round_up(filters_, width_) / width_;
-  double least = 0;
-  int best = 0;
-  for (const int size : {0, 2, 4}) {
+  depth_ = frames_.taps * channels_;
+  const auto cost_of = [&](const WinogradSize& size) {
     const auto real = [](int64_t extent) { return static_cast<double>(extent); };
-    const double cost =
-        convolution_cost(size, real(images_), real(down_.outputs), real(along_.outputs),
-                         real(round_up(channels_, lanes)), real(panels_ * width_));
-    if (size != 0 && cost >= least * kGain) continue;
+    return convolution_cost(size, real(images_), real(down_.outputs), real(along_.outputs),
+                            real(round_up(depth_, lanes)), real(panels_ * width_));
+  };
+  const bool line = down_.tap < 0;
+  double least = cost_of(line ? WinogradSize{1, 1, 1, 3} : WinogradSize{1, 1, 3, 3});
+  bool better = false;
+  for (const WinogradShape shape :
+       {WinogradShape::line4, WinogradShape::square2, WinogradShape::square4}) {
+    if ((shape == WinogradShape::line4) != line) continue;
+    const double cost = cost_of(winograd_size(shape));
+    if (cost >= least * kGain) continue;
     least = cost;
-    best = size;
+    shape_ = shape;
+    better = true;
   }
-  if (best == 0) return false;
-  size_ = best;
-  planes_ = static_cast<int64_t>(size_ + 2) * (size_ + 2);
-  // An odd number of cache lines, so that planes do not meet in the same sets.
-  plane_ = (round_up(channels_, 16) / 16 | 1) * 16;
-  for (Side* side : {&down_, &along_}) side->tiles = round_up(side->outputs, size_) / size_;
+  if (!better) return false;
+  size_ = winograd_size(shape_);
+  planes_ = size_.planes();
+  // An odd number of cache lines, so that planes do not meet in the same sets; the last frame's
+  // channels are written in whole lines.
+  plane_ = (round_up((frames_.taps - 1) * channels_ + round_up(channels_, 16), 16) / 16 | 1) * 16;
+  down_.tiles = round_up(down_.outputs, size_.lines) / size_.lines;
+  along_.tiles = round_up(along_.outputs, size_.pixels) / size_.pixels;
   tiles_ = images_ * down_.tiles * along_.tiles;
-  most_tiles_ = std::min(kMostBlock, std::max(kLeastBlock, kBlockFloats / (planes_ * plane_)));
+  most_tiles_ = std::min(kMostBlock * 36 / planes_,
+                         std::max(kLeastBlock, kBlockFloats / (planes_ * plane_)));
   most_tiles_ = std::min(most_tiles_, tiles_);
   group_panels_ = std::min(panels_, std::max<int64_t>(1, kGroupFilters / width_));
-  outside_.assign(static_cast<size_t>(plane_), fill_);
+  outside_.assign(static_cast<size_t>(channels_), fill_);
   return true;
 }
 
 bool WinogradPlan::pack(const TensorView& weights, const BoundMap& map) {
   const Linear& at = map.address;
+  const auto step = [&](int letter) { return letter < 0 ? 0 : at.coef[letter]; };
   const WinogradFilters filters{static_cast<const float*>(weights.data) + at.base,
-                                channels_,
                                 filters_,
-                                at.coef[filter_.letters[0]],
-                                at.coef[channel_letter_],
-                                at.coef[down_.tap],
-                                at.coef[along_.tap]};
+                                channels_,
+                                frames_.taps,
+                                step(filter_.letters[0]),
+                                step(channel_letter_),
+                                step(frames_.tap),
+                                step(down_.tap),
+                                step(along_.tap)};
   size_t bytes = sizeof(float);
   for (size_t i = 0; i < weights.rank; ++i) bytes *= static_cast<size_t>(weights.dims[i]);
   ContentHash key = hash_constant(weights.data, bytes);
-  const int64_t layout[] = {size_,       width_,
-                            channels_,   filters_,
-                            at.base,     filters.filter_step,
-                            filters.channel_step, filters.down_step,
+  const int64_t layout[] = {static_cast<int64_t>(shape_), width_,
+                            at.base,                      filters_,
+                            channels_,                    frames_.taps,
+                            filters.filter_step,          filters.channel_step,
+                            filters.frame_step,           filters.down_step,
                             filters.along_step};
   key.add("winograd", 8);
   key.add(layout, sizeof layout);
-  const size_t floats = static_cast<size_t>(panels_ * width_ * planes_ * channels_);
+  const size_t floats = static_cast<size_t>(panels_ * width_ * planes_ * depth_);
   weights_ = share_weights(key, floats,
-                           [&](float* out) { transform_filters(filters, size_, width_, out); });
+                           [&](float* out) { transform_filters(filters, shape_, width_, out); });
   return weights_ != nullptr;
 }
 

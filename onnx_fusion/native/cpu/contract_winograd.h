@@ -1,10 +1,13 @@
-// A 3x3 convolution with step 1 and constant weights by Winograd's minimal filtering:
+// A convolution with constant weights whose window is 3 wide, or 3 x 3, with step 1, by Winograd's
+// minimal filtering:
 //
-//   block of tiles -> planes [tile][plane][channel]          input transform
+//   block of tiles -> planes [tile][plane][k]       input transform
 //   for every panel of filters:
-//     for every plane: [tile][channel] x [channel][filter]   from constant, transformed weights
+//     for every plane: [tile][k] x [k][filter]      from constant, transformed weights
 //     [tile][plane][filter] -> outputs, through the epilogue
 //
+// k are the channels, for every tap of a further dim of the window (the frames of 3x3x3) or of a dim
+// whose taps have another step.
 // A block's transformed inputs stay in the second-level cache; a panel's products are soon used up.
 // A NaN or infinity of the input reaches every output of the tiles that read it.
 #pragma once
@@ -15,6 +18,7 @@
 #include "cpu/contract_axes.h"
 #include "cpu/finish.h"
 #include "cpu/weights.h"
+#include "cpu/winograd_kernels.h"
 
 namespace onnx_fusion::cpu {
 
@@ -27,14 +31,22 @@ class WinogradPlan final : public StagePlan {
   void run(const RunContext& context) const override;
 
  private:
-  // One spatial dim: output letter and tap letter, both with coefficient 1.
+  // A dim of the tiles: output letter and tap letter, both with coefficient 1.
   struct Side {
     int letter = -1;  // -1: one output
     int tap = -1;
     int64_t outputs = 1;
     int64_t inputs = 1, first = 0;  // extent, and the index of output 0's tap 0
     int64_t step = 0;               // in memory
+    const Linear* form = nullptr;   // the index
     int64_t tiles = 1;
+  };
+  // A further dim of the window; its output letter counts as one of images.
+  struct Frames {
+    int tap = -1;
+    int64_t taps = 1;
+    int64_t inputs = 1;  // extent
+    Linear form;         // the index
   };
   // How a run is split: blocks of tiles, and parts of the filters.
   struct Split {
@@ -53,8 +65,8 @@ class WinogradPlan final : public StagePlan {
   struct Buffers;
 
   WinogradPlan() = default;
-  bool find_sides(const BoundStage& stage, const DotOperand& x, const DotOperand& w, const Axis& k);
-  bool choose_size(int lanes);
+  bool find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k);
+  bool choose_shape(int lanes);
   bool pack(const TensorView& weights, const BoundMap& map);
 
   Split choose_split(const Parallel& parallel) const;
@@ -63,8 +75,10 @@ class WinogradPlan final : public StagePlan {
   void each_segment(int64_t first, int64_t last, const Body& body) const;
   int64_t image_offset(const Linear& address, int64_t image, int64_t* fixed) const;
   void read_block(const RunContext& context, int64_t first, int64_t last, const Buffers& to) const;
-  void read_tiles(const float* x, const Segment& segment, float* out) const;
-  void read_rows(const float* x, const Segment& segment, float* strip, float* out) const;
+  // `exists`: the frame is inside the input.
+  void read_tiles(const float* x, bool exists, const Segment& segment, float* out) const;
+  void read_rows(const float* x, bool exists, const Segment& segment, float* strip,
+                 float* out) const;
   void write_direct(const RunContext& context, int64_t first, int64_t last, int64_t panel,
                     const Buffers& from) const;
   void write_sums(int64_t first, int64_t last, int64_t column, const Buffers& from) const;
@@ -75,7 +89,8 @@ class WinogradPlan final : public StagePlan {
 
   const BoundStage* stage_ = nullptr;
   Axis image_, pixel_, filter_;
-  Side down_, along_;
+  Side down_, along_;  // down_.tap is -1 in a window of one line
+  Frames frames_;
   int channel_letter_ = -1;
   int64_t images_ = 1, channels_ = 1, filters_ = 1, tiles_ = 1;
   int64_t channel_step_ = 1;  // 1, or pixels are contiguous
@@ -84,8 +99,10 @@ class WinogradPlan final : public StagePlan {
   float fill_ = 0;
   bool transposed_ = false;  // stores are contiguous along pixels
 
-  int size_ = 4;
+  WinogradShape shape_ = WinogradShape::square4;
+  WinogradSize size_ = winograd_size(WinogradShape::square4);
   int64_t planes_ = 36;
+  int64_t depth_ = 1;  // of the products
   int64_t plane_ = 0;  // floats of a plane of one tile
   int vectors_ = 1;
   int64_t width_ = 1, panels_ = 1;
@@ -98,12 +115,14 @@ class WinogradPlan final : public StagePlan {
   std::unique_ptr<Finish> finish_;  // at once from the output transform, if not null
 };
 
-// weights[o][c][r][s] at data + begin + o * o_step + ... to [panel][plane][channel][filter].
+// Where the weight of a filter, channel and tap lies; a side without taps has none.
 struct WinogradFilters {
   const float* data;
-  int64_t channels, filters;
-  int64_t filter_step, channel_step, down_step, along_step;
+  int64_t filters, channels, frames;
+  int64_t filter_step, channel_step, frame_step, down_step, along_step;
 };
-void transform_filters(const WinogradFilters& filters, int size, int64_t width, float* out);
+// To [panel][plane][frame][channel][filter of the panel].
+void transform_filters(const WinogradFilters& filters, WinogradShape shape, int64_t width,
+                       float* out);
 
 }  // namespace onnx_fusion::cpu

@@ -1,13 +1,26 @@
-// What Winograd's convolution needs of an ISA. A tile of size m (2 or 4) is m x m outputs of one
-// channel; it has (m + 2) x (m + 2) planes.
+// What Winograd's convolution needs of an ISA.
 #pragma once
 
 #include <cstdint>
 
 namespace onnx_fusion::cpu {
 
+// The outputs of one channel that are computed together, and the planes (as many as inputs) that
+// stand for them: square tiles for windows of 3 x 3, lines for windows of 3.
+enum class WinogradShape : int { square2, square4, line4 };
+
+struct WinogradSize {
+  int lines, pixels;              // outputs
+  int reach_lines, reach_pixels;  // inputs
+  int planes() const { return reach_lines * reach_pixels; }
+};
+constexpr WinogradSize winograd_size(WinogradShape shape) {
+  if (shape == WinogradShape::square2) return {2, 2, 4, 4};
+  return shape == WinogradShape::square4 ? WinogradSize{4, 4, 6, 6} : WinogradSize{1, 4, 1, 6};
+}
+
 // The inputs under one tile: pixel (i, j) at base + i * line + j * pixel, or at
-// places[i * (m + 2) + j]; channels are contiguous.
+// places[i * reach_pixels + j]; channels are contiguous.
 struct WinogradInput {
   const float* base;
   int64_t line, pixel;
@@ -45,9 +58,9 @@ struct WinogradOutput {
 struct WinogradKernels {
   int max_vectors;  // of a product
   int rows[5];      // tiles that a register tile of so many vectors holds
-  void (*input)(int size, const WinogradInput& tile);
+  void (*input)(WinogradShape shape, const WinogradInput& tile);
   void (*product)(const WinogradProduct& product);
-  void (*output)(int size, const WinogradOutput& tile);
+  void (*output)(WinogradShape shape, const WinogradOutput& tile);
 };
 
 // The ISA's in use.

@@ -28,7 +28,7 @@ WinogradPlan::Split WinogradPlan::choose_split(const Parallel& parallel) const {
   const int64_t units = tiles_ / unit_;
   const int64_t fewest =
       std::min(units, std::max<int64_t>(1, (tiles_ + most_tiles_ * 2 / 3) / most_tiles_));
-  const double depth = static_cast<double>(channels_), wide = static_cast<double>(panels_ * width_);
+  const double depth = static_cast<double>(depth_), wide = static_cast<double>(panels_ * width_);
   const double lanes = static_cast<double>(gemm_kernels().lanes);
   const double work = static_cast<double>(tiles_ * planes_) * depth * wide / lanes;
   const int64_t threads = task_count(parallel, work * 0.2);
@@ -65,9 +65,9 @@ void WinogradPlan::each_segment(int64_t first, int64_t last, const Body& body) c
     segment.tile = tile - first;
     segment.pixel = pixel;
     body(segment);
-    const int64_t lines = std::min<int64_t>(size_, down_.outputs - segment.row * size_);
-    const int64_t begin = segment.column * size_;
-    pixel += lines * (std::min(along_.outputs, begin + segment.count * size_) - begin);
+    const int64_t lines = std::min<int64_t>(size_.lines, down_.outputs - segment.row * size_.lines);
+    const int64_t begin = segment.column * size_.pixels;
+    pixel += lines * (std::min(along_.outputs, begin + segment.count * size_.pixels) - begin);
     tile += segment.count;
   }
 }
@@ -85,12 +85,12 @@ void WinogradPlan::run(const RunContext& context) const {
   const Split split = choose_split(*context.parallel);
   const int64_t units = tiles_ / unit_;
   const int64_t most = (units + split.blocks - 1) / split.blocks * unit_;
-  const int64_t pixels = most * size_ * size_, group = group_panels_ * width_;
+  const int64_t pixels = most * size_.lines * size_.pixels, group = group_panels_ * width_;
   const int64_t planes = round_up(most * planes_ * plane_, 16);
   const int64_t products = round_up(most * planes_ * width_, 16);
   const int64_t sums = finish_ != nullptr ? 0 : round_up(pixels * group, 16);
   const int64_t strip = channel_step_ == 1 ? 0
-                                           : (size_ + 2) * (kStripTiles * size_ + 2) * kStripChannels;
+                                           : size_.reach_lines * (kStripTiles * size_.pixels + 2) * kStripChannels;
   const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip;
 
   parallel_ranges(*context.parallel, split.blocks * split.parts, split.tasks,
@@ -119,8 +119,8 @@ void WinogradPlan::run(const RunContext& context) const {
         const int64_t filter0 = panel * width_, filter1 = std::min(filters_, group_end * width_);
         for (; panel < group_end; ++panel) {
           winograd_kernels().product({buffers.planes, planes_ * plane_, plane_,
-                                      weights_->data() + panel * planes_ * channels_ * width_,
-                                      last - first, planes_, channels_, vectors_,
+                                      weights_->data() + panel * planes_ * depth_ * width_,
+                                      last - first, planes_, depth_, vectors_,
                                       buffers.products});
           if (finish_ != nullptr) {
             write_direct(context, first, last, panel, buffers);
@@ -141,65 +141,76 @@ void WinogradPlan::read_block(const RunContext& context, int64_t first, int64_t 
   each_segment(first, last, [&](const Segment& segment) {
     const float* image = x + image_offset(*address_, segment.image, fixed);
     float* out = to.planes + segment.tile * planes_ * plane_;
-    if (channel_step_ == 1) {
-      read_tiles(image, segment, out);
-    } else {
-      read_rows(image, segment, to.strip, out);
+    int64_t index = frames_.form.base;
+    for (int k = 0; k < image_.count; ++k) {
+      index += frames_.form.coef[image_.letters[k]] * fixed[image_.letters[k]];
+    }
+    for (int64_t frame = 0; frame < frames_.taps; ++frame) {
+      const bool exists = index >= 0 && index < frames_.inputs;
+      if (channel_step_ == 1) {
+        read_tiles(image, exists, segment, out);
+      } else {
+        read_rows(image, exists, segment, to.strip, out);
+      }
+      out += channels_;
+      if (frames_.tap < 0) break;
+      image += address_->coef[frames_.tap];
+      index += frames_.form.coef[frames_.tap];
     }
   });
 }
 
-void WinogradPlan::read_tiles(const float* x, const Segment& segment, float* out) const {
-  const int64_t reach = size_ + 2;
-  const int64_t top = segment.row * size_ + down_.first;
-  const bool whole_lines = top >= 0 && top + reach <= down_.inputs;
+void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segment,
+                              float* out) const {
+  const int64_t top = segment.row * size_.lines + down_.first;
+  const bool whole_lines = exists && top >= 0 && top + size_.reach_lines <= down_.inputs;
   const float* places[kMostPlanes];
   for (int64_t j = segment.column; j < segment.column + segment.count; ++j, out += planes_ * plane_) {
-    const int64_t left = j * size_ + along_.first;
-    const float* base = x + segment.row * size_ * down_.step + j * size_ * along_.step;
+    const int64_t left = j * size_.pixels + along_.first;
+    const float* base = x + segment.row * size_.lines * down_.step + j * size_.pixels * along_.step;
     WinogradInput tile{base, down_.step, along_.step, nullptr, channels_, out, plane_};
-    if (!whole_lines || left < 0 || left + reach > along_.inputs) {
+    if (!whole_lines || left < 0 || left + size_.reach_pixels > along_.inputs) {
       for (int64_t i = 0; i < planes_; ++i) {
-        const int64_t line = i / reach, pixel = i % reach;
-        const bool inside = top + line >= 0 && top + line < down_.inputs && left + pixel >= 0 &&
-                            left + pixel < along_.inputs;
+        const int64_t line = i / size_.reach_pixels, pixel = i % size_.reach_pixels;
+        const bool inside = exists && top + line >= 0 && top + line < down_.inputs &&
+                            left + pixel >= 0 && left + pixel < along_.inputs;
         places[i] = inside ? base + line * down_.step + pixel * along_.step : outside_.data();
       }
       tile.places = places;
     }
-    winograd_kernels().input(size_, tile);
+    winograd_kernels().input(shape_, tile);
   }
 }
 
 // Input whose pixels are contiguous: a strip of a few tiles and channels is turned first.
-void WinogradPlan::read_rows(const float* x, const Segment& segment, float* strip,
+void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment, float* strip,
                              float* out) const {
-  const int64_t reach = size_ + 2, top = segment.row * size_ + down_.first;
+  const int64_t top = segment.row * size_.lines + down_.first;
   for (int64_t j = 0; j < segment.count; j += kStripTiles) {
     const int64_t tiles = std::min(kStripTiles, segment.count - j);
-    const int64_t pixel0 = (segment.column + j) * size_, columns = tiles * size_ + 2;
+    const int64_t pixel0 = (segment.column + j) * size_.pixels, columns = tiles * size_.pixels + 2;
     const int64_t left = pixel0 + along_.first;
     const int64_t inside0 = std::min(columns, std::max<int64_t>(0, -left));
     const int64_t inside1 = std::max(inside0, std::min(columns, along_.inputs - left));
     for (int64_t c = 0; c < channels_; c += kStripChannels) {
       const int64_t some = std::min(kStripChannels, channels_ - c);
-      for (int64_t i = 0; i < reach; ++i) {
+      for (int64_t i = 0; i < size_.reach_lines; ++i) {
         float* line = strip + i * columns * kStripChannels;
-        const bool exists = top + i >= 0 && top + i < down_.inputs;
-        const int64_t begin = exists ? inside0 : columns, end = exists ? inside1 : columns;
+        const bool read = exists && top + i >= 0 && top + i < down_.inputs;
+        const int64_t begin = read ? inside0 : columns, end = read ? inside1 : columns;
         std::fill(line, line + begin * kStripChannels, fill_);
         std::fill(line + end * kStripChannels, line + columns * kStripChannels, fill_);
         if (begin == end) continue;
-        const float* from = x + (segment.row * size_ + i) * down_.step + pixel0 + begin +
+        const float* from = x + (segment.row * size_.lines + i) * down_.step + pixel0 + begin +
                             c * channel_step_;
         gemm_kernels().transpose(from, channel_step_, some, end - begin,
                                  line + begin * kStripChannels, kStripChannels);
       }
       for (int64_t t = 0; t < tiles; ++t) {
-        winograd_kernels().input(size_, {strip + t * size_ * kStripChannels,
-                                         columns * kStripChannels, kStripChannels, nullptr,
-                                         kStripChannels, out + (j + t) * planes_ * plane_ + c,
-                                         plane_});
+        winograd_kernels().input(shape_, {strip + t * size_.pixels * kStripChannels,
+                                          columns * kStripChannels, kStripChannels, nullptr,
+                                          kStripChannels, out + (j + t) * planes_ * plane_ + c,
+                                          plane_});
       }
     }
   }
@@ -211,15 +222,15 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
   const int64_t filter = panel * width_, filters = std::min(width_, filters_ - filter);
   each_segment(first, last, [&](const Segment& segment) {
     locate(*stage_, image_, segment.image, fixed);
-    const int64_t line = segment.row * size_;
+    const int64_t line = segment.row * size_.lines;
     for (int64_t t = 0; t < segment.count; ++t) {
-      const int64_t pixel = (segment.column + t) * size_, at = line * along_.outputs + pixel;
+      const int64_t pixel = (segment.column + t) * size_.pixels, at = line * along_.outputs + pixel;
       const FinishRows f =
           finish_->rows(context, fixed, at, at + 1, filter, filter + filters, nullptr, 0);
       winograd_kernels().output(
-          size_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, filters,
-                  static_cast<int>(std::min<int64_t>(size_, down_.outputs - line)),
-                  static_cast<int>(std::min<int64_t>(size_, along_.outputs - pixel)), f.out,
+          shape_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, filters,
+                  static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
+                  static_cast<int>(std::min<int64_t>(size_.pixels, along_.outputs - pixel)), f.out,
                   along_.outputs * f.out_ld, f.out_ld, f.residual, along_.outputs * f.residual_ld,
                   f.residual_ld, f.column_bias, f.scale, f.low, f.high});
     }
@@ -231,15 +242,15 @@ void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
   const int64_t ld = group_panels_ * width_;
   const float infinity = __builtin_inff();
   each_segment(first, last, [&](const Segment& segment) {
-    const int64_t line = segment.row * size_, begin = segment.column * size_;
-    const int64_t end = std::min(along_.outputs, begin + segment.count * size_);
+    const int64_t line = segment.row * size_.lines, begin = segment.column * size_.pixels;
+    const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
     for (int64_t t = 0; t < segment.count; ++t) {
-      const int64_t pixel = begin + t * size_;
+      const int64_t pixel = begin + t * size_.pixels;
       winograd_kernels().output(
-          size_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, width_,
-                  static_cast<int>(std::min<int64_t>(size_, down_.outputs - line)),
-                  static_cast<int>(std::min<int64_t>(size_, end - pixel)),
-                  from.sums + (segment.pixel + t * size_) * ld + column, (end - begin) * ld, ld,
+          shape_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, width_,
+                  static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
+                  static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel)),
+                  from.sums + (segment.pixel + t * size_.pixels) * ld + column, (end - begin) * ld, ld,
                   nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity});
     }
   });
@@ -250,9 +261,9 @@ void WinogradPlan::finish_sums(const RunContext& context, int64_t first, int64_t
                                int64_t filter0, int64_t filter1, const Buffers& from) const {
   Patch patch{};
   each_segment(first, last, [&](const Segment& segment) {
-    const int64_t line0 = segment.row * size_, pixel0 = segment.column * size_;
-    const int64_t line1 = std::min(down_.outputs, line0 + size_);
-    const int64_t pixel1 = std::min(along_.outputs, pixel0 + segment.count * size_);
+    const int64_t line0 = segment.row * size_.lines, pixel0 = segment.column * size_.pixels;
+    const int64_t line1 = std::min(down_.outputs, line0 + size_.lines);
+    const int64_t pixel1 = std::min(along_.outputs, pixel0 + segment.count * size_.pixels);
     const bool whole = pixel0 == 0 && pixel1 == along_.outputs;
     if (whole && patch.line1 == line0 && line0 > 0 && patch.image == segment.image &&
         patch.pixel0 == 0 && patch.pixel1 == along_.outputs) {

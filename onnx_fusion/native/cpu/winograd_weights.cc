@@ -25,22 +25,26 @@ std::vector<double> filter_matrix(int size) {
 
 }  // namespace
 
-void transform_filters(const WinogradFilters& f, int size, int64_t width, float* out) {
-  const int a = size + 2;
-  const std::vector<double> g = filter_matrix(size);
-  std::vector<double> taps(static_cast<size_t>(9 * width)), half(static_cast<size_t>(3 * a * width));
+void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t width, float* out) {
+  const WinogradSize size = winograd_size(shape);
+  const int lines = size.reach_lines == 1 ? 1 : 3, planes = size.planes();
+  const std::vector<double> g = filter_matrix(size.pixels);
+  std::vector<double> taps(static_cast<size_t>(9 * width));
+  std::vector<double> half(static_cast<size_t>(3 * size.reach_lines * width));
+  const int64_t depth = f.frames * f.channels;
   for (int64_t first = 0; first < f.filters; first += width) {
     const int64_t count = std::min(width, f.filters - first);
-    for (int64_t c = 0; c < f.channels; ++c) {
-      for (int t = 0; t < 9; ++t) {
-        const float* from = f.data + first * f.filter_step + c * f.channel_step +
-                            t / 3 * f.down_step + t % 3 * f.along_step;
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int t = 0; t < 3 * lines; ++t) {
+        const float* from = f.data + first * f.filter_step + k % f.channels * f.channel_step +
+                            k / f.channels * f.frame_step + t / 3 * f.down_step +
+                            t % 3 * f.along_step;
         double* to = taps.data() + t * width;
         for (int64_t o = 0; o < width; ++o) {
           to[o] = o < count ? static_cast<double>(from[o * f.filter_step]) : 0.0;
         }
       }
-      for (int i = 0; i < a; ++i) {
+      for (int i = 0; i < size.reach_lines && lines > 1; ++i) {
         for (int s = 0; s < 3; ++s) {
           const double* from = taps.data() + s * width;
           double* to = half.data() + (i * 3 + s) * width;
@@ -50,17 +54,17 @@ void transform_filters(const WinogradFilters& f, int size, int64_t width, float*
           }
         }
       }
-      for (int plane = 0; plane < a * a; ++plane) {
-        const double* from = half.data() + plane / a * 3 * width;
-        const double* row = g.data() + plane % a * 3;
-        float* to = out + (plane * f.channels + c) * width;
+      for (int plane = 0; plane < planes; ++plane) {
+        const double* from = (lines > 1 ? half : taps).data() + plane / size.reach_pixels * 3 * width;
+        const double* row = g.data() + plane % size.reach_pixels * 3;
+        float* to = out + (plane * depth + k) * width;
         for (int64_t o = 0; o < width; ++o) {
           to[o] = static_cast<float>(row[0] * from[o] + row[1] * from[width + o] +
                                      row[2] * from[2 * width + o]);
         }
       }
     }
-    out += static_cast<int64_t>(a) * a * f.channels * width;
+    out += planes * depth * width;
   }
 }
 

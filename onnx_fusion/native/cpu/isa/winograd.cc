@@ -49,43 +49,55 @@ inline void output_line(const Floats (&x)[4], Floats (&y)[2]) {
   y[1] = x[1] - x[2] + x[3];
 }
 
-template <int A, bool Table, bool Whole>
+template <int H, int W, bool Table, bool Whole>
 inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
-  Floats down[A][A];
+  Floats down[W][H];
 #pragma GCC unroll 6
-  for (int j = 0; j < A; ++j) {
-    Floats x[A];
+  for (int j = 0; j < W; ++j) {
+    Floats x[H];
 #pragma GCC unroll 6
-    for (int i = 0; i < A; ++i) {
-      const float* p = (Table ? t.places[i * A + j] : t.base + i * t.line + j * t.pixel) + c;
+    for (int i = 0; i < H; ++i) {
+      const float* p = (Table ? t.places[i * W + j] : t.base + i * t.line + j * t.pixel) + c;
       x[i] = Whole ? load(p) : load_where(p, mask, Floats{});
     }
-    input_line(x, down[j]);
+    if constexpr (H == 1) {
+      down[j][0] = x[0];
+    } else {
+      input_line(x, down[j]);
+    }
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < A; ++i) {
-    Floats x[A], y[A];
+  for (int i = 0; i < H; ++i) {
+    Floats x[W], y[W];
 #pragma GCC unroll 6
-    for (int j = 0; j < A; ++j) x[j] = down[j][i];
+    for (int j = 0; j < W; ++j) x[j] = down[j][i];
     input_line(x, y);
 #pragma GCC unroll 6
-    for (int j = 0; j < A; ++j) store(t.out + (i * A + j) * t.plane + c, y[j]);
+    for (int j = 0; j < W; ++j) store(t.out + (i * W + j) * t.plane + c, y[j]);
   }
 }
 
-template <int A, bool Table>
+template <WinogradShape Shape, bool Table>
 void input_tile(const WinogradInput& t) {
+  constexpr int H = winograd_size(Shape).reach_lines, W = winograd_size(Shape).reach_pixels;
   int64_t c = 0;
-  for (; c + kLanes <= t.channels; c += kLanes) input_vector<A, Table, true>(t, c, mask_all());
-  if (c < t.channels) input_vector<A, Table, false>(t, c, mask_of((1u << (t.channels - c)) - 1u));
+  for (; c + kLanes <= t.channels; c += kLanes) input_vector<H, W, Table, true>(t, c, mask_all());
+  if (c < t.channels) {
+    input_vector<H, W, Table, false>(t, c, mask_of((1u << (t.channels - c)) - 1u));
+  }
 }
 
-void run_input(int size, const WinogradInput& t) {
-  switch (size + (t.places != nullptr ? 1 : 0)) {
-    case 2: return input_tile<4, false>(t);
-    case 3: return input_tile<4, true>(t);
-    case 4: return input_tile<6, false>(t);
-    default: return input_tile<6, true>(t);
+template <WinogradShape Shape>
+void input_shape(const WinogradInput& t) {
+  if (t.places != nullptr) return input_tile<Shape, true>(t);
+  input_tile<Shape, false>(t);
+}
+
+void run_input(WinogradShape shape, const WinogradInput& t) {
+  switch (shape) {
+    case WinogradShape::square2: return input_shape<WinogradShape::square2>(t);
+    case WinogradShape::square4: return input_shape<WinogradShape::square4>(t);
+    case WinogradShape::line4: return input_shape<WinogradShape::line4>(t);
   }
 }
 
@@ -177,30 +189,35 @@ inline Floats fetch(const float* p, Mask mask) {
   return Whole ? load(p) : load_where(p, mask, Floats{});
 }
 
-template <int M, bool Whole>
+template <WinogradShape Shape, bool Whole>
 inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
-  constexpr int A = M + 2;
+  constexpr WinogradSize size = winograd_size(Shape);
+  constexpr int H = size.reach_lines, W = size.reach_pixels, P = size.lines, Q = size.pixels;
   const int64_t plane = t.vectors * kLanes;
   const Mask mask = mask_of((1u << lanes) - 1u);
-  Floats down[A][M];
+  Floats down[W][P];
 #pragma GCC unroll 6
-  for (int j = 0; j < A; ++j) {
-    Floats x[A];
+  for (int j = 0; j < W; ++j) {
+    Floats x[H];
 #pragma GCC unroll 6
-    for (int i = 0; i < A; ++i) x[i] = load(t.in + (i * A + j) * plane + c);
-    output_line(x, down[j]);
+    for (int i = 0; i < H; ++i) x[i] = load(t.in + (i * W + j) * plane + c);
+    if constexpr (H == 1) {
+      down[j][0] = x[0];
+    } else {
+      output_line(x, down[j]);
+    }
   }
   const Floats low = broadcast(t.low), high = broadcast(t.high), scale = broadcast(t.scale);
   const Floats bias = t.bias != nullptr ? fetch<Whole>(t.bias + c, mask) : Floats{};
 #pragma GCC unroll 4
-  for (int i = 0; i < M; ++i) {
+  for (int i = 0; i < P; ++i) {
     if (i >= t.lines) return;
-    Floats x[A], y[M];
+    Floats x[W], y[Q];
 #pragma GCC unroll 6
-    for (int j = 0; j < A; ++j) x[j] = down[j][i];
+    for (int j = 0; j < W; ++j) x[j] = down[j][i];
     output_line(x, y);
 #pragma GCC unroll 4
-    for (int j = 0; j < M; ++j) {
+    for (int j = 0; j < Q; ++j) {
       if (j >= t.pixels) break;
       Floats z = y[j] * scale + bias;
       if (t.residual != nullptr) {
@@ -219,18 +236,21 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
   }
 }
 
-template <int M>
+template <WinogradShape Shape>
 void output_tile(const WinogradOutput& t) {
   const int64_t width = t.vectors * kLanes;
   const int64_t filters = t.filters < width ? t.filters : width;
   int64_t c = 0;
-  for (; c + kLanes <= filters; c += kLanes) output_vector<M, true>(t, c, kLanes);
-  if (c < filters) output_vector<M, false>(t, c, static_cast<int>(filters - c));
+  for (; c + kLanes <= filters; c += kLanes) output_vector<Shape, true>(t, c, kLanes);
+  if (c < filters) output_vector<Shape, false>(t, c, static_cast<int>(filters - c));
 }
 
-void run_output(int size, const WinogradOutput& t) {
-  if (size == 2) return output_tile<2>(t);
-  output_tile<4>(t);
+void run_output(WinogradShape shape, const WinogradOutput& t) {
+  switch (shape) {
+    case WinogradShape::square2: return output_tile<WinogradShape::square2>(t);
+    case WinogradShape::square4: return output_tile<WinogradShape::square4>(t);
+    case WinogradShape::line4: return output_tile<WinogradShape::line4>(t);
+  }
 }
 
 }  // namespace
