@@ -105,3 +105,19 @@ def test_default_takes_no_more_than_all(name):
     few = {n.name for region in plan(path).regions for n in region.nodes}
     many = {n.name for region in plan(path, policy="all").regions for n in region.nodes}
     assert few <= many
+
+
+def test_what_onnx_runtime_runs_on_integers_is_left():
+    """A product between the marks of a quantised model has a kernel on 8-bit integers there."""
+    model = onnx.parser.parse_model(
+        HEAD
+        + """g (uint8[64, 256] x, int8[256, 256] w, float s, uint8 z, int8 n) => (uint8[64, 256] y) {
+          a = DequantizeLinear(x, s, z)
+          b = DequantizeLinear(w, s, n)
+          c = MatMul(a, b)
+          y = QuantizeLinear(c, s, z)
+        }"""
+    )
+    assert not plan(model).regions
+    assert "MatMul on 8-bit integers" in reasons(plan(model))
+    assert plan(model, policy="all").regions

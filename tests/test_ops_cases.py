@@ -22,6 +22,11 @@ REFUSALS = {
     ),
     "Cast": (r"no cast from .*(f16|None|\b[iu](8|16)\b|u32|u64).*",),
     "CastLike": (r"no cast from .*(f16|None|\b[iu](8|16)\b|u32|u64).*",),
+    "Attention": (
+        "Attention with a soft cap, padded keys, or its scores as an output",
+        "Attention with a (mask of fewer columns than keys|softmax of another precision)",
+        "Attention in a window", "element type f64 has no such instruction",
+    ),
     "BatchNormalization": ("BatchNormalization in training mode",),
     "ConvTranspose": ("an odd number of positions is cut to reach the output's size",),
     "Dropout": ("Dropout in training mode",),
@@ -43,7 +48,7 @@ REFUSALS = {
 
 AT_RUN_TIME = {
     "Dropout", "Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze",
-    "OneHot", "Range", "Resize", "Trilu", "Upsample",
+    "CumSum", "OneHot", "Range", "Resize", "Trilu", "Upsample",
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
 }  # fmt: skip

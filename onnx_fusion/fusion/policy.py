@@ -110,6 +110,9 @@ def objection(stretch: Stretch) -> str | None:
     outside = [node for node in stretch.nodes if node not in covered]
     if outside:
         return f"ONNX Runtime runs it together with {outside[0].op_type}, which no region covers"
+    integers = next((n for n in stretch.nodes if peer.runs_on_integers(n)), None)
+    if integers is not None:
+        return f"ONNX Runtime runs {integers.op_type} on 8-bit integers"
     unknown = next((v for v in values(stretch) if not known(v)), None)
     if unknown is not None:
         return f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
@@ -217,8 +218,13 @@ def lower_conv(site: Site) -> list[Tensor | None]:
     return [pointwise(shape, DType.F32, (tensor, flat), add)]
 
 
-def pooled(site: Site, op: str, fill: float) -> tuple[Tensor, Window, Tensor]:
-    """Return a reduction of the input's windows, the window, and the input."""
+def pooled(
+    site: Site, op: str, fill: float, write: Callable[[Stage, Ref], Ref] | None = None
+) -> tuple[Tensor, Window, Tensor]:
+    """Return a reduction of the input's windows, the window, and the input.
+
+    `write` makes of an element what is reduced.
+    """
     x = site.x(0)
     need(x, (DType.F32,))
     kernel = tuple(ex.const(int(k)) for k in site.attr("kernel_shape"))
@@ -244,6 +250,7 @@ def pooled(site: Site, op: str, fill: float) -> tuple[Tensor, Window, Tensor]:
             letters += names
         at = window.at(index[2:], tuple(taps))
         element = read_window(stage, x, index[:2], at, reach if overhang else window, fill)
+        element = write(stage, element) if write else element
         return stage.reduce(tensor, op, element, tuple(letters), x)
 
     tensor = Tensor(DType.F32, shape, read, x.steps + 1)
@@ -285,6 +292,30 @@ def lower_average_pool(site: Site) -> list[Tensor | None]:
     return [tensor]
 
 
+def lower_lp_pool(site: Site) -> list[Tensor | None]:
+    """Return LpPool: (sum |x| ** p) ** (1 / p) of each window."""
+    p = int(site.attr("p", 2))
+    if p < 1:
+        raise Refused(f"LpPool with p={p}")
+    total = pooled(site, "reduce_sum", 0.0, lambda s, a: to_power(s, a, p))[0]
+    return [pointwise(total.shape, total.dtype, (total,), lambda s, a: root(s, a, p))]
+
+
+def to_power(s: Stage, a: Ref, p: int) -> Ref:
+    """Write |a| ** p."""
+    if p == 2:
+        return s.apply("mul", a, a)
+    grown = s.apply("abs", a)
+    return grown if p == 1 else s.apply("pow", grown, like(s, a, p))
+
+
+def root(s: Stage, a: Ref, p: int) -> Ref:
+    """Write a ** (1 / p)."""
+    if p == 1:
+        return a
+    return s.apply("sqrt", a) if p == 2 else s.apply("pow", a, like(s, a, 1 / p))
+
+
 def matmul_flops(node: Node) -> float:
     """Return two operations per multiplied pair; extents that are not known count as 128."""
     shape = node.inputs[0].shape or (128,)
@@ -320,4 +351,5 @@ ROWS = [
     Row("Conv", M, lower_conv, flops=conv_flops, role=conv_role),
     Row("MaxPool", M, lower_max_pool, flops=pool_flops, role=Role.POOL),
     Row("AveragePool", M, lower_average_pool, flops=pool_flops, role=Role.POOL),
+    Row("LpPool", M, lower_lp_pool, flops=pool_flops, role=Role.POOL),
 ]

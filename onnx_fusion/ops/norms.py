@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx_fusion.dtypes import DType
+from onnx_fusion.ops.contraction import root, to_power
 from onnx_fusion.ops.elementwise import EXPENSIVE, F, need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.row import Row, Site, axis_of, like, pointwise
@@ -15,17 +16,8 @@ from onnx_fusion.program.model import Ref
 def p_norm(x: Tensor, axes: list[int], p: int) -> Tensor:
     """Return (sum |x| ** p) ** (1 / p) along `axes`, which stay as 1."""
 
-    def power(s: Stage, a: Ref) -> Ref:
-        if p == 2:
-            return s.apply("mul", a, a)
-        grown = s.apply("abs", a)
-        return grown if p == 1 else s.apply("pow", grown, like(s, a, p))
-
     def finish(s: Stage, reduce) -> Ref:
-        total = reduce("reduce_sum", lambda a: power(s, a))
-        if p == 1:
-            return total
-        return s.apply("sqrt", total) if p == 2 else s.apply("pow", total, like(s, total, 1 / p))
+        return root(s, reduce("reduce_sum", lambda a: to_power(s, a, p)), p)
 
     return reduced(x, axes, True, finish)
 

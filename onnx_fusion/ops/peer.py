@@ -33,8 +33,27 @@ FUSED_PAIRS: dict[str, frozenset[str]] = {
 """Pairs that ONNX Runtime merges into one kernel: producer, and the consumers it takes in."""
 
 
+QUANTIZED = frozenset(
+    ("Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool",
+     "LeakyRelu", "Sigmoid", "Softmax", "Where")
+)  # fmt: skip
+"""Operators that have a kernel on 8-bit integers, which takes DequantizeLinear before it in."""
+
+
+def runs_on_integers(node: Node) -> bool:
+    """Return whether ONNX Runtime runs the node on the integers its inputs were made of."""
+    sources = [v.producer for v in node.inputs if v is not None]
+    return node.op_type in QUANTIZED and any(
+        n is not None and n.op_type == "DequantizeLinear" for n in sources
+    )
+
+
 def fuses(producer: Node, consumer: Node) -> bool:
     """Return whether ONNX Runtime makes one kernel of this pair."""
+    if producer.op_type == "DequantizeLinear":
+        return consumer.op_type in QUANTIZED
+    if consumer.op_type == "QuantizeLinear":
+        return runs_on_integers(producer)
     return consumer.op_type in FUSED_PAIRS.get(producer.op_type, ())
 
 

@@ -115,9 +115,13 @@ def lower_split(site: Site) -> list[Tensor | None]:
 
 
 def lower_concat(site: Site) -> list[Tensor | None]:
-    """Return Concat: pieces chosen by index, each read at its own offset."""
+    """Return Concat."""
     pieces = [t for t in site.inputs if t is not None]
-    axis = axis_of(site, pieces[0].rank, 1)
+    return [joined(pieces, axis_of(site, pieces[0].rank, 1))]
+
+
+def joined(pieces: list[Tensor], axis: int) -> Tensor:
+    """Return the pieces one behind the other, chosen by index, each read at its own offset."""
     offsets, total = [], ex.const(0)
     for piece in pieces:
         offsets.append(total)
@@ -143,7 +147,7 @@ def lower_concat(site: Site) -> list[Tensor | None]:
         return result
 
     tensor = Tensor(pieces[0].dtype, shape, read, sum(p.steps + 1 for p in pieces))
-    return [tensor]
+    return tensor
 
 
 def lower_expand(site: Site) -> list[Tensor | None]:

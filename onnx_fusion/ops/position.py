@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.elementwise import F, N, need
 from onnx_fusion.ops.mapping import MappingType
-from onnx_fusion.ops.movement import MOVABLE, given, number
+from onnx_fusion.ops.movement import MOVABLE, number
 from onnx_fusion.ops.row import Row, Site, axis_of, constant
 from onnx_fusion.ops.rows import row_axes
 from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor
@@ -187,24 +187,7 @@ def lower_gather_nd(site: Site) -> list[Tensor | None]:
 
 
 M = MappingType
-def lower_range(site: Site) -> list[Tensor | None]:
-    """Return Range of integers, whose length is an extent that inference found."""
-    start, delta = site.x(0), site.x(2)
-    need(start, (DType.I64, DType.I32))
-
-    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
-        if guard is not None:
-            raise NeedsTemp(tensor)
-        step = stage.cast(start.dtype, stage.index(number(index[0], tensor)))
-        step = stage.apply("mul", step, delta.at(stage, ()))
-        return stage.apply("add", start.at(stage, ()), step)
-
-    tensor = Tensor(start.dtype, given(site), read, 3)
-    return [tensor]
-
-
 ROWS = [
-    Row("Range", M.ONE_TO_ONE, lower_range, flops=0),
     Row("ArgMax", M.MANY_TO_MANY, lower_arg, flops=2.0),
     Row("ArgMin", M.MANY_TO_MANY, lower_arg, flops=2.0),
     Row("Hardmax", M.MANY_TO_MANY, lower_hardmax, flops=3.0),

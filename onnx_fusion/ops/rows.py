@@ -137,7 +137,11 @@ def lower_softmax(site: Site) -> list[Tensor | None]:
     coerced = site.opset < 13
     axis = axis_of(site, x.rank, 1 if coerced else -1)
     axes = list(range(axis, x.rank)) if coerced else [axis]
-    is_log = site.node.op_type == "LogSoftmax"
+    return [softmax(x, axes, site.node.op_type == "LogSoftmax")]
+
+
+def softmax(x: Tensor, axes: Sequence[int], is_log: bool = False) -> Tensor:
+    """Return the softmax of x along `axes`, or its logarithm."""
 
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if guard is not None:
@@ -154,7 +158,7 @@ def lower_softmax(site: Site) -> list[Tensor | None]:
         return stage.apply("div", stage.apply("exp", here), total)
 
     tensor = Tensor(x.dtype, x.shape, read, x.steps + 4)
-    return [tensor]
+    return tensor
 
 
 def normalized(

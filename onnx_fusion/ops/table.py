@@ -5,16 +5,20 @@ from __future__ import annotations
 from onnx_fusion.graph.model import LOCAL, Node
 from onnx_fusion.ops import (
     activation,
+    attention,
     classified,
     contraction,
     contrib,
+    einsum,
     elementwise,
     movement,
     norms,
     pieces,
     position,
+    quantized,
     resize,
     rows,
+    series,
     transposed,
 )
 from onnx_fusion.ops.mapping import MappingType
@@ -22,7 +26,7 @@ from onnx_fusion.ops.row import Row
 
 MODULES = (
     classified, elementwise, activation, movement, pieces, position, rows, norms, contraction,
-    transposed, resize, contrib,
+    transposed, resize, einsum, series, quantized, attention, contrib,
 )  # fmt: skip
 TABLE: dict[tuple[str, str], Row] = {
     (row.domain, row.op_type): row for module in MODULES for row in module.ROWS

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from onnx.helper import make_node
 
 from onnx_fusion.graph.model import Node, Value
@@ -43,6 +45,28 @@ def _product(node: Node) -> list[onnx.NodeProto]:
     return [make_node("Einsum", *names, equation=f"{a}{left},{b}{right}->{batch}ij")]
 
 
+def _by_head(node: Node) -> list[onnx.NodeProto]:
+    """Return what has the queries' tokens and the values' columns, nothing if inputs are packed."""
+    names = node.proto.input
+    if len(names) < 3 or not names[2] or any(node.proto.output[1:]):
+        return []
+    return [make_node("Einsum", [names[0], names[2]], node.proto.output, equation="bsq,btv->bsv")]
+
+
+def _packed(node: Node) -> list[onnx.NodeProto]:
+    """Return a third of the projection's columns; other divisions have no rule."""
+    if node.attrs.get("qkv_hidden_sizes") or any(node.proto.output[1:]):
+        return []
+    made = [f"{node.proto.output[0]}/{part}" for part in ("all", "shape", "three")]
+    shape = onnx.numpy_helper.from_array(np.array([0, 0, 3, -1]))
+    return [
+        make_node("MatMul", node.proto.input[:2], made[:1]),
+        make_node("Constant", [], made[1:2], value=shape),
+        make_node("Reshape", made[:2], made[2:]),
+        make_node("Einsum", made[2:], node.proto.output[:1], equation="bstv->bsv"),
+    ]
+
+
 def _batch(value: Value | None) -> str:
     return "" if value is not None and value.shape is not None and len(value.shape) == 2 else "..."
 
@@ -51,6 +75,9 @@ _RULES: dict[str, Callable[[Node], list[onnx.NodeProto]]] = {
     **dict.fromkeys(("Gelu", "BiasGelu", "FastGelu", "QuickGelu"), _first),
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), _first_and_sum),
     "FusedMatMul": _product,
+    "RotaryEmbedding": _first,
+    "MultiHeadAttention": _by_head,
+    "Attention": _packed,
 }
 _PASSED_BY = {"MeanVarianceNormalization": _first}
 """ONNX's own, of which inference finds nothing (from a function body, without its attribute)."""
