@@ -21,6 +21,25 @@ def movement(cases: Cases) -> None:
             %6 = max %4 %5
             store y (i) %6
             """, f32(n))
+    # The i16 constant is folded into an i32 one, and has no place among those that are read.
+    cases.add("constant_folded_away", """
+        input x f32[N] row
+        output y i16[N] row
+        output z f32[N] row
+        stage i: N
+        %0 = load x (i)
+        %1 = const f32 0.5
+        %2 = const i16 5
+        %3 = div %0 %1
+        %4 = cast i16 %3
+        store y (i) %4
+        %5 = cast i32 %4
+        %6 = cast i32 %2
+        %7 = sub %5 %6
+        %8 = cast f32 %7
+        %9 = mul %8 %1
+        store z (i) %9
+        """, f32(40))
     for m, n in ((1, 1), (3, 17), (17, 3), (5, 513), (33, 31), (0, 5), (5, 0), (2, 1025)):
         cases.add(f"broadcast_{m}x{n}", """
             input x f32[M, N] row
