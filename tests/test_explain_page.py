@@ -61,10 +61,20 @@ def test_boxes_do_not_overlap_and_edges_lead_down(seed):
     assert [box[2:] for box in boxes] == sizes
     check_places([(x + 1e-6, y, w - 2e-6, h) for x, y, w, h in boxes])
     for (source, target), route in zip(edges, drawing.routes, strict=True):
-        heights = [boxes[source][1] + boxes[source][3], *(y for _, y in route), boxes[target][1]]
+        between = [y for _, y in route or ()]
+        heights = [boxes[source][1] + boxes[source][3], *between, boxes[target][1]]
         assert heights == sorted(heights)
     assert all(x >= -1e-6 and x + w <= drawing.width + 1e-6 for x, _, w, _ in boxes)
     assert all(y >= 0 and y + h <= drawing.height + 1e-6 for _, y, _, h in boxes)
+
+
+def test_what_every_layer_reads_has_no_route():
+    """A chain of 60, each of which reads the first: routes would fill the drawing."""
+    edges = sorted({(k, k + 1) for k in range(60)} | {(0, k) for k in range(2, 61)})
+    drawing = place([(40, 20)] * 61, edges)
+    routed = [e for e, route in zip(edges, drawing.routes, strict=True) if route is not None]
+    assert (0, 8) in routed and (0, 9) not in routed and (59, 60) in routed
+    assert drawing.width < 400
 
 
 def test_a_chain_is_straight():
@@ -136,7 +146,7 @@ def test_files_are_written_and_nothing_is_printed(tmp_path, capsys):
     assert main(["explain", LENET, "--policy", "all", "--html", str(page), "--dot", str(dot)]) == 0
     assert capsys.readouterr().out == ""
     assert sorted(p.name for p in tmp_path.iterdir()) == ["p.dot", "p.html"]
-    assert "operators 14 → 1 (14.00x)" in page.read_text()
+    assert "<b>14 → 1</b><span>operators (14.00x fewer)</span>" in page.read_text()
     lines = dot.read_text().splitlines()
     assert lines[0] == 'digraph "lenet5.onnx, policy all" {' and lines[-1] == "}"
     assert sum('label="Conv"' in line for line in lines) == 2

@@ -13,8 +13,9 @@ import dataclasses
 from collections.abc import Sequence
 
 SWEEPS = 6
-LONGEST = 40
-"""An edge over more rows than this is drawn straight: a mask that every layer reads."""
+LONGEST, SHARED, MOST = 40, 8, 3
+"""An edge over more than LONGEST rows is far, and so is one over more than SHARED rows if more than
+MOST leave its source: a mask that every layer reads."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,10 +30,13 @@ class Box:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Drawing:
-    """A box for each node, the points each edge passes between its ends, and the size of all."""
+    """A box for each node, the points each edge passes between its ends, and the size of all.
+
+    A route is None for a far edge: it passes where it likes, so only its ends are to be drawn.
+    """
 
     boxes: list[Box]
-    routes: list[list[tuple[float, float]]]
+    routes: list[list[tuple[float, float]] | None]
     width: float
     height: float
 
@@ -56,10 +60,15 @@ def place(
         rows[its].append(node)
     up: list[list[int]] = [[] for _ in sizes]
     down: list[list[int]] = [[] for _ in sizes]
-    chains: list[list[int]] = []
+    chains: list[list[int] | None] = []
+    leaving = [0] * len(sizes)
+    for source, _ in edges:
+        leaving[source] += 1
     for source, target in edges:
         chain, last = [], source
-        if row[target] - row[source] <= LONGEST:
+        if row[target] - row[source] > (SHARED if leaving[source] > MOST else LONGEST):
+            chain = None
+        else:
             for between in range(row[source] + 1, row[target]):
                 point = len(widths)
                 widths.append(2.0)
@@ -91,6 +100,8 @@ def place(
             for p in chain
             for offset in (0.0, 1.0)
         ]
+        if chain is not None
+        else None
         for chain in chains
     ]
     return Drawing(boxes, routes, right - left, top - gap[1])

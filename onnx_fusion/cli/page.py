@@ -33,19 +33,27 @@ def write_html(planned: Planned, title: str) -> str:
     # "</" would end the script that holds the data.
     data = json.dumps(sketch(planned), separators=(",", ":")).replace("</", "<\\/")
     page = string.Template((here / "page.html").read_text(encoding="utf-8"))
-    told = "".join(f"<span>{html.escape(line)}</span>" for line in describe(totals(planned)))
+    told = "".join(
+        f'<div class="tile"><b>{html.escape(number)}</b><span>{html.escape(what)}</span></div>'
+        for number, what in describe(totals(planned))
+    )
     script = (here / "page.js").read_text(encoding="utf-8")
     return page.substitute(title=html.escape(title), totals=told, data=data, script=script)
 
 
-def describe(found: dict[str, int]) -> list[str]:
-    """Return the totals as phrases."""
+def describe(found: dict[str, int]) -> list[tuple[str, str]]:
+    """Return the totals as numbers and what they are of."""
     before, after = found["operators_before"], found["operators_after"]
+    given, left = found["bytes_before"], found["bytes_after"]
+    regions = found["regions"]
     return [
-        f"operators {before} → {after} ({before / max(after, 1):.2f}x)",
-        show.plural(found["regions"], "region"),
-        f"intermediate results {show.amount(found['bytes_before'])} → "
-        f"{show.amount(found['bytes_after'])}",
+        (f"{before} → {after}", f"operators ({before / max(after, 1):.2f}x fewer)"),
+        (str(regions), f"regions, of {found['fused'] / max(regions, 1):.1f} nodes on average"),
+        (
+            f"{show.amount(given)} → {show.amount(left)}",
+            f"intermediate results ({given / max(left, 1):.1f}x less)" if left else "intermediate results",
+        ),
+        (str(after - regions), "nodes stay as they are"),
     ]
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from onnx_fusion.api import Planned
     from onnx_fusion.lower import Lowered
 
-LETTER, LINE, MARGIN, TITLE = 6.6, 15.0, 10.0, 18.0
-"""Sizes in pixels: a letter's width, a line's height, a box's inner margin, a region's heading."""
+LETTER, LINE, MARGIN, TITLE, FOOT = 6.6, 15.0, 10.0, 18.0, 12.0
+"""Sizes in pixels: a letter's width, a line's height, a box's inner margin, a region's heading and
+the line below its nodes."""
 LONGEST_NAME = 34
 
 
@@ -125,6 +126,7 @@ def totals(planned: Planned) -> dict[str, int]:
         "operators_before": before,
         "operators_after": left + regions,
         "regions": regions,
+        "fused": covered,
         "bytes_before": size,
         "bytes_after": size - saved,
     }
@@ -147,8 +149,12 @@ def _draw(
         labels = [_size(node) for node in group.nodes]
         drawing = place(labels, pairs, (16.0, 16.0))
         inner.append((drawing, pairs))
-        frame = (2 * MARGIN, 2 * MARGIN + TITLE) if group.lowered is not None else (0.0, 0.0)
-        sizes.append((drawing.width + frame[0], drawing.height + frame[1]))
+        if group.lowered is None:
+            sizes.append((drawing.width, drawing.height))
+            continue
+        title = max(len(heading(group.lowered)), len(outcome(group.lowered))) * LETTER
+        wide = max(drawing.width, title) + 2 * MARGIN
+        sizes.append((wide, drawing.height + 2 * MARGIN + TITLE + FOOT))
     home = {node: k for k, group in enumerate(found) for node in group.nodes}
     outer = sorted({
         (home[p], k)
@@ -162,11 +168,14 @@ def _draw(
     at: dict[Node, Box] = {}
     for group, frame, (its, _) in zip(found, drawing.boxes, inner, strict=True):
         region = len(boxes) + first_box if group.lowered is not None else -1
-        shift = (MARGIN, MARGIN + TITLE) if group.lowered is not None else (0.0, 0.0)
+        down = MARGIN + TITLE if group.lowered is not None else 0.0
+        shift = ((frame.width - its.width) / 2, down)
         for node, box in zip(group.nodes, its.boxes, strict=True):
             x, y = frame.x + box.x + shift[0], frame.y + box.y + shift[1] + below
             at[node] = Box(x, y, box.width, box.height)
-            nodes.append({"box": _round(at[node]), "region": region, **_tell(planned, node)})
+            why = table.find(node).reason if region < 0 else ""
+            told = _tell(planned, node)
+            nodes.append({"box": _round(at[node]), "region": region, "why": why, **told})
         if group.lowered is not None:
             moved = Box(frame.x, frame.y + below, frame.width, frame.height)
             members = range(first_node + len(nodes) - len(group.nodes), first_node + len(nodes))
@@ -181,8 +190,8 @@ def _draw(
             if source not in number:
                 continue
             route = routes.get((home[source], home[node]), [])
-            points = [[round(x), round(y + below)] for x, y in route]
-            edges.append({"ends": [number[source], its], "route": points, "tip": _value(value)})
+            points = route and [[round(x), round(y + below)] for x, y in route]
+            edges.append({"ends": [number[source], its], "route": points})
     return {
         "nodes": nodes, "boxes": boxes, "edges": edges,
         "width": drawing.width, "height": drawing.height,
@@ -212,10 +221,26 @@ def _tell(planned: Planned, node: Node) -> dict[str, Any]:
     }
 
 
+def heading(lowered: Lowered) -> str:
+    """Return what is written above a region's nodes."""
+    template = lowered.region.template
+    return lowered.region.name + (f" · {template}" if template else "")
+
+
+def outcome(lowered: Lowered) -> str:
+    """Return what is written below a region's nodes: the shape of what it gives."""
+    first, *rest = lowered.outputs
+    shape = "?" if first.shape is None else " × ".join(map(str, first.shape))
+    return f"→ {shape or 'scalar'}" + (f" and {len(rest)} more" if rest else "")
+
+
 def _tell_region(lowered: Lowered) -> dict[str, Any]:
     region = lowered.region
     return {
         "name": region.name,
+        "heading": heading(lowered),
+        "outcome": outcome(lowered),
+        "anchor": region.anchor.op_type if region.anchor is not None else "",
         "kind": region.mapping_type.value,
         "template": region.template or "",
         "saved": region.irs_bytes_saved,
