@@ -28,6 +28,26 @@ struct Points {
   int64_t guard[kMaxWindowGuards][kPoints];
 };
 
+// Lists the next positions of the window from `at` on, without guards; false after the last.
+bool list_points(const Linear& form, const int* axis, const int64_t* size, int reduced, int64_t* at,
+                 Points* points) {
+  const int last = reduced - 1;
+  const int64_t step = reduced > 0 ? form.coef[axis[last]] : 0;
+  bool more = true;
+  while (more && points->count < kPoints) {
+    int64_t offset = dot_axes(form, axis, at, reduced);
+    if (reduced == 0) {
+      points->offset[points->count++] = offset;
+      return false;
+    }
+    const int64_t run = std::min<int64_t>(size[last] - at[last], kPoints - points->count);
+    for (int64_t k = 0; k < run; ++k, offset += step) points->offset[points->count++] = offset;
+    at[last] += run - 1;
+    more = next_position(reduced, size, at);
+  }
+  return more;
+}
+
 // Of one run of lanes: the points with a lane inside, the lanes [lo, hi) for which all of them are, and
 // for each other lane its own points.
 struct Inside {
@@ -125,25 +145,29 @@ void TileRun::run_window(const Step& step) {
     int64_t lowest[kMaxWindowGuards], highest[kMaxWindowGuards];
     std::fill(lowest, lowest + kMaxWindowGuards, INT64_MAX);
     std::fill(highest, highest + kMaxWindowGuards, INT64_MIN);
-    do {
-      const size_t k = static_cast<size_t>(points.count++);
-      points.offset[k] = dot_axes(load.address, axis, window, reduced);
-      points.lo[k] = 0;
-      points.hi[k] = walk.length;
-      for (size_t g = 0; g < guards; ++g) {
-        const int64_t step_in = dot_axes(load.guards[g].form, axis, window, reduced);
-        points.guard[g][k] = step_in;
-        lowest[g] = std::min(lowest[g], step_in);
-        highest[g] = std::max(highest[g], step_in);
-        if (same[g]) {
-          clip_run(guard_start[g] + step_in, guard_step[g], load.guards[g].extent, &points.lo[k],
-                   &points.hi[k]);
+    if (guards == 0) {
+      more = list_points(load.address, axis, size, reduced, window, &points);
+    } else {
+      do {
+        const size_t k = static_cast<size_t>(points.count++);
+        points.offset[k] = dot_axes(load.address, axis, window, reduced);
+        points.lo[k] = 0;
+        points.hi[k] = walk.length;
+        for (size_t g = 0; g < guards; ++g) {
+          const int64_t step_in = dot_axes(load.guards[g].form, axis, window, reduced);
+          points.guard[g][k] = step_in;
+          lowest[g] = std::min(lowest[g], step_in);
+          highest[g] = std::max(highest[g], step_in);
+          if (same[g]) {
+            clip_run(guard_start[g] + step_in, guard_step[g], load.guards[g].extent, &points.lo[k],
+                     &points.hi[k]);
+          }
         }
-      }
-      all.add(points.offset[k], points.lo[k], points.hi[k]);
-      more = next_position(reduced, size, window);
-    } while (more && points.count < kPoints);
-    all.finish(walk.length);
+        all.add(points.offset[k], points.lo[k], points.hi[k]);
+        more = next_position(reduced, size, window);
+      } while (more && points.count < kPoints);
+      all.finish(walk.length);
+    }
     float* out = reinterpret_cast<float*>(pointers_[step.out]);
     int64_t inside[kMaxLetters] = {};
     do {
