@@ -36,7 +36,8 @@ class DepthPlan final : public StagePlan {
   void run(const RunContext& context) const override;
 
  private:
-  struct Band;
+  struct Block;
+  struct Room;  // a task's buffers
   struct Target {
     float* out;  // of output (0, 0)
     int64_t row, pixel;
@@ -46,12 +47,15 @@ class DepthPlan final : public StagePlan {
   bool choose_shape();
   void pack(const BoundMap& map, const TensorView* weights);
   void pack_weights(const float* data, float* out) const;
-  void run_tiles(const Band& band, DepthShape shape, int64_t row, int64_t begin, int64_t end,
+  void run_tiles(const Block& block, DepthShape shape, int64_t row, int64_t begin, int64_t end,
                  const Target& target) const;
-  void run_tile(const Band& band, DepthShape shape, int64_t row, int64_t pixel,
+  void run_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
                 const Target& target) const;
-  void finish_strip(const RunContext& context, int64_t pixel0, int64_t pixel1, const float* sums,
-                    float* turned, char* scratch) const;
+  void run_rows(const RunContext& context, const Block& block, int64_t row0, int64_t row1,
+                const Room& room) const;
+  void copy_rows(int64_t row0, int64_t row1, float* out, Block* block) const;
+  void finish_strip(const RunContext& context, const Block& block, int64_t pixel0, int64_t pixel1,
+                    const float* sums, const Room& room) const;
 
   size_t stage_index_ = 0;
   Axis channel_, outer_, pixel_;
@@ -63,6 +67,9 @@ class DepthPlan final : public StagePlan {
   int64_t spread_ = 1;  // outputs of a tile lie so far apart (dilation)
   int64_t column_ = 0;  // from a tile's column to the next, in positions of the dim
   DepthShape shape_ = kFour;
+  int64_t block_ = 1, band_ = 1;  // channels and rows of outputs at once
+  // Where pixels share cache sets they are copied first, close together: floats, and columns.
+  int64_t copy_floats_ = 0, copied_columns_ = 0;
 
   Linear weight_address_;
   int64_t weight_step_ = 0;

@@ -24,9 +24,8 @@ struct DepthTile {
 };
 
 enum DepthShape : int {
-  kTwoByFour,    // two rows of four outputs
-  kFour,         // one row of four
-  kFourWide,     // the same, two vectors of channels at once: for strides that share cache sets
+  kTwoByFour,  // two rows of four outputs
+  kFour,       // one row of four
   kSeven,
   kOne,
   kDepthShapes
@@ -34,7 +33,7 @@ enum DepthShape : int {
 
 struct DepthKernels {
   // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
-  // whether pointers are used. `channels` is at least a vector, for kFourWide two.
+  // whether pointers are used. `channels` is at least a vector.
   using Run = void (*)(const DepthTile& tile);
   Run run[4][2][kDepthShapes][2];
 };

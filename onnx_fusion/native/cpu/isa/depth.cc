@@ -14,67 +14,58 @@ inline Floats clamp(Floats x, Floats low, Floats high) {
 }
 
 // What one line of inputs gives to a row of outputs.
-template <int S, int Step, int P, int V, bool Pointers>
+template <int S, int Step, int P, bool Pointers>
 inline __attribute__((always_inline)) void add_line(const float* base, int64_t column,
                                                     const float* const* in, int64_t c,
                                                     const float* weights, int64_t weight_step,
-                                                    Floats (&sum)[P][V]) {
+                                                    Floats (&sum)[P]) {
   constexpr int columns = Step * (P - 1) + S;
 #pragma GCC unroll 32
   for (int j = 0; j < columns; ++j) {
     const float* p = (Pointers ? in[j] : base + j * column) + c;
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      const Floats x = load(p + v * kLanes);
+    const Floats x = load(p);
 #pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) {
-        const int s = j - Step * i;
-        if (s >= 0 && s < S) sum[i][v] += x * load(weights + s * weight_step + c + v * kLanes);
-      }
+    for (int i = 0; i < P; ++i) {
+      const int s = j - Step * i;
+      if (s >= 0 && s < S) sum[i] += x * load(weights + s * weight_step + c);
     }
   }
 }
 
-template <int P, int V>
+template <int P>
 inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t c, float* out,
-                                                  const Floats (&sum)[P][V]) {
+                                                  const Floats (&sum)[P]) {
   const Floats low = broadcast(tile.low), high = broadcast(tile.high);
   const Floats scale = broadcast(tile.scale), shift = broadcast(tile.shift);
 #pragma GCC unroll 8
   for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      Floats x = sum[i][v];
-      if (tile.end == DepthEnd::clamp) {
-        x = clamp(x, low, high);
-      } else {
-        const Floats gate = clamp(x * scale + shift, low, high);
-        x = tile.end == DepthEnd::gated ? x * gate : gate;
-      }
-      store(out + i * tile.out_pixel + c + v * kLanes, x);
+    Floats x = sum[i];
+    if (tile.end == DepthEnd::clamp) {
+      x = clamp(x, low, high);
+    } else {
+      const Floats gate = clamp(x * scale + shift, low, high);
+      x = tile.end == DepthEnd::gated ? x * gate : gate;
     }
+    store(out + i * tile.out_pixel + c, x);
   }
 }
 
-template <int S, int Step, int R, int P, int V, bool Pointers>
+template <int S, int Step, int R, int P, bool Pointers>
 inline __attribute__((always_inline)) void block(const DepthTile& tile, int64_t c) {
   constexpr int columns = Step * (P - 1) + S;
-  Floats sum[R][P][V];
+  Floats sum[R][P];
+  const Floats bias = load(tile.bias + c);
 #pragma GCC unroll 2
-  for (int v = 0; v < V; ++v) {
-    const Floats bias = load(tile.bias + c + v * kLanes);
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) sum[r][i][v] = bias;
-    }
+    for (int i = 0; i < P; ++i) sum[r][i] = bias;
   }
   if (R == 1) {
     const float* base = tile.base;
     const float* weights = tile.weights;
     const float* const* in = tile.in;
     for (int y = 0; y < tile.lines; ++y) {
-      add_line<S, Step, P, V, Pointers>(base, tile.column, in, c, weights, tile.weight_step,
+      add_line<S, Step, P, Pointers>(base, tile.column, in, c, weights, tile.weight_step,
                                         sum[0]);
       base += tile.line;
       in += columns;
@@ -96,32 +87,31 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, int64_t 
           for (int i = 0; i < P; ++i) {
             const int s = j - Step * i;
             if (s < 0 || s >= S) continue;
-            sum[r][i][0] += x * load(tile.weights + (t * S + s) * tile.weight_step + c);
+            sum[r][i] += x * load(tile.weights + (t * S + s) * tile.weight_step + c);
           }
         }
       }
     }
   }
 #pragma GCC unroll 2
-  for (int r = 0; r < R; ++r) finish<P, V>(tile, c, tile.out + r * tile.out_row, sum[r]);
+  for (int r = 0; r < R; ++r) finish<P>(tile, c, tile.out + r * tile.out_row, sum[r]);
 }
 
 // The last vectors overlap those before.
-template <int S, int Step, int R, int P, int V, bool Pointers>
+template <int S, int Step, int R, int P, bool Pointers>
 void run(const DepthTile& tile) {
-  const int64_t last = tile.channels - V * kLanes;
-  for (int64_t c = 0;; c = c + V * kLanes < last ? c + V * kLanes : last) {
-    block<S, Step, R, P, V, Pointers>(tile, c);
+  const int64_t last = tile.channels - kLanes;
+  for (int64_t c = 0;; c = c + kLanes < last ? c + kLanes : last) {
+    block<S, Step, R, P, Pointers>(tile, c);
     if (c == last) return;
   }
 }
 
-#define SHAPE(S, Step, R, P, V) \
-  { run<S, Step, R, P, V, false>, run<S, Step, R, P, V, true> }
-#define STEP(S, Step)                                                                     \
-  {                                                                                       \
-    SHAPE(S, Step, 2, 4, 1), SHAPE(S, Step, 1, 4, 1), SHAPE(S, Step, 1, 4, 2),            \
-        SHAPE(S, Step, 1, 7, 1), SHAPE(S, Step, 1, 1, 1)                                  \
+#define SHAPE(S, Step, R, P) \
+  { run<S, Step, R, P, false>, run<S, Step, R, P, true> }
+#define STEP(S, Step)                                                                       \
+  {                                                                                         \
+    SHAPE(S, Step, 2, 4), SHAPE(S, Step, 1, 4), SHAPE(S, Step, 1, 7), SHAPE(S, Step, 1, 1)  \
   }
 #define WIDTH(S) \
   { STEP(S, 1), STEP(S, 2) }
