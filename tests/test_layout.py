@@ -292,3 +292,16 @@ def test_the_functions_transposes_cancel(tmp_path):
     onnx_fusion.session(api.optimize(residual(), policy="all"), library=False, options=options)
     left = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert left.count("Transpose") <= 2
+
+
+def test_what_leads_to_a_value_lies_as_it_does():
+    """The sum before the bias is stored on its own; nobody else names its order."""
+    model = build(
+        "float[1, 3, 40, 40] x", "float[1, 32, 40, 40] y",
+        f"""a = {CONV} (x, w0, b0)  b = Sigmoid(a)  c = Neg(b)  d = Mul(a, c)
+        e = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (d)  y = {CONV} (e, w1)""",
+        w0=(32, 3, 3, 3), b0=(32, 1), w1=(32, 32, 3, 3),
+    )  # fmt: skip
+    model.graph.initializer[1].dims[:] = [32]
+    for one in api.plan_programs(model, policy="all").lowered:
+        assert all(temp.order == LAST for temp in parse_program(one.program).temps)

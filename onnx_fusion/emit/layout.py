@@ -1,7 +1,7 @@
 """Values that fused nodes hand to each other in another order of dims: names, and the way back.
 
-A name known from the input model never changes its shape, so such a value has a new one. If only one
-side is a fused node that keeps the order, because the other is not written as one, a Transpose
+A name known from the input model never changes its shape, so such a value has a new one. If only
+one side is a fused node that keeps the order, because the other is not written as one, a Transpose
 stands between them.
 
     conv --a_channels_last--> FusedRegion --b_channels_last--> Transpose --b--> node left alone

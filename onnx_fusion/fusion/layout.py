@@ -8,8 +8,8 @@ and the last one writes them; nothing else is reordered.
                       |                    |
                        `====================                              a, b, c: one stretch
 
-Values that operators pass on axis by axis belong to one stretch, and a stretch is channels-last if a
-window is in it. So an element-wise kernel has all its operands in one order.
+Values that operators pass on axis by axis belong to one stretch, and a stretch is channels-last if
+a window is in it. So an element-wise kernel has all its operands in one order.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def has_channels(value: Value, least: int) -> bool:
 
 
 def moves(value: Value) -> bool:
-    """Return whether memory differs: of one channel, or one point of space, the order is the same."""
+    """Return whether memory differs: with one channel, or one point of space, it is the same."""
     _, channels, *space = value.shape or ()
     return channels != 1 and any(extent != 1 for extent in space)
 

@@ -11,19 +11,20 @@ which of them are stored: the region's outputs always, and those a stage asked f
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 import operator
 import sys
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.lower.build import Built, build
 from onnx_fusion.lower.extents import Binds, held_dims, in_order, named_dims
-from onnx_fusion.lower.split import find_split
 from onnx_fusion.ops import table
 from onnx_fusion.ops.movement import filled
 from onnx_fusion.ops.row import Site
@@ -37,7 +38,6 @@ from onnx_fusion.program.verify import verify
 MAX_INPUTS = 64
 MAX_INLINE = 4096
 """Constants up to this many bytes may be written into a program or a portable function."""
-MAX_SPLITS = 12
 DEEPEST = 20_000
 """Calls inside each other while a region is lowered."""
 Layouts = Mapping[Value, tuple[int, ...]]
@@ -177,6 +177,17 @@ class _Draft:
             return None
         return tuple(self.extent(d) for d in value.shape)
 
+    def temp_orders(self, temps: Iterable[Tensor]) -> dict[Tensor, tuple[int, ...] | None]:
+        """Return the temps' orders: a value's own, or that of the operator's result it leads to."""
+        results = sorted((t.serial, self.layouts.get(v, ())) for v, t in self.tensors.items())
+        serials = [serial for serial, _ in results]
+        found = {}
+        for temp in temps:
+            place = bisect.bisect_left(serials, temp.serial)
+            order = results[place][1] if place < len(results) else ()
+            found[temp] = order if order and len(order) == temp.rank else None
+        return found
+
     def finish(
         self,
         region: Region,
@@ -204,7 +215,7 @@ class _Draft:
             order.update(dict.fromkeys(binds.get(t, ())))
         rename_dims = {d: ex.dim(f"D{k}") for k, d in enumerate(order)}
         again = lambda e: ex.substitute(e, rename_dims) if e.dims() else e  # noqa: E731
-        orders = {t: self.layouts[v] for v, t in self.tensors.items() if v in self.layouts}
+        orders = self.temp_orders(temps)
         orders.update({t: self.layouts.get(v) for t, v in self.sources.items()})
         orders.update({t: self.layouts.get(v) for t, v in zip(roots, region.outputs, strict=True)})
 
@@ -291,7 +302,7 @@ def _assemble(
 ) -> tuple[list[tp.Stage], dict[Tensor, str]]:
     """Return the stages in order, and the temps they need."""
     forced: dict[Tensor, None] = {}
-    built: dict[Tensor, _Built] = {}
+    built: dict[Tensor, Built] = {}
     for _ in range(64):
         try:
             stages = _attempt(draft, roots, list(forced), built)
@@ -310,21 +321,12 @@ def _assemble(
     raise Refused("too many intermediate tensors")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Built:
-    """A stage, the outputs it stored on the way, and the tensors it met: one of them stored changes it."""
-
-    stage: tp.Stage
-    taken: tuple[Tensor, ...]
-    met: frozenset[Tensor]
-
-
 def _temp_name(tensor: Tensor) -> str:
     return f"u{tensor.serial}"
 
 
 def _attempt(
-    draft: _Draft, roots: list[Tensor], forced: list[Tensor], built: dict[Tensor, _Built]
+    draft: _Draft, roots: list[Tensor], forced: list[Tensor], built: dict[Tensor, Built]
 ) -> list[tp.Stage]:
     """Return the stages if no further tensor needs to be stored; those in `built` hold already."""
     outputs = {t: f"y{k}" for k, t in enumerate(roots)}
@@ -340,58 +342,13 @@ def _attempt(
         if one is None:
             stored = {t: n for t, n in memory.items() if t is not root}
             free = {t: n for t, n in outputs.items() if t not in memory and t is not root}
-            one = built[root] = _build(root, names[root], stored, free)
+            one = built[root] = build(root, names[root], stored, free)
         twice = absorbed.intersection(one.taken)
         if twice:
             raise NeedsTemp(min(twice, key=lambda t: t.serial))
         absorbed.update(one.taken)
-        stages.append((root.serial, one.stage))
+        stages += [(root.serial, stage) for stage in one.stages]
     return [stage for _, stage in sorted(stages, key=lambda s: s[0])]
-
-
-def _build(
-    root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str]
-) -> _Built:
-    """Return the stage that stores `root`."""
-    splits: dict[Hashable, tuple[ex.Expr, ...]] = {}
-    for _ in range(MAX_SPLITS):
-        stage = Stage(stored, splits, absorb, root)
-        index = tuple(stage.axis(k, extent)[0] for k, extent in enumerate(root.shape))
-        need: NeedsTemp | None = None
-        try:
-            value = stage.read(root, index, None)
-            stage.store(name, index, value)
-        except NeedsTemp as asked:
-            need = asked
-        found = find_split(stage)
-        if found is not None:
-            key, factors = found
-            splits[key] = factors
-            continue
-        if need is not None:
-            raise need
-        _check_form(stage)
-        letters = tuple((n, e) for n, e in stage.extents.items())
-        met = frozenset(key[0] for key in stage.memo)
-        return _Built(tp.Stage(letters, tuple(stage.body)), tuple(stage.absorbed), met)
-    raise Refused("index maps that do not split into letters")
-
-
-def _check_form(stage: Stage) -> None:
-    """Raise NeedsTemp for what keeps the stage from being of a form that machines run (section 8)."""
-    if stage.unclean:
-        raise NeedsTemp(stage.unclean[0])
-    dots, reductions = stage.dots, stage.reductions
-    for tensor, index in stage.absorbed.items() if dots else ():
-        if not stage.contracted(stage.memo[tensor, index, None]):
-            raise NeedsTemp(tensor)
-    inner = [owner for owner, *_ in (*dots, *reductions) if owner is not stage.root]
-    if len(dots) > 1 or (dots and reductions) or len({r for *_, r in reductions}) > 1:
-        raise NeedsTemp(min(inner, key=lambda t: t.serial))
-    for owner, kept, reduced in (*dots, *reductions):
-        # What other letters repeat would be summed anew for each of their values.
-        if owner is not stage.root and set(stage.extents) - reduced - kept:
-            raise NeedsTemp(owner)
 
 
 def _rename(

@@ -137,6 +137,10 @@ def joined(pieces: list[Tensor], axis: int) -> Tensor:
         if guard not in (None, ANY):
             raise NeedsTemp(tensor)
         where = stage.simplify(number(index[axis], tensor))
+        only = stage.piece(where, [*offsets, total]) if guard is None else None
+        if only is not None:
+            inner = tuple(where - offsets[only] if k == axis else e for k, e in enumerate(index))
+            return pieces[only].at(stage, inner)
         refs = []
         for piece, offset in zip(pieces, offsets, strict=True):
             inner = tuple(where - offset if k == axis else e for k, e in enumerate(index))

@@ -13,9 +13,10 @@ first; lowering then gives it a stage of its own and starts again.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.program import expr as ex
@@ -35,6 +36,14 @@ class NeedsTemp(Exception):
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
+
+
+class Cut(Exception):
+    """The root's `axis` had better be stored in parts, cut at these borders."""
+
+    def __init__(self, axis: int, borders: tuple[int, ...]) -> None:
+        self.axis = axis
+        self.borders = borders
 
 
 class Refused(Exception):
@@ -76,8 +85,10 @@ class Stage:
 
     `stored` names the tensors that memory holds already. `splits` gives, for an axis' key, the
     extents its letter is split into. `absorb` names the region's outputs that this stage may store
-    on the way. After `build`, `unclean` lists tensors that were read through maps that repeat work,
-    and `memo` has a key (tensor, index, guard) for each element that was read.
+    on the way. `ranges` are the parts of the root's axes that are stored here, by axis, where not
+    all is; None if the root must not be cut. After `build`, `unclean` lists tensors that were read
+    through maps that repeat work, `partly` those stored on the way in parts, and `memo` has a key
+    (tensor, index, guard) for each element that was read.
     """
 
     def __init__(
@@ -86,8 +97,11 @@ class Stage:
         splits: Mapping[Hashable, tuple[ex.Expr, ...]],
         absorb: Mapping[Tensor, str],
         root: Tensor,
+        ranges: Mapping[int, tuple[int, int]] | None = None,
     ) -> None:
         self.stored = stored
+        self.ranges = ranges
+        self.partly: set[Tensor] = set()
         self.splits = splits
         self.absorb = absorb
         self.root = root
@@ -139,6 +153,38 @@ class Stage:
         self._axes.append((key, extent, made))
         return made
 
+    def root_axis(self, axis: int) -> ex.Expr:
+        """Return the index that runs over an axis of the root, or over the range of it."""
+        whole = self.root.shape[axis]
+        begin, end = (self.ranges or {}).get(axis, (0, None))
+        extent = whole if end is None else ex.const(end - begin)
+        return self.axis(axis, extent)[0] + begin
+
+    def piece(self, index: ex.Expr, borders: Sequence[ex.Expr]) -> int | None:
+        """Return between which of `borders` all of the index lies, None if that is not known.
+
+        Raises Cut if it would be known for parts of an axis of the root.
+        """
+        bounds = [ex.as_int(border) for border in borders]
+        found = self._span(index)
+        if found is None or self.ranges is None or any(bound is None for bound in bounds):
+            return None
+        axis, low, high = found
+        inside = [bound for bound in bounds if low < bound < high]
+        if inside:
+            first = self.ranges.get(axis, (0, 0))[0]
+            raise Cut(axis, tuple(bound - low + first for bound in inside))
+        return min(bisect.bisect_right(bounds, low), len(bounds) - 1) - 1
+
+    def _span(self, index: ex.Expr) -> tuple[int, int, int] | None:
+        """Return the axis of the root that an index is, but for a shift, its first and its end."""
+        for key, extent, (made, _) in self._axes:
+            begin, size = ex.as_int(self.simplify(index - made)), ex.as_int(extent)
+            if isinstance(key, int) and begin is not None and size is not None:
+                return key, begin, begin + size
+        begin = ex.as_int(index)
+        return None if begin is None else (-1, begin, begin + 1)
+
     def simplify(self, index: ex.Expr) -> ex.Expr:
         """Return `index` with the ranges of this stage's letters used."""
         return ex.simplify(index, self.extents)
@@ -167,7 +213,7 @@ class Stage:
         if (
             guard is not None
             or tensor in self.absorbed
-            or not self.covers(index, tensor.shape)
+            or not (self.covers(index, tensor.shape) or self._covers_part(tensor, index))
             or not self.letters_of(ref) <= letters_in(index)
         ):
             self.unclean.append(tensor)
@@ -199,6 +245,24 @@ class Stage:
             if radix != extent:
                 return False
         return True
+
+    def _covers_part(self, tensor: Tensor, index: tuple[Index, ...]) -> bool:
+        """Return whether `index` runs over the same part of `tensor` as of the root, once."""
+        own = [self._span(e) if isinstance(e, ex.Expr) else None for e in index]
+        at = {axis: k for k, (axis, *run) in enumerate(s or (-1, 0, 0) for s in own)
+              if tuple(run) == (self.ranges or {}).get(axis)}
+        if not self.ranges or at.keys() != self.ranges.keys():
+            return False
+        if any(tensor.shape[k] != self.root.shape[axis] for axis, k in at.items()):
+            return False
+        shape, moved = list(tensor.shape), list(index)
+        for axis, k in at.items():
+            begin, end = self.ranges[axis]
+            shape[k], moved[k] = ex.const(end - begin), index[k] - begin
+        if self.covers(tuple(moved), tuple(shape)):
+            self.partly.add(tensor)
+            return True
+        return False
 
     def check_affine(self, tensor: Tensor, index: tuple[Index, ...]) -> None:
         """Note `tensor` as unclean if reading it at `index` computes an element more than once."""

@@ -1,0 +1,140 @@
+"""The stages that store one tensor: one, or several where the tensor is made of pieces.
+
+    y = Relu(Concat(a, b))    stage n: N, c: A    load a (n, c) ... store y (n, c)
+                              stage n: N, c: B    load b (n, c) ... store y (n, A + c)
+
+So a Concat costs nothing: what computes a piece stores it where it belongs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterator
+
+from onnx_fusion.lower.split import find_split
+from onnx_fusion.ops.stage import Cut, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.program import expr as ex
+from onnx_fusion.program import model as tp
+
+MAX_SPLITS = 12
+MOST_PIECES = 64
+Cuts = dict[int, tuple[int, ...]]
+"""Where axes of a tensor are cut."""
+Ranges = dict[int, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Built:
+    """Stages, the outputs they stored on the way, and the tensors they met.
+
+    Were one of these stored, the stages would be others.
+    """
+
+    stages: tuple[tp.Stage, ...]
+    taken: tuple[Tensor, ...]
+    met: frozenset[Tensor]
+
+
+def build(
+    root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str]
+) -> Built:
+    """Return the stages that store `root`; `stored` and `absorb` are as `Stage` has them."""
+    cuts: Cuts = {}
+    while math.prod(len(borders) + 1 for borders in cuts.values()) <= MOST_PIECES:
+        try:
+            tried = [_write(root, name, stored, absorb, ranges) for ranges in _pieces(root, cuts)]
+        except Cut as cut:
+            cuts[cut.axis] = tuple(sorted({*cuts.get(cut.axis, ()), *cut.borders}))
+            continue
+        if _repeats([stage for stage, _ in tried]):
+            break
+        made = _all_of(tried)
+        for stage in made if cuts else ():
+            if stage.dots and stage.absorbed.keys() - stage.partly:
+                # A contraction that stores two tensors in two ways is no longer a matrix kernel's.
+                raise NeedsTemp(min(stage.absorbed, key=lambda t: t.serial))
+        return _join(made)
+    return _join(_all_of([_write(root, name, stored, absorb, None)]))
+
+
+def _pieces(root: Tensor, cuts: Cuts) -> Iterator[Ranges]:
+    """Yield the parts of the tensor that the cuts leave, as ranges of the axes that are cut."""
+    axes = sorted(cuts)
+    runs = [
+        itertools.pairwise((0, *cuts[axis], ex.as_int(root.shape[axis]))) for axis in axes
+    ]
+    for ranges in itertools.product(*runs):
+        yield dict(zip(axes, ranges, strict=True))
+
+
+def _all_of(tried: list[tuple[Stage, NeedsTemp | None]]) -> list[Stage]:
+    """Return the stages, or raise what the first of them asked for."""
+    for _, need in tried:
+        if need is not None:
+            raise need
+    return [stage for stage, _ in tried]
+
+
+def _repeats(made: list[Stage]) -> bool:
+    """Return whether a sum or the like would be computed, or set up, for each piece anew."""
+    owners = Counter(o for s in made for o in {o for o, *_ in (*s.dots, *s.reductions)})
+    return any(count > 1 for count in owners.values())
+
+
+def _join(made: list[Stage]) -> Built:
+    """Return the stages of all pieces; a tensor stored on the way must be stored once and whole."""
+    times = Counter(tensor for stage in made for tensor in stage.absorbed)
+    for tensor, count in times.items():
+        if count != (len(made) if any(tensor in stage.partly for stage in made) else 1):
+            raise NeedsTemp(tensor)
+    stages = (
+        tp.Stage(tuple((n, e) for n, e in stage.extents.items()), tuple(stage.body))
+        for stage in made
+    )
+    met = frozenset(key[0] for stage in made for key in stage.memo)
+    return Built(tuple(stages), tuple(times), met)
+
+
+def _write(
+    root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str],
+    ranges: Ranges | None,
+) -> tuple[Stage, NeedsTemp | None]:  # fmt: skip
+    """Return the stage that stores `root`, or these ranges of it, and what to store before."""
+    splits: dict[Hashable, tuple[ex.Expr, ...]] = {}
+    for _ in range(MAX_SPLITS):
+        stage = Stage(stored, splits, absorb, root, ranges)
+        index = tuple(stage.root_axis(k) for k in range(root.rank))
+        need: NeedsTemp | None = None
+        try:
+            value = stage.read(root, index, None)
+            stage.store(name, index, value)
+        except NeedsTemp as asked:
+            need = asked
+        found = find_split(stage)
+        if found is not None:
+            key, factors = found
+            splits[key] = factors
+            continue
+        return stage, need or _check_form(stage)
+    raise Refused("index maps that do not split into letters")
+
+
+def _check_form(stage: Stage) -> NeedsTemp | None:
+    """Return what to store first for the stage to be of a form that machines run (section 8)."""
+    if stage.unclean:
+        return NeedsTemp(stage.unclean[0])
+    dots, reductions = stage.dots, stage.reductions
+    for tensor, index in stage.absorbed.items() if dots else ():
+        if not stage.contracted(stage.memo[tensor, index, None]):
+            return NeedsTemp(tensor)
+    inner = [owner for owner, *_ in (*dots, *reductions) if owner is not stage.root]
+    if len(dots) > 1 or (dots and reductions) or len({r for *_, r in reductions}) > 1:
+        return NeedsTemp(min(inner, key=lambda t: t.serial))
+    for owner, kept, reduced in (*dots, *reductions):
+        # What other letters repeat would be summed anew for each of their values.
+        if owner is not stage.root and set(stage.extents) - reduced - kept:
+            return NeedsTemp(owner)
+    return None
