@@ -17,10 +17,23 @@ struct SoftmaxRows {
   float* rescale;  // by what everything written before is to be multiplied; null: nothing was
 };
 
+// out[out_rows[r] + c] = x[r * ld + c] / sums[r]
+struct DividedRows {
+  const float* x;
+  int64_t ld, rows, columns;
+  const float* sums;
+  float* out;
+  const int64_t* out_rows;
+};
+
 struct AttentionKernels {
   void (*softmax)(const SoftmaxRows& rows);
+  // out[c] = (add ? out[c] : 0) + the sum over p < k of a[p] * b[p * b_step + c], for c < columns.
+  void (*mix)(int64_t k, const float* a, const float* b, int64_t b_step, int64_t columns, float* out,
+              bool add);
   // x[r * ld + c] *= factors[r]
   void (*scale)(float* x, int64_t ld, int64_t rows, int64_t columns, const float* factors);
+  void (*divide)(const DividedRows& rows);
 };
 
 // The ISA's in use.

@@ -4,18 +4,31 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpu/attention_kernels.h"
+
 namespace onnx_fusion::cpu {
 namespace {
+
+constexpr int64_t kFewRows = 64;  // for which columns that lie well are not worth packing
+constexpr int64_t kCrowding = 4;  // lines in a set up to which they lie well: twice that if panels are wide
+constexpr int64_t kDotRows = 4;   // for which columns along k are not
+
+// Tiles of nearly equal height: one of few rows takes as much time as a full one.
+struct RowTiles {
+  int64_t rows, count;
+  RowTiles(int64_t all, int64_t most) : rows(all), count((all + most - 1) / most) {}
+  int64_t begin(int64_t tile) const { return rows * tile / count; }
+};
 
 const Instruction& line_of(const BoundStage& stage, int value) {
   return stage.stage->body[static_cast<size_t>(stage.stage->values[static_cast<size_t>(value)])];
 }
 
-// The source of a body line, if it is nothing but a load of f32 through a linear map that stays inside.
+// The source of a body line, if it is a load (or store) of f32 through a linear map that stays inside.
 bool find_source(const BoundStage& stage, int line, const Axis& a, const Axis& b,
                  OperandSource* source) {
   const Instruction& load = stage.stage->body[static_cast<size_t>(line)];
-  if (load.op != Op::op_load || load.dtype != DType::f32) return false;
+  if ((load.op != Op::op_load && load.op != Op::op_store) || load.dtype != DType::f32) return false;
   const BoundMap& map = stage.maps[static_cast<size_t>(line)];
   if (!map.linear || map.guarded || map.indirect) return false;
   source->map = &map;
@@ -47,24 +60,25 @@ int choose_vectors(const GemmKernels& kernels, int64_t columns) {
 
 }  // namespace
 
-const float* OperandSource::memory(const RunContext& context, const int64_t* positions) const {
+float* OperandSource::memory(const RunContext& context, const int64_t* positions) const {
   int64_t at = map->address.base;
   for (int l = 0; l < kMaxLetters; ++l) {
     if (fixed >> l & 1) at += map->address.coef[l] * positions[l];
   }
-  return reinterpret_cast<const float*>(context.tensors[tensor]) + at;
+  return reinterpret_cast<float*>(context.tensors[tensor]) + at;
 }
 
 ColumnOperand::ColumnOperand(const BoundProgram& bound, size_t stage, int value,
-                             const Axis& column_axis, const Axis& k) {
+                             const Axis& column_axis, const Axis& k, int64_t rows) {
   const BoundStage& s = bound.stages[stage];
   const GemmKernels& kernels = gemm_kernels();
   columns = axis_extent(s, column_axis);
   depth = axis_extent(s, k);
-  vectors = choose_vectors(kernels, columns);
-  width = static_cast<int64_t>(vectors) * kernels.lanes;
-  panels = (columns + width - 1) / width;
-  tile_rows = kernels.rows[vectors];
+  lanes_ = kernels.lanes;
+  vectors_ = choose_vectors(kernels, columns);
+  width = vectors_ * lanes_;
+  panels_ = (columns + width - 1) / width;
+  tile_rows_ = kernels.rows[vectors_];
   const int line = s.stage->values[static_cast<size_t>(value)];
   if (!find_source(s, line, column_axis, k, &source_) ||
       !build_tables(s, *source_.map, 0, Axis{}, column_axis, k, &tables_)) {
@@ -72,24 +86,57 @@ ColumnOperand::ColumnOperand(const BoundProgram& bound, size_t stage, int value,
     prologue_ = std::make_unique<Prologue>(bound, stage, value, k, column_axis);
     return;
   }
-  column_tables_ = build_columns(tables_.outer, kernels.lanes, panels * width);
+  column_tables_ = build_columns(tables_.outer, kernels.lanes, panels_ * width);
   const RunTables runs = build_runs(tables_);
-  const bool whole = std::all_of(
-      column_tables_.vectors.begin(), column_tables_.vectors.end(),
-      [](const ColumnVector& v) { return v.kind == kOneRun || v.lanes == 0; });
-  along_k_ = !whole && runs.runs.size() <= 1 && runs.step == 1 && depth >= kernels.lanes;
+  if (runs.runs.size() == 1) step_ = runs.step;
+  way_ = choose_way(rows);
+}
+
+ColumnOperand::Way ColumnOperand::choose_way(int64_t rows) const {
+  if (step_ == 0) return Way::packed;
+  bool consecutive = true;
+  for (size_t c = 0; c < tables_.outer.size() && consecutive; ++c) {
+    consecutive = tables_.outer[c] == static_cast<int64_t>(c);
+  }
+  if (consecutive) {
+    const bool few = rows <= kFewRows || crowding() <= (lanes_ > 8 ? 2 : 1) * kCrowding;
+    return rows == 1 ? Way::mix : few ? Way::in_place : Way::packed;
+  }
+  return step_ == 1 && rows <= kDotRows ? Way::dots : Way::packed;
+}
+
+// How many lines of a panel read in place share a set of a first-level cache of 64 sets.
+int64_t ColumnOperand::crowding() const {
+  constexpr int64_t kLine = 16, kSets = 64;
+  if (step_ % kLine != 0) return (depth * (width / kLine + 1) + kSets - 1) / kSets;
+  int64_t apart = step_ / kLine, sets = kSets;
+  while (apart % 2 == 0 && sets > 1) {
+    apart /= 2;
+    sets /= 2;
+  }
+  return (depth + sets - 1) / sets;
 }
 
 int ColumnOperand::panel_vectors(int64_t panel) const {
-  const int64_t lanes = width / vectors;
   return static_cast<int>(
-      std::min<int64_t>(vectors, (columns - panel * width + lanes - 1) / lanes));
+      std::min<int64_t>(vectors_, (columns - panel * width + lanes_ - 1) / lanes_));
 }
 
-void ColumnOperand::pack(const RunContext& context, const int64_t* fixed, float* out,
-                         char* scratch) const {
+int64_t ColumnOperand::first_packed() const {
+  if (way_ == Way::packed) return 0;
+  return way_ == Way::in_place && columns % lanes_ != 0 ? panels_ - 1 : panels_;
+}
+
+int64_t ColumnOperand::floats() const { return (panels_ - first_packed()) * width * depth; }
+
+ColumnView ColumnOperand::prepare(const RunContext& context, const int64_t* fixed, float* buffer,
+                                  char* scratch) const {
+  ColumnView view{nullptr, buffer};
   if (prologue_ == nullptr) {
-    const ColumnPack pack{source_.memory(context, fixed),
+    view.memory = source_.memory(context, fixed);
+    const int64_t first = first_packed();
+    if (first == panels_) return view;
+    const ColumnPack pack{view.memory,
                           tables_.outer.data(),
                           tables_.inner.data(),
                           column_tables_.vectors.data(),
@@ -97,16 +144,58 @@ void ColumnOperand::pack(const RunContext& context, const int64_t* fixed, float*
                           nullptr,
                           0,
                           0,
-                          along_k_};
-    gemm_kernels().pack_columns(pack, 0, panels * vectors, vectors, 0, depth, out);
-    return;
+                          step_ == 1 && tables_.outer.size() > 1 && tables_.outer[1] != 1};
+    gemm_kernels().pack_columns(pack, first * width, (panels_ - first) * vectors_, vectors_, 0, depth,
+                                buffer);
+    return view;
   }
-  for (int64_t panel = 0; panel < panels; ++panel, out += width * depth) {
+  for (int64_t panel = 0; panel < panels_; ++panel, buffer += width * depth) {
     const int64_t end = std::min(columns, (panel + 1) * width);
     if (end < (panel + 1) * width) {
-      std::memset(out, 0, static_cast<size_t>(width * depth) * sizeof(float));
+      std::memset(buffer, 0, static_cast<size_t>(width * depth) * sizeof(float));
     }
-    prologue_->run(context, fixed, 0, depth, panel * width, end, out, width, 1, scratch);
+    prologue_->run(context, fixed, 0, depth, panel * width, end, buffer, width, 1, scratch);
+  }
+  return view;
+}
+
+void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, int64_t count,
+                             int64_t k0, int64_t k1, int64_t c0, int64_t c1, float* out, int64_t ld,
+                             bool add) const {
+  const GemmKernels& kernels = gemm_kernels();
+  const int64_t k = k1 - k0;
+  if (way_ == Way::mix || way_ == Way::dots) {
+    for (int64_t r = 0; r < count; ++r, out += ld) {
+      if (way_ == Way::dots) {
+        multiply_dots(view, rows[r], k0, k1, c0, c1, out, add);
+      } else {
+        const float* const b = view.memory + k0 * step_ + c0;
+        attention_kernels().mix(k, rows[r], b, step_, c1 - c0, out, add);
+      }
+    }
+    return;
+  }
+  const RowTiles tiles(count, tile_rows_);
+  const int64_t first = first_packed();
+  for (int64_t panel = c0 / width; panel * width < c1; ++panel) {
+    const bool packed = panel >= first;
+    const float* const b = packed ? view.packed + ((panel - first) * depth + k0) * width
+                                  : view.memory + panel * width + k0 * step_;
+    for (int64_t t = 0; t < tiles.count; ++t) {
+      const int64_t row = tiles.begin(t);
+      kernels.tile(static_cast<int>(tiles.begin(t + 1) - row), panel_vectors(panel), 1, &k, rows + row,
+                   1, b, packed ? width : step_, out + row * ld + panel * width - c0, ld, add);
+    }
+  }
+}
+
+void ColumnOperand::multiply_dots(const ColumnView& view, const float* row, int64_t k0, int64_t k1,
+                                  int64_t c0, int64_t c1, float* out, bool add) const {
+  for (int64_t c = c0; c < c1; c += 4) {
+    const float* b[4];
+    const int some = static_cast<int>(std::min<int64_t>(4, c1 - c));
+    for (int i = 0; i < some; ++i) b[i] = view.memory + tables_.outer[static_cast<size_t>(c + i)] + k0;
+    gemm_kernels().dots(k1 - k0, row, b, some, out + c - c0, add);
   }
 }
 
@@ -128,7 +217,7 @@ void RowOperand::fill(const RunContext& context, const int64_t* fixed, int64_t r
   prologue_->run(context, fixed, r0, r1, 0, depth_, out, depth_, 1, scratch);
 }
 
-bool ScorePlane::make(const BoundProgram& bound, size_t stage, int line, const Axis& rows,
+bool PlaneRows::make(const BoundProgram& bound, size_t stage, int line, const Axis& rows,
                       const Axis& columns) {
   const BoundStage& s = bound.stages[stage];
   if (!find_source(s, line, rows, columns, &source_) ||
@@ -139,6 +228,20 @@ bool ScorePlane::make(const BoundProgram& bound, size_t stage, int line, const A
     if (tables_.outer[c] != static_cast<int64_t>(c)) return false;
   }
   return true;
+}
+
+bool PlaneRows::make_store(const BoundProgram& bound, size_t stage, const Axis& rows,
+                           const Axis& columns) {
+  const Stage& body = *bound.stages[stage].stage;
+  int store = -1;
+  for (size_t i = 0; i < body.body.size(); ++i) {
+    if (body.body[i].op != Op::op_store) continue;
+    if (store >= 0) return false;
+    store = static_cast<int>(i);
+  }
+  const int value = body.body[static_cast<size_t>(store)].args[0];
+  return body.values[static_cast<size_t>(value)] == find_dot(body) &&
+         make(bound, stage, store, rows, columns);
 }
 
 bool ScoreFinish::make(const BoundProgram& bound, const AttentionMatch& match) {
@@ -175,7 +278,7 @@ bool ScoreFinish::make(const BoundProgram& bound, const AttentionMatch& match) {
     } else if (line.op == Op::op_add) {
       if (scaled || planes.size() == 2) return false;
       const int side = body.body[static_cast<size_t>(source(1))].op == Op::op_load ? 0 : 1;
-      ScorePlane plane;
+      PlaneRows plane;
       if (!plane.make(bound, match.scores.stage, source(1 - side), match.scores.rows,
                       match.scores.keys)) {
         return false;

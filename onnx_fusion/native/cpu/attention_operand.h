@@ -16,27 +16,51 @@ struct OperandSource {
   LetterSet fixed = 0;  // the map's letters that are in no axis
 
   // The operand's memory, at the fixed letters' positions.
-  const float* memory(const RunContext& context, const int64_t* positions) const;
+  float* memory(const RunContext& context, const int64_t* positions) const;
 };
 
-// The vector side: panels of columns, [panel][k][column of the panel].
+// The vector side of a product, for one batch: where its columns lie.
+struct ColumnView {
+  const float* memory = nullptr;  // of columns that are read in place
+  const float* packed = nullptr;  // [panel][k][column of the panel]
+};
+
 class ColumnOperand {
  public:
-  ColumnOperand(const BoundProgram& bound, size_t stage, int value, const Axis& columns, const Axis& k);
+  // `rows` is how many rows each column meets.
+  ColumnOperand(const BoundProgram& bound, size_t stage, int value, const Axis& columns, const Axis& k,
+                int64_t rows);
 
-  void pack(const RunContext& context, const int64_t* fixed, float* out, char* scratch) const;
-  int64_t floats() const { return panels * width * depth; }
+  // Packs into `buffer`, of floats() floats, what is not read in place.
+  ColumnView prepare(const RunContext& context, const int64_t* fixed, float* buffer,
+                     char* scratch) const;
+  // out[r * ld + c - c0] = (add ? itself : 0) + the sum over k in [k0, k1) of rows[r][k - k0] * column c;
+  // c0 begins a panel. Up to a vector behind c1 is written.
+  void multiply(const ColumnView& view, const float* const* rows, int64_t count, int64_t k0,
+                int64_t k1, int64_t c0, int64_t c1, float* out, int64_t ld, bool add) const;
+  int64_t floats() const;
   size_t scratch_bytes() const { return prologue_ != nullptr ? prologue_->scratch_bytes() : 0; }
-  // Vectors of a panel that hold columns.
-  int panel_vectors(int64_t panel) const;
 
-  int64_t columns, depth, width, panels, tile_rows;
-  int vectors;
+  int64_t columns, depth, width;
 
  private:
+  enum class Way { packed, in_place, mix, dots };
+
+  Way choose_way(int64_t rows) const;
+  int64_t crowding() const;
+  int panel_vectors(int64_t panel) const;
+  // Panels from here on are packed: all, the last one if it ends within a vector, or none.
+  int64_t first_packed() const;
+  void multiply_dots(const ColumnView& view, const float* row, int64_t k0, int64_t k1, int64_t c0,
+                     int64_t c1, float* out, bool add) const;
+
+  int vectors_;
+  int64_t lanes_, panels_, tile_rows_;
+  Way way_ = Way::packed;
   OperandSource source_;
   OperandTables tables_;
   ColumnTables column_tables_;
+  int64_t step_ = 0;  // between one k and the next, if it is the same everywhere
   bool along_k_ = false;
   std::unique_ptr<Prologue> prologue_;
 };
@@ -64,12 +88,14 @@ class RowOperand {
   std::unique_ptr<Prologue> prologue_;
 };
 
-// An addend of the scores whose rows lie in memory as they do: a mask or a bias.
-class ScorePlane {
+// A tensor whose rows lie in memory as those of the scores or of the result: a mask, a bias, the output.
+class PlaneRows {
  public:
-  // False if its columns are not consecutive.
+  // False if the columns are not consecutive. `line` loads it or stores it.
   bool make(const BoundProgram& bound, size_t stage, int line, const Axis& rows, const Axis& columns);
-  const float* memory(const RunContext& context, const int64_t* fixed) const {
+  // The same for the output of a contraction that stores its dot as it is; else false.
+  bool make_store(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns);
+  float* memory(const RunContext& context, const int64_t* fixed) const {
     return source_.memory(context, fixed);
   }
   const int64_t* rows() const { return tables_.inner.data(); }
@@ -82,7 +108,7 @@ class ScorePlane {
 // score * scale + planes, where everything between the dot and the stored score is that.
 struct ScoreFinish {
   float scale = 1;
-  std::vector<ScorePlane> planes;  // at most two, in the order added
+  std::vector<PlaneRows> planes;  // at most two, in the order added
 
   bool make(const BoundProgram& bound, const AttentionMatch& match);
 };

@@ -21,19 +21,11 @@ constexpr int64_t kScoreFloats = 24 << 10;  // of a block of rows
 constexpr int64_t kLeastRows = 16, kMostRows = 64;
 constexpr int64_t kLongRow = 4096;  // keys that are taken at once
 constexpr int64_t kKeyBlock = 1024;
-constexpr int kTileRows = 8;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // The distance of rows, off the multiples of 1 KiB at which they would share a set of the cache.
 int64_t spaced(int64_t floats) { return floats % 256 == 0 ? floats + 16 : floats; }
-
-// Tiles of nearly equal height: fewer rows than a tile has cost as much time.
-struct RowTiles {
-  int64_t rows, count;
-  RowTiles(int64_t all, int64_t most) : rows(all), count((all + most - 1) / most) {}
-  int64_t begin(int64_t tile) const { return rows * tile / count; }
-};
 
 std::unique_ptr<Relay> relay_between(const BoundProgram& bound, const ScoreLetters& letters,
                                      const Axis& columns, int from, int to) {
@@ -44,19 +36,23 @@ std::unique_ptr<Relay> relay_between(const BoundProgram& bound, const ScoreLette
 }  // namespace
 
 struct AttentionPlan::Buffers {
-  float *keys, *values, *queries, *scores, *others, *result, *highest, *sums, *rescale;
+  float *keys, *values;  // packed
+  float *queries, *scores, *others, *result, *highest, *sums, *rescale;
   char* tiles;
 };
 
 struct AttentionPlan::Place {
   int64_t row0, row1;
+  ColumnView keys, values;
   int64_t scores[kMaxLetters], softmax[kMaxLetters], product[kMaxLetters];  // letters of the stages
 };
 
 AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& match)
     : match_(match),
-      keys_(bound, match.scores.stage, match.key, match.scores.keys, match.depth),
-      values_(bound, match.product.stage, match.value, match.features, match.product.keys),
+      keys_(bound, match.scores.stage, match.key, match.scores.keys, match.depth,
+            match.row_count),
+      values_(bound, match.product.stage, match.value, match.features, match.product.keys,
+              match.row_count),
       queries_(bound, match.scores.stage, match.query, match.scores.rows, match.depth),
       epilogue_(bound, match.product.stage, match.product.rows, match.features) {
   if (match.exponent != match.score_load || !finish_.make(bound, match)) {
@@ -66,6 +62,9 @@ AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& ma
   exponent_ = relay_between(bound, match.softmax, match.softmax.keys, match.score_load, match.exponent);
   weight_ = relay_between(bound, match.softmax, match.softmax.keys, match.quotient, match.weight);
   weighing_ = relay_between(bound, match.product, match.product.keys, match.weight_load, match.weighing);
+  if (weight_ == nullptr && weighing_ == nullptr) {
+    divides_ = output_.make_store(bound, match.product.stage, match.product.rows, match.features);
+  }
   choose_blocks();
 }
 
@@ -78,7 +77,7 @@ void AttentionPlan::choose_blocks() {
   row_blocks_ = (rows + most - 1) / most;
   row_block_ = (rows + row_blocks_ - 1) / row_blocks_;
   score_ld_ = spaced(round_up(key_block_, keys_.width));
-  result_ld_ = values_.panels * values_.width;
+  result_ld_ = round_up(values_.columns, values_.width);
   query_floats_ = queries_.in_place() ? 0 : row_block_ * queries_.depth();
   score_floats_ = row_block_ * score_ld_;
   result_floats_ = row_block_ * result_ld_;
@@ -126,8 +125,8 @@ void AttentionPlan::run(const RunContext& context) const {
         locate_batch(stages[match_.scores.stage], match_.scores, match_, batch, place.scores);
         locate_batch(stages[match_.softmax.stage], match_.softmax, match_, batch, place.softmax);
         locate_batch(stages[match_.product.stage], match_.product, match_, batch, place.product);
-        keys_.pack(context, place.scores, buffers.keys, buffers.tiles);
-        values_.pack(context, place.product, buffers.values, buffers.tiles);
+        place.keys = keys_.prepare(context, place.scores, buffers.keys, buffers.tiles);
+        place.values = values_.prepare(context, place.product, buffers.values, buffers.tiles);
         packed = batch;
       }
       place.row0 = match_.row_count * block / row_blocks_;
@@ -153,36 +152,23 @@ void AttentionPlan::find_queries(const RunContext& context, const Place& place,
 void AttentionPlan::run_rows(const RunContext& context, const Place& place,
                              const Buffers& buffers) const {
   const int64_t count = place.row1 - place.row0;
-  const GemmKernels& kernels = gemm_kernels();
-  const float* queries[kMostRows];
-  find_queries(context, place, buffers, queries);
+  const float* rows[kMostRows];
+  find_queries(context, place, buffers, rows);
   std::fill(buffers.highest, buffers.highest + count, -std::numeric_limits<float>::infinity());
   for (int64_t key0 = 0; key0 < match_.keys; key0 += key_block_) {
     const int64_t key1 = std::min(match_.keys, key0 + key_block_);
-    const RowTiles score_tiles(count, keys_.tile_rows);
-    for (int64_t panel = key0 / keys_.width; panel * keys_.width < key1; ++panel) {
-      const float* const b = buffers.keys + panel * keys_.width * keys_.depth;
-      for (int64_t t = 0; t < score_tiles.count; ++t) {
-        const int64_t row = score_tiles.begin(t);
-        kernels.tile(static_cast<int>(score_tiles.begin(t + 1) - row), keys_.panel_vectors(panel), 1,
-                     &keys_.depth, queries + row, 1, b, keys_.width,
-                     buffers.scores + row * score_ld_ + panel * keys_.width - key0, score_ld_, false);
-      }
-    }
+    keys_.multiply(place.keys, rows, count, 0, keys_.depth, key0, key1, buffers.scores, score_ld_,
+                   false);
     const float* const weights = weigh(context, place, buffers, key0, key1);
-    const int64_t depth = key1 - key0;
-    const RowTiles result_tiles(count, values_.tile_rows);
-    for (int64_t panel = 0; panel < values_.panels; ++panel) {
-      const float* const b = buffers.values + (panel * values_.depth + key0) * values_.width;
-      for (int64_t t = 0; t < result_tiles.count; ++t) {
-        const int64_t row = result_tiles.begin(t);
-        const int rows = static_cast<int>(result_tiles.begin(t + 1) - row);
-        const float* a[kTileRows];
-        for (int i = 0; i < rows; ++i) a[i] = weights + (row + i) * score_ld_;
-        kernels.tile(rows, values_.panel_vectors(panel), 1, &depth, a, 1, b, values_.width,
-                     buffers.result + row * result_ld_ + panel * values_.width, result_ld_, key0 > 0);
-      }
-    }
+    const float* weight_rows[kMostRows];
+    for (int64_t r = 0; r < count; ++r) weight_rows[r] = weights + r * score_ld_;
+    values_.multiply(place.values, weight_rows, count, key0, key1, 0, values_.columns, buffers.result,
+                     result_ld_, key0 > 0);
+  }
+  if (divides_) {
+    attention_kernels().divide({buffers.result, result_ld_, count, values_.columns, buffers.sums,
+                                output_.memory(context, place.product), output_.rows() + place.row0});
+    return;
   }
   if (weight_ == nullptr && weighing_ == nullptr) {
     for (int64_t r = 0; r < count; ++r) buffers.sums[r] = 1.0f / buffers.sums[r];

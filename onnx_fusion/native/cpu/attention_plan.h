@@ -39,6 +39,8 @@ class AttentionPlan final : public StagePlan {
   // from its quotient to the weight, and from there to the operand of the product.
   std::unique_ptr<Relay> score_, exponent_, weight_, weighing_;
   Epilogue epilogue_;
+  PlaneRows output_;      // where the divided result goes
+  bool divides_ = false;  // nothing follows it: it is divided on the way there
 
   int64_t row_block_ = 1, key_block_ = 1, row_blocks_ = 1;
   int64_t score_ld_ = 0, result_ld_ = 0;
