@@ -132,9 +132,11 @@ def test_epilogues_pads_and_batches(epilogue, layouts):
     check((3, 16, 9, 8), 16, (1, 1, 1, 1), layouts, epilogue)
 
 
-@pytest.mark.parametrize("channels,filters", [(16, 48), (17, 31), (64, 24), (130, 40), (48, 129)])
+@pytest.mark.parametrize(
+    "channels,filters", [(8, 12), (16, 48), (17, 31), (64, 24), (130, 40), (48, 129)]
+)
 def test_channels_that_fill_no_vector(channels, filters):
-    for layouts in ((LAST, LAST), ("row", "row")):
+    for layouts in ((LAST, LAST), ("row", LAST), ("row", "row")):
         check((1, channels, 12, 15), filters, (1, 0, 1, 2), layouts, "silu_residual")
 
 

@@ -9,7 +9,7 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int64_t kLeastChannels = 16;
+constexpr int64_t kLeastChannels = 8, kLeastInRows = 16;  // rows: neither side is channels-last
 constexpr int64_t kBlockFloats = 96 << 10;  // of a block's transformed inputs
 constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
@@ -62,7 +62,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     plan->fill_ = x.fill;
     plan->transposed_ = letters.store->coef[filter] != 1 && plan->along_.letter >= 0 &&
                         letters.store->coef[plan->along_.letter] == 1;
-    if (plan->channels_ < kLeastChannels || plan->filters_ < kLeastChannels) continue;
+    const bool rows = plan->channel_step_ != 1 && plan->transposed_;
+    if (std::min(plan->channels_, plan->filters_) < (rows ? kLeastInRows : kLeastChannels)) continue;
     if (!plan->choose_shape(gemm_kernels().lanes)) continue;
     if (!plan->pack(constants[w.tensor], *w.map)) continue;
     add_letter(s, plan->down_.letter, &plan->pixel_);
