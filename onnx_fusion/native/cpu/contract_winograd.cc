@@ -62,8 +62,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     plan->fill_ = x.fill;
     plan->transposed_ = letters.store->coef[filter] != 1 && plan->along_.letter >= 0 &&
                         letters.store->coef[plan->along_.letter] == 1;
-    const bool rows = plan->channel_step_ != 1 && plan->transposed_;
-    if (std::min(plan->channels_, plan->filters_) < (rows ? kLeastInRows : kLeastChannels)) continue;
+    const int64_t least = plan->channel_step_ != 1 && plan->transposed_ ? kLeastInRows : kLeastChannels;
+    if (std::min(plan->channels_, plan->filters_) < least) continue;
     if (!plan->choose_shape(gemm_kernels().lanes)) continue;
     if (!plan->pack(constants[w.tensor], *w.map)) continue;
     add_letter(s, plan->down_.letter, &plan->pixel_);
