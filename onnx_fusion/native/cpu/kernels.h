@@ -47,6 +47,10 @@ struct ReducePasses {
 using WindowPass = void (*)(float* out, const float* base, const int64_t* offsets, int64_t count,
                             int64_t stride, int64_t lanes);
 
+// A whole idiom over rows of `length`; operands that an idiom does not have are not read.
+using Idiom = void (*)(void* out, const void* a, const void* b, const void* c, const void* d,
+                       int64_t rows, int64_t length);
+
 struct Kernels {
   Pass unary[kElementwise][kComputeTypes];
   Pass binary[kElementwise][kComputeTypes][3];  // by Splat
@@ -58,6 +62,9 @@ struct Kernels {
   Pass exp_sub[2];                              // exp(a - b), b splat in the second
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
   ReducePasses squares;                         // sum of squares of f32, `rows` only
+  Idiom softmax;                                // of rows of a
+  Idiom center;                                 // a - mean, and b = sums of its squares; c: the count
+  Idiom scale[2][3];                            // a * or / b[row], then * c, then + d
   WindowPass window[3];                         // sum, max, min of f32
 
   void (*fill[kSizes])(void* out, const void* value, int64_t n);

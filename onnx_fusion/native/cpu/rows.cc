@@ -15,6 +15,7 @@ namespace cpu {
 namespace {
 
 constexpr int64_t kTile = 1024;      // points of a tile that is free to choose
+constexpr int64_t kUnbuffered = 16384;  // of one whose values are nowhere but in memory
 constexpr int64_t kWholeRow = 65536;  // the longest row that is kept whole
 
 enum class Schedule { rows, streamed_rows, lanes, streamed_lanes };
@@ -46,14 +47,24 @@ class RowsPlanner {
     if (slice_.stores.empty()) return plan;
     choose();
     Compiler compiler(slice_);
-    set_chunks(&compiler);
+    set_chunks(&compiler, kTile);
     const bool streams =
         schedule_ == Schedule::streamed_rows || schedule_ == Schedule::streamed_lanes;
     if (schedule_ == Schedule::streamed_lanes && compiler.reads_windows()) {
       plan->add(compiler.windows());
       return plan;
     }
-    plan->add(streams ? compiler.streamed() : compiler.whole(schedule_ == Schedule::lanes));
+    if (streams) {
+      plan->add(compiler.streamed());
+      return plan;
+    }
+    std::unique_ptr<TileProgram> program = compiler.whole(schedule_ == Schedule::lanes);
+    if (schedule_ == Schedule::rows && program->buffers <= 3 && program->tiles() > 4) {
+      Compiler again(slice_);
+      set_chunks(&again, program->buffers == 0 ? kUnbuffered : kTile * 2);
+      program = again.whole(false);
+    }
+    plan->add(std::move(program));
     return plan;
   }
 
@@ -159,7 +170,7 @@ class RowsPlanner {
     return slice;
   }
 
-  void set_chunks(Compiler* compiler) const {
+  void set_chunks(Compiler* compiler, int64_t tile) const {
     std::vector<TileAxis>& axes = compiler->axes();
     int64_t row = 1;
     for (TileAxis& axis : axes) {
@@ -167,7 +178,7 @@ class RowsPlanner {
       axis.chunk = axis.reduced ? axis.extent : 1;
     }
     if (schedule_ == Schedule::streamed_rows) {
-      int64_t rest = kTile * 2;
+      int64_t rest = tile * 2;
       for (size_t a = axes.size(); a-- > 0;) {
         if (!axes[a].reduced) continue;
         axes[a].chunk = rest > 1 ? even_chunk(axes[a].extent, rest) : 1;
@@ -177,16 +188,16 @@ class RowsPlanner {
     }
     if (schedule_ == Schedule::streamed_lanes) {
       for (TileAxis& axis : axes) axis.chunk = 1;
-      fill_kept(&axes, kTile);
+      fill_kept(&axes, tile);
       return;
     }
     if (schedule_ == Schedule::rows) {
-      fill_kept(&axes, kTile / row);
+      fill_kept(&axes, tile / row);
       return;
     }
     for (TileAxis& axis : axes) {
       if (axis.letters == 1 && axis.letter[0] == lane_) {
-        axis.chunk = even_chunk(axis.extent, std::max<int64_t>(kTile * 4 / row, 16));
+        axis.chunk = even_chunk(axis.extent, std::max<int64_t>(tile * 4 / row, 16));
       }
     }
   }

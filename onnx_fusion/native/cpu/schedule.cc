@@ -210,6 +210,7 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
     case StepKind::index:
     case StepKind::window:
     case StepKind::row_pass:
+    case StepKind::idiom:
       break;
     default:
       return false;
@@ -226,17 +227,25 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
   return true;
 }
 
-// Loads of what lies in memory as the tile wants it.
+// Loads of what lies in memory as the tile wants it, and of what is the same for all tiles.
 void Compiler::point_loads() {
   for (Segment& segment : out_->segments) {
     for (Step& step : segment.steps) {
       if (step.kind != StepKind::load || step.op == Op::op_store) continue;
-      const TileLoad& load = out_->loads[static_cast<size_t>(step.ref)];
+      TileLoad& load = out_->loads[static_cast<size_t>(step.ref)];
       if (load.tensor < 0 || !load.guards.empty() || !load.indirects.empty() ||
-          !load.exprs.empty() || !lies_flat(load.address, step.width, 0xffff)) {
+          !load.exprs.empty()) {
         continue;
       }
-      point(&step, load.tensor, load.bytes, load.address, false);
+      if (lies_flat(load.address, step.width, 0xffff)) {
+        point(&step, load.tensor, load.bytes, load.address, false);
+        continue;
+      }
+      load.once = slice_.leaf < 0 && slice_.sink < 0;
+      for (size_t a = 0; a < out_->axes.size(); ++a) {
+        const TileAxis& axis = out_->axes[a];
+        load.once = load.once && (axis.chunk == axis.extent || load.address.coef[a] == 0);
+      }
     }
   }
 }

@@ -94,6 +94,8 @@ bool TileRun::load_outside(const TileLoad& load, const int64_t* inside, const Ru
 
 void TileRun::run_load(const Step& step) {
   const TileLoad& load = program_.loads[static_cast<size_t>(step.ref)];
+  if (load.once && loaded_[step.ref]) return;
+  loaded_[step.ref] = load.once;
   const Runs& runs = this->runs(step.width);
   const bool leaf = load.tensor < 0;
   const Linear& form = leaf ? leaf_.address : load.address;

@@ -61,6 +61,7 @@ struct TileLoad {
   std::vector<TileExpr> exprs;
   uint64_t otherwise = 0;
   bool has_else = false;
+  bool once = false;  // the same for every tile of the same size
   int line = 0;
 };
 
@@ -101,6 +102,7 @@ enum class StepKind : uint8_t {
   fill,     // out = a (scalar)
   repeat,   // out (full) = a (row)
   reduce,   // out (row or scalar) = reduction of a (full), whole in the tile
+  idiom,    // out = idiom(a, b, c, d) over the rows of the tile
   window,   // out = reduction, over all reduced positions, of loads[ref]; c is room for a part
   gather,   // block `out` joined with the reduction of a; now and then b = accumulator with the block
   finish,   // out = a joined with b
@@ -111,11 +113,12 @@ enum class StepKind : uint8_t {
 struct Step {
   StepKind kind;
   Width width = Width::full;
-  int out = -1, a = -1, b = -1, c = -1;
+  int out = -1, a = -1, b = -1, c = -1, d = -1;
   int ref = -1;
   Op op = Op::count;
   Pass pass = nullptr;
   const ReducePasses* reduce = nullptr;
+  Idiom idiom = nullptr;
   Width from = Width::full;  // reduce, gather: of the operand
 };
 
@@ -148,7 +151,7 @@ class TileProgram {
   std::vector<std::vector<TileCond>> conds;
   std::vector<Slot> slots;
   int64_t full_capacity = 1, row_capacity = 1;  // elements
-  size_t pointers_offset = 0, offsets_offset = 0, joined_offset = 0;
+  size_t pointers_offset = 0, offsets_offset = 0, joined_offset = 0, loaded_offset = 0;
   size_t scratch_bytes = 0;
   int buffers = 0;  // of full width
   double cost = 0;  // estimated nanoseconds per point
@@ -223,6 +226,7 @@ class TileRun {
   char** pointers_;
   int64_t* offsets_;
   int64_t* joined_;
+  char* loaded_;  // per load: it has been, and stays
   Leaf leaf_, sink_;
   int64_t position_[kMaxLetters] = {};
   int64_t size_[kMaxLetters] = {};

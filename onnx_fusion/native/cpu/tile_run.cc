@@ -32,7 +32,8 @@ TileRun::TileRun(const TileProgram& program, const RunContext& context, char* sc
       scratch_(scratch),
       pointers_(reinterpret_cast<char**>(scratch + program.pointers_offset)),
       offsets_(reinterpret_cast<int64_t*>(scratch + program.offsets_offset)),
-      joined_(reinterpret_cast<int64_t*>(scratch + program.joined_offset)) {
+      joined_(reinterpret_cast<int64_t*>(scratch + program.joined_offset)),
+      loaded_(scratch + program.loaded_offset) {
   for (size_t i = 0; i < program.slots.size(); ++i) {
     const Slot& slot = program.slots[i];
     pointers_[i] = scratch + slot.offset;
@@ -111,6 +112,7 @@ void TileRun::resize(size_t axis, int64_t size) {
 void TileRun::measure() {
   if (!resized_) return;
   resized_ = false;
+  std::memset(loaded_, 0, program_.loads.size());
   set_runs(program_.full_axes, &runs_[static_cast<int>(Width::full)]);
   if (program_.full_axes.size() != program_.row_axes.size()) {
     set_runs(program_.row_axes, &runs_[static_cast<int>(Width::row)]);
@@ -203,6 +205,12 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         } else {
           step.reduce->rows(p[step.out], p[step.a], rows, length);
         }
+        break;
+      }
+      case StepKind::idiom: {
+        const int64_t rows = runs(Width::row).total;
+        step.idiom(p[step.out], p[step.a], p[step.b], p[step.c], p[step.d], rows,
+                   runs(Width::full).total / rows);
         break;
       }
       case StepKind::row_pass:

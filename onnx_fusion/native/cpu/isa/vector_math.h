@@ -43,19 +43,38 @@ ONNX_FUSION_INLINE Floats v_between(Floats a, float limit) {
   return least(broadcast(limit), most(broadcast(-limit), a));
 }
 
-ONNX_FUSION_INLINE Floats v_exp(Floats a) {
-  const Floats shifted = a * 1.44269504088896341f + 12582912.0f;
-  const Floats n = shifted - 12582912.0f;
-  Floats r = a - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
+// exp of r in [-ln2/2, ln2/2].
+ONNX_FUSION_INLINE Floats v_exp_part(Floats r) {
   Floats p = r * 8.29027221e-3f + 4.18981612e-2f;
   p = p * r + 1.66676387e-1f;
   p = p * r + 4.99991477e-1f;
   p = p * r + 9.99999702e-1f;
-  p = p * r + 1.0f;
-  const Floats y = (Floats)((Ints)p + ((Ints)shifted << 23));
-  const Floats low = a < -87.33654f ? Floats{} : y;
-  return a > 88.722835f ? broadcast(kInf) : low;
+  return p * r + 1.0f;
+}
+
+// exp where a <= 0 (or NaN).
+ONNX_FUSION_INLINE Floats v_exp_negative(Floats a) {
+#if defined(__AVX512F__)
+  a = most(broadcast(-110.0f), a);
+  const Floats scaled = a * 1.44269504088896341f;
+  const Floats n = (Floats)_mm512_maskz_roundscale_ps(0xffff, (__m512)scaled, 8);
+  const Floats r = (a - n * 0.693359375f) - n * -2.12194440e-4f;
+  return (Floats)_mm512_maskz_scalef_ps(0xffff, (__m512)v_exp_part(r), (__m512)n);
+#else
+  const Floats shifted = a * 1.44269504088896341f + 12582912.0f;
+  const Floats n = shifted - 12582912.0f;
+  const Floats r = (a - n * 0.693359375f) - n * -2.12194440e-4f;
+  const Floats y = (Floats)((Ints)v_exp_part(r) + ((Ints)shifted << 23));
+  return a < -87.33654f ? Floats{} : y;
+#endif
+}
+
+ONNX_FUSION_INLINE Floats v_exp(Floats a) {
+#if defined(__AVX512F__)
+  return v_exp_negative(least(broadcast(89.0f), a));
+#else
+  return a > 88.722835f ? broadcast(kInf) : v_exp_negative(a);
+#endif
 }
 
 ONNX_FUSION_INLINE Floats v_sigmoid(Floats a) { return 1.0f / (1.0f + v_exp(-a)); }

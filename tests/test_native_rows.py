@@ -1,0 +1,152 @@
+"""Softmax and norms over rows of any length, on every instruction set, against float64."""
+
+from __future__ import annotations
+
+import re
+
+import native_lib
+import numpy as np
+import pytest
+
+HEAD = "tile_program 1\ninput x f32[M, N] row\n"
+SOFTMAX = (
+    f"{HEAD}output y f32[M, N] row\nstage i: M, j: N\n%0 = load x (i, j)\n"
+    "%1 = reduce_max %0 over j\n%2 = sub %0 %1\n%3 = exp %2\n%4 = reduce_sum %3 over j\n"
+    "%5 = div %3 %4\nstore y (i, j) %5\n"
+)
+
+
+def layer_norm(size: int, per_row: bool = False, over: bool = True) -> str:
+    """Return a norm; its scale and bias run along rows, or are one for each."""
+    extent, letter = ("M", "i") if per_row else ("N", "j")
+    finish = "%10 = sqrt %9\n%11 = div %4 %10\n"
+    if not over:
+        finish = "%10 = pow %9 %13\n%11 = mul %10 %4\n"
+    text = (
+        f"{HEAD}input g f32[{extent}] row\ninput b f32[{extent}] row\noutput y f32[M, N] row\n"
+        "stage i: M, j: N\n%0 = load x (i, j)\n%1 = reduce_sum %0 over j\n"
+        f"%2 = const f32 {size}\n%3 = div %1 %2\n%4 = sub %0 %3\n%5 = mul %4 %4\n"
+        "%6 = reduce_sum %5 over j\n%7 = div %6 %2\n%8 = const f32 1e-05\n%9 = add %7 %8\n"
+        f"{finish}%12 = load g ({letter})\n%14 = mul %11 %12\n%15 = load b ({letter})\n"
+        "%16 = add %14 %15\nstore y (i, j) %16\n"
+    )
+    power = "%13 = const f32 -0.5\n"
+    lines = text.replace("%10 = pow", f"{power}%10 = pow").split("\n")
+    if over:
+        lines = text.replace("%12 = load g", f"{power}%12 = load g").split("\n")
+    return renumbered(lines)
+
+
+def renumbered(lines: list[str]) -> str:
+    """Return the lines with values numbered in the order they are defined."""
+    names: dict[str, str] = {}
+    for line in lines:
+        if found := re.match(r"(%\d+) =", line):
+            names[found[1]] = f"%{len(names)}"
+    return "\n".join(re.sub(r"%\d+", lambda m: names[m[0]], line) for line in lines)
+
+
+RMS = (
+    f"{HEAD}input g f32[N] row\noutput y f32[M, N] row\nstage i: M, j: N\n%0 = load x (i, j)\n"
+    "%1 = mul %0 %0\n%2 = reduce_sum %1 over j\n%3 = sqrt %2\n%4 = div %0 %3\n"
+    "%5 = load g (j)\n%6 = mul %4 %5\nstore y (i, j) %6\n"
+)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Return it in float64, but for the difference to the largest, which is rounded to float32."""
+    with np.errstate(invalid="ignore"):
+        e = np.exp((x - x.max(-1, keepdims=True)).astype(np.float64))
+        return e / e.sum(-1, keepdims=True)
+
+
+def normed(x: np.ndarray, g: np.ndarray, b: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * g + b
+
+
+def on_every_isa(text: str, inputs: list[np.ndarray]):
+    for isa in native_lib.isas():
+        for threads in (1, 2):
+            yield native_lib.server(isa).run(text, inputs, threads)[0]
+
+
+LENGTHS = (1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 64, 65, 100, 197, 768, 1025, 5000)
+ROWS = (1, 3, 17, 50)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_softmax(length):
+    rng = np.random.default_rng(length)
+    for rows in ROWS:
+        x = rng.normal(0, 6, (rows, length)).astype(np.float32)
+        want = softmax(x)
+        for got in on_every_isa(SOFTMAX, [x]):
+            np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize("length", [1, 7, 16, 40, 300])
+def test_softmax_of_masks_infinities_and_nan(length):
+    x = np.random.default_rng(3).normal(0, 3, (9, length)).astype(np.float32)
+    x[1, : length - 1] = -np.inf
+    x[2, :] = -np.inf
+    x[4, length // 2] = np.nan
+    x[5, 0] = np.inf
+    x[6, :] = -3.4e38
+    x[7, length - 1] = 3e38
+    want = softmax(x)
+    for got in on_every_isa(SOFTMAX, [x]):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("form", ["over", "times", "rows"])
+def test_layer_norm(length, form):
+    rng = np.random.default_rng(length)
+    text = layer_norm(length, form == "rows", form != "times")
+    for rows in ROWS:
+        x = rng.normal(0.5, 2, (rows, length)).astype(np.float32)
+        g, b = rng.normal(0, 1, (2, rows if form == "rows" else length)).astype(np.float32)
+        wide = [a[:, None] if form == "rows" else a for a in (g.astype(float), b.astype(float))]
+        want = normed(x.astype(np.float64), *wide)
+        for got in on_every_isa(text, [x, g, b]):
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+
+
+def test_layer_norm_keeps_nan_and_infinities_in_their_rows():
+    x = np.random.default_rng(1).normal(0, 1, (6, 50)).astype(np.float32)
+    x[1, 3], x[3, 7], x[4] = np.nan, np.inf, 1e25
+    g, b = np.ones((2, 50), np.float32)
+    for got in on_every_isa(layer_norm(50), [x, g, b]):
+        assert np.isnan(got[[1, 3]]).all()
+        assert np.isfinite(got[[0, 2, 5]]).all()
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_rms_norm_divides_as_division_does(length):
+    """Quotients are rounded as a division rounds them, also of numbers at the ends of the range."""
+    rng = np.random.default_rng(length)
+    g = np.full(length, 2, np.float32)  # exact, so that only the quotient is rounded
+    for size in (1.0, 1e-12, 1e12, 1e-18, 1e17):
+        x = (rng.normal(0, 1, (11, length)) * size).astype(np.float32)
+        for isa in native_lib.isas():
+            (got,) = native_lib.server(isa).run(RMS, [x, g], 1)
+            root = np.sqrt((x.astype(np.float64) ** 2).sum(-1, keepdims=True))
+            np.testing.assert_allclose(got, 2 * x / root, rtol=3e-6, atol=1e-30)
+
+
+def test_a_bias_along_rows_and_one_for_each_row():
+    rng = np.random.default_rng(0)
+    for rows, length in ((300, 7), (40, 96), (3, 3000), (2000, 1)):
+        x = rng.normal(0, 1, (rows, length)).astype(np.float32)
+        for extent, letter, axis in (("N", "j", 1), ("M", "i", 0)):
+            b = rng.normal(0, 1, x.shape[axis]).astype(np.float32)
+            text = (
+                f"{HEAD}input b f32[{extent}] row\noutput y f32[M, N] row\nstage i: M, j: N\n"
+                f"%0 = load x (i, j)\n%1 = load b ({letter})\n%2 = add %0 %1\n"
+                "%3 = exp %2\n%4 = sub %3 %1\nstore y (i, j) %4\n"
+            )
+            wide = b.astype(np.float64)[None, :] if axis else b.astype(np.float64)[:, None]
+            want = np.exp(x + wide) - wide
+            for got in on_every_isa(text, [x, b]):
+                np.testing.assert_allclose(got, want, rtol=3e-6, atol=3e-6)
