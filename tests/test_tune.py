@@ -9,6 +9,7 @@ import pytest
 
 from onnx_fusion import api
 from onnx_fusion.cli.main import main
+from onnx_fusion.fusion.template import NAMES
 from onnx_fusion.runtime.duel import Outcome
 from onnx_fusion.runtime.host import Host
 from onnx_fusion.runtime.latency import Database
@@ -205,6 +206,31 @@ def test_the_faster_way_to_cut_is_taken(source, tmp_path):
             1e-3, 1e-3 * (slow if len(regions) == 1 else 0.5), 0.1, 0.2, 5)  # fmt: skip
         summary = run(source, tmp_path / "out.onnx", fake, disabled=())
         assert (summary.regions > 1) == (regions > 1)
+
+
+def test_a_large_unit_is_taken_without_the_quarter_that_loses(tmp_path):
+    """Convolutions are one unit for ONNX Runtime; the last one makes it slower."""
+    lines = [f"v{k + 1} = Conv(v{k}, w)  r{k} = Sin(v{k + 1})" for k in range(7)]
+    text = (
+        "g (float[1, 4, 16, 16] v0) => (float[1, 4, 16, 16] y) "
+        f"<float[4, 4, 1, 1] w> {{ {' '.join(lines)} y = Conv(v7, w) }}"
+    )
+    model = onnx.parser.parse_model(HEAD + text)
+    for k in range(7):
+        model.graph.output.append(onnx.helper.make_tensor_value_info(f"r{k}", 1, (1, 4, 16, 16)))
+    weight = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "in.onnx")
+
+    def part(unit, regions, threads):
+        last = any(node.outputs[0].name == "y" for region in regions for node in region.nodes)
+        return Outcome(1e-3, 1e-3 * (0.9 if last else 0.7), 0.6, 0.95, 5)
+
+    fake = Fake(by_kind(""))
+    fake.part = part
+    summary = run(tmp_path / "in.onnx", tmp_path / "out.onnx", fake, disabled=tuple(NAMES))
+    assert "Conv" in kinds_of(tmp_path / "out.onnx") and summary.regions >= 4
+    assert verify(tmp_path / "in.onnx", tmp_path / "out.onnx").passed
 
 
 def test_the_budget_ends_measuring_with_the_best_so_far(source, tmp_path):

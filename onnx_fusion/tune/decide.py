@@ -1,7 +1,8 @@
 """Which units to take, decided by measured latency (DNNFusion, section 4.3, completed by a last
 word for the whole model).
 
-1. Each unit by itself, fused in each of its ways against ONNX Runtime: taken if it wins clearly.
+1. Each unit by itself, fused in each of its ways against ONNX Runtime; of a large one also without
+   each of its quarters, which it then leaves to ONNX Runtime. Taken if it wins clearly.
 2. The whole model with what was taken, and also with the near losers and what cannot be timed by
    itself (a layout may pay only where neighbours have it): the better one counts.
 3. If the whole is not faster than the original, those with the least benefit are put back, twice as
@@ -32,6 +33,10 @@ NEAR = 1.1
 """Up to this, a unit that loses is tried again as part of the whole."""
 WHOLE = 0.99
 """A model is worth writing below this share of the original's time."""
+LARGE = 8
+"""A unit of so many regions is also tried without each of its quarters."""
+TRIMMED = 0.98
+"""A quarter is left out if that brings a unit below this share of what it takes with it."""
 CLEARLY_BETTER = 0.99
 """The near losers stay if they bring the whole below this share of what it takes without them."""
 
@@ -110,7 +115,34 @@ def find_best(unit: Unit, asker: Asker, describe: Describe) -> Best | None:
         answer = asker.part(describe(unit, regions), unit, regions)
         if answer is not None and (found is None or answer.ratio < found.answer.ratio):
             found = Best(regions, answer)
+    return found if found is None else trim(unit, found, asker, describe)
+
+
+def trim(unit: Unit, found: Best, asker: Asker, describe: Describe) -> Best:
+    """Return the best way without those of its quarters that make a large unit slower.
+
+    Each border inside may cost ONNX Runtime a reorder or a fusion, and the kernels a layout: the
+    unit is timed as a whole, so that is in the answer.
+    """
+    for part in quarters(found.regions):
+        rest = tuple(region for region in found.regions if region not in part)
+        answer = asker.part(describe(unit, rest), unit, rest) if rest else None
+        if answer is not None and answer.ratio < TRIMMED * found.answer.ratio:
+            found = Best(rest, answer)
     return found
+
+
+def quarters(regions: Sequence[Region]) -> list[tuple[Region, ...]]:
+    """Return the regions in four parts of about equal estimated time, in order; none of a few."""
+    if len(regions) < LARGE:
+        return []
+    seconds = [cost.kernel_seconds(region.nodes, cost.FUSED) for region in regions]
+    parts: list[list[Region]] = [[] for _ in range(4)]
+    before = 0.0
+    for region, took in zip(regions, seconds, strict=True):
+        parts[min(3, int(4 * (before + took / 2) / sum(seconds)))].append(region)
+        before += took
+    return [tuple(part) for part in parts if part]
 
 
 def wins(answer: Answer) -> bool:

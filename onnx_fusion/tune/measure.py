@@ -99,8 +99,7 @@ class Measurer:
         fused = find_cut(emitted.proto, unit.graph, unit.nodes)
         if fused is None:
             raise Unfit("it cannot be cut out once fused")
-        for name in (*original.given, *fused.given):
-            self.value(name)
+        self.capture([*original.given, *fused.given])
         try:
             return self.race(
                 Side(self.model.proto, self.model.weights, original, False),
@@ -178,9 +177,8 @@ class Measurer:
 
     def capture(self, names: Collection[str]) -> None:
         """Keep values of a run of the original; those that are there already are not run for."""
-        known = {name: array for name, array in self.inputs.items() if name in names}
-        self.arrays.update(known)
-        wanted = [name for name in names if name not in self.arrays]
+        self.arrays.update((name, self.inputs[name]) for name in names if name in self.inputs)
+        wanted = [name for name in dict.fromkeys(names) if name not in self.arrays]
         if not wanted:
             return
         original = WholeSide(self.source, library=False, threads=None)

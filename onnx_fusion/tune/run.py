@@ -19,7 +19,7 @@ from onnx_fusion.runtime.latency import Database, Entry, read_shipped
 from onnx_fusion.runtime.side import Side
 from onnx_fusion.runtime.verify import first_run
 from onnx_fusion.tune.ask import Asker, Measures
-from onnx_fusion.tune.cut import find_border
+from onnx_fusion.tune.cut import find_border, find_cut
 from onnx_fusion.tune.decide import Decision, decide
 from onnx_fusion.tune.measure import Measurer, Unfit
 from onnx_fusion.tune.subject import describe, describe_all
@@ -190,16 +190,14 @@ def prepare(tuning: Tuning, tools: Tools, units: Sequence[Unit], notes: list[str
         sizes = ", ".join(f"{dim}={size}" for dim, size in sorted(found.items()))
         notes.append(f"measured with {sizes}; --dim gives other sizes")
     measurer = Measurer(tools.model, tools.graph, path, inputs, tools.lower, tools.assemble)
-    names = {
-        name: None
-        for unit in units
-        if unit.graph is tools.graph
-        for name in find_border(unit.nodes).reads
-    }
+    own = [unit for unit in units if unit.graph is tools.graph]
+    names = {name for unit in own for name in find_border(unit.nodes).reads}
     if sum(irs_bytes(tools.graph.values[name]) for name in names) <= MOST_CAPTURED:
+        cuts = [find_cut(tools.model.proto, unit.graph, unit.nodes) for unit in own]
+        names |= {name for cut in cuts if cut is not None for name in cut.given}
         # Whatever keeps one of them from being captured is said of its stretch.
         with contextlib.suppress(Unfit):
-            measurer.capture(list(names))
+            measurer.capture(sorted(names))
     return measurer
 
 
