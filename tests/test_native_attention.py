@@ -108,6 +108,49 @@ def test_rows_of_which_all_is_masked():
     np.testing.assert_allclose(want[0, 5], mean, atol=1e-6)
 
 
+LOW = (-np.inf, -3.4028235e38, -1e9, -1e4, -200.0)
+
+
+@pytest.mark.parametrize("low", LOW)
+@pytest.mark.parametrize(
+    "sizes", ((1, 2, 70, 70, 16, 24), (2, 1, 9, 100, 64, 16), (1, 3, 1, 50, 8, 8))
+)
+def test_rows_that_a_mask_ends(sizes, low):
+    """Causal and padded: keys that count for nothing are left out, and none of the others."""
+    attention = Attention(*sizes, extra=((*MASK, "normal"),), score=ADD)
+    inputs = attention.inputs(np.random.default_rng(13))
+    b, _, i, j, _, _ = sizes
+    query, key = np.arange(i)[:, None], np.arange(j)
+    causal = np.where(key <= query + j - i, 0, low).astype(np.float32)
+    padded = np.where(key[None] < j // 3, 0, low).astype(np.float32)
+    left = np.where(key[None] >= j // 2, 0, low).astype(np.float32)
+    masks = [causal, padded]
+    if low < -1e30:  # where all is masked, what is less low rounds the scores away
+        masks += [np.minimum(causal, left), np.full((i, j), low, np.float32)]
+    for mask in masks:
+        inputs[3] = np.tile(mask, (b, 1, i // len(mask), 1))
+        assert_runs(attention.text(), inputs)
+    # One key of the masked ones comes back, for one row.
+    inputs[3] = np.tile(padded, (b, 1, i, 1))
+    inputs[3][..., i // 2, j - 2] = 0.5
+    assert_runs(attention.text(), inputs, attention.expected(*inputs))
+
+
+@pytest.mark.parametrize("which", (0, 1, 2, 3))
+def test_masked_keys_that_are_not_finite(which):
+    """0 times infinity is NaN, so what is masked counts where it is not finite."""
+    attention = Attention(1, 2, 40, 40, 16, 16, extra=((*MASK, "normal"),), score=ADD)
+    inputs = attention.inputs(np.random.default_rng(14))
+    inputs[3][:] = np.triu(np.full((40, 40), -3e38, np.float32), 1)
+    inputs[which][0, 0, 33, 5] = np.inf if which == 2 else np.nan
+    assert_runs(attention.text(), inputs)
+    # Scores that are as large as the mask.
+    inputs = attention.inputs(np.random.default_rng(14))
+    inputs[3][:] = np.triu(np.full((40, 40), -1e4, np.float32), 1)
+    inputs[which][0, 0, 33] *= 1e4
+    assert_runs(attention.text(), inputs)
+
+
 SCORES = {
     "where": (("bool[{b}, 1, {i}, {j}]", "bool"),
               ("load m (b, 0, i, j)", "const f32 -3e38", "where @2 first x")),

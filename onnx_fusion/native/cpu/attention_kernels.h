@@ -31,6 +31,10 @@ struct AttentionKernels {
   // out[c] = (add ? out[c] : 0) + the sum over p < k of a[p] * b[p * b_step + c], for c < columns.
   void (*mix)(int64_t k, const float* a, const float* b, int64_t b_step, int64_t columns, float* out,
               bool add);
+  // The largest |x[i]|, i < count; infinity if any is NaN.
+  float (*magnitude)(const float* x, int64_t count);
+  // A multiple of 16, or `count`, from which on all x[i] < least.
+  int64_t (*live)(const float* x, int64_t count, float least);
   // x[r * ld + c] *= factors[r]
   void (*scale)(float* x, int64_t ld, int64_t rows, int64_t columns, const float* factors);
   void (*divide)(const DividedRows& rows);

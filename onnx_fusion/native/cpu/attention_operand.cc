@@ -162,7 +162,7 @@ ColumnView ColumnOperand::prepare(const RunContext& context, const int64_t* fixe
 void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, int64_t count,
                              int64_t k0, int64_t k1, int64_t c0, int64_t c1, float* out, int64_t ld,
                              bool add) const {
-  const GemmKernels& kernels = gemm_kernels();
+  const TileKernels& kernels = tile_kernels();
   const int64_t k = k1 - k0;
   if (way_ == Way::mix || way_ == Way::dots) {
     for (int64_t r = 0; r < count; ++r, out += ld) {
@@ -181,12 +181,29 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
     const bool packed = panel >= first;
     const float* const b = packed ? view.packed + ((panel - first) * depth + k0) * width
                                   : view.memory + panel * width + k0 * step_;
+    const int64_t step = packed ? width : step_;
+    const int vectors = panel_vectors(panel);
+    const TileRows kind = step == vectors * lanes_ ? TileRows::direct : TileRows::strided;
+    TileCall call{1, &k, nullptr, nullptr, 1, step, b, nullptr, ld, add, nullptr};
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t row = tiles.begin(t);
-      kernels.tile(static_cast<int>(tiles.begin(t + 1) - row), panel_vectors(panel), 1, &k, rows + row,
-                   1, b, packed ? width : step_, out + row * ld + panel * width - c0, ld, add);
+      call.a = rows + row;
+      call.c = out + row * ld + panel * width - c0;
+      kernels.tile(kind, static_cast<int>(tiles.begin(t + 1) - row), vectors, call);
     }
   }
+}
+
+float ColumnOperand::magnitude(const ColumnView& view) const {
+  const auto of = attention_kernels().magnitude;
+  float most = of(view.packed, floats());
+  const int64_t in_place = std::min(columns, first_packed() * width);
+  if (way_ == Way::dots) {
+    for (int64_t at : tables_.outer) most = std::max(most, of(view.memory + at, depth));
+  } else if (in_place > 0) {
+    for (int64_t k = 0; k < depth; ++k) most = std::max(most, of(view.memory + k * step_, in_place));
+  }
+  return most;
 }
 
 void ColumnOperand::multiply_dots(const ColumnView& view, const float* row, int64_t k0, int64_t k1,

@@ -38,6 +38,8 @@ class ColumnOperand {
   // c0 begins a panel. Up to a vector behind c1 is written.
   void multiply(const ColumnView& view, const float* const* rows, int64_t count, int64_t k0,
                 int64_t k1, int64_t c0, int64_t c1, float* out, int64_t ld, bool add) const;
+  // The largest absolute value in the view; infinity if any element is NaN.
+  float magnitude(const ColumnView& view) const;
   int64_t floats() const;
   size_t scratch_bytes() const { return prologue_ != nullptr ? prologue_->scratch_bytes() : 0; }
 

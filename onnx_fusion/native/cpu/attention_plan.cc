@@ -19,6 +19,7 @@ namespace {
 
 constexpr int64_t kScoreFloats = 24 << 10;  // of a block of rows
 constexpr int64_t kLeastRows = 16, kMostRows = 64;
+constexpr int64_t kPieceRows = 16;  // of a block whose rows end at different keys
 constexpr int64_t kLongRow = 4096;  // keys that are taken at once
 constexpr int64_t kKeyBlock = 1024;
 
@@ -41,12 +42,6 @@ struct AttentionPlan::Buffers {
   char* tiles;
 };
 
-struct AttentionPlan::Place {
-  int64_t row0, row1;
-  ColumnView keys, values;
-  int64_t scores[kMaxLetters], softmax[kMaxLetters], product[kMaxLetters];  // letters of the stages
-};
-
 AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& match)
     : match_(match),
       keys_(bound, match.scores.stage, match.key, match.scores.keys, match.depth,
@@ -65,6 +60,7 @@ AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& ma
   if (weight_ == nullptr && weighing_ == nullptr) {
     divides_ = output_.make_store(bound, match.product.stage, match.product.rows, match.features);
   }
+  looks_for_ends_ = finish_.planes.size() == 1 && weight_ == nullptr && weighing_ == nullptr;
   choose_blocks();
 }
 
@@ -127,11 +123,12 @@ void AttentionPlan::run(const RunContext& context) const {
         locate_batch(stages[match_.product.stage], match_.product, match_, batch, place.product);
         place.keys = keys_.prepare(context, place.scores, buffers.keys, buffers.tiles);
         place.values = values_.prepare(context, place.product, buffers.values, buffers.tiles);
+        place.key_magnitude = place.value_magnitude = -1;
         packed = batch;
       }
       place.row0 = match_.row_count * block / row_blocks_;
       place.row1 = match_.row_count * (block + 1) / row_blocks_;
-      run_rows(context, place, buffers);
+      run_block(context, &place, buffers);
     }
   };
   parallel_ranges(*context.parallel, match_.batches * row_blocks_, tasks, task);
@@ -149,15 +146,46 @@ void AttentionPlan::find_queries(const RunContext& context, const Place& place,
   for (int64_t r = 0; r < count; ++r) rows[r] = buffers.queries + r * queries_.depth();
 }
 
+void AttentionPlan::run_block(const RunContext& context, Place* place,
+                              const Buffers& buffers) const {
+  const float* queries[kMostRows];
+  find_queries(context, *place, buffers, queries);
+  if (!masks_ends(context, *place)) return run_rows(context, *place, queries, match_.keys, buffers);
+  const int64_t begin = place->row0, end = place->row1;
+  int64_t needed[kMostRows / kPieceRows + 1];
+  const auto is_worth_it = [&](float bound) {
+    int64_t products = 0;
+    for (int64_t row = begin; row < end; row += kPieceRows) {
+      const int64_t piece_end = std::min(end, row + kPieceRows);
+      const int64_t keys = count_keys(context, *place, row, piece_end, bound);
+      needed[(row - begin) / kPieceRows] = keys;
+      products += keys * (piece_end - row);
+    }
+    return products * 8 <= (end - begin) * match_.keys * 7;
+  };
+  // Without looking at the keys: as few as can be.
+  bool pieces = is_worth_it(0);
+  if (pieces && place->key_magnitude < 0) {
+    place->key_magnitude = keys_.magnitude(place->keys);
+    place->value_magnitude = values_.magnitude(place->values);
+  }
+  pieces = pieces && is_worth_it(bound_scores(*place, queries, end - begin));
+  if (!pieces) return run_rows(context, *place, queries, match_.keys, buffers);
+  for (int64_t row = begin; row < end; row = place->row1) {
+    place->row0 = row;
+    place->row1 = std::min(end, row + kPieceRows);
+    run_rows(context, *place, queries + (row - begin), needed[(row - begin) / kPieceRows], buffers);
+  }
+}
+
 void AttentionPlan::run_rows(const RunContext& context, const Place& place,
+                             const float* const* queries, int64_t keys,
                              const Buffers& buffers) const {
   const int64_t count = place.row1 - place.row0;
-  const float* rows[kMostRows];
-  find_queries(context, place, buffers, rows);
   std::fill(buffers.highest, buffers.highest + count, -std::numeric_limits<float>::infinity());
-  for (int64_t key0 = 0; key0 < match_.keys; key0 += key_block_) {
-    const int64_t key1 = std::min(match_.keys, key0 + key_block_);
-    keys_.multiply(place.keys, rows, count, 0, keys_.depth, key0, key1, buffers.scores, score_ld_,
+  for (int64_t key0 = 0; key0 < keys; key0 += key_block_) {
+    const int64_t key1 = std::min(keys, key0 + key_block_);
+    keys_.multiply(place.keys, queries, count, 0, keys_.depth, key0, key1, buffers.scores, score_ld_,
                    false);
     const float* const weights = weigh(context, place, buffers, key0, key1);
     const float* weight_rows[kMostRows];

@@ -22,14 +22,27 @@ class AttentionPlan final : public StagePlan {
 
  private:
   struct Buffers;
-  struct Place;
+  struct Place {
+    int64_t row0, row1;
+    ColumnView keys, values;
+    float key_magnitude, value_magnitude;  // negative if they are not known yet
+    int64_t scores[kMaxLetters], softmax[kMaxLetters], product[kMaxLetters];  // letters of the stages
+  };
 
   void choose_blocks();
-  void run_rows(const RunContext& context, const Place& place, const Buffers& buffers) const;
+  void run_block(const RunContext& context, Place* place, const Buffers& buffers) const;
+  void run_rows(const RunContext& context, const Place& place, const float* const* queries,
+                int64_t keys, const Buffers& buffers) const;
   void find_queries(const RunContext& context, const Place& place, const Buffers& buffers,
                     const float** rows) const;
   float* weigh(const RunContext& context, const Place& place, const Buffers& buffers, int64_t key0,
                int64_t key1) const;
+  // attention_limit.cc: does a mask take keys out at the end of a row; what no score exceeds (infinity if
+  // that is not known); and how many keys these rows need.
+  bool masks_ends(const RunContext& context, const Place& place) const;
+  float bound_scores(const Place& place, const float* const* queries, int64_t count) const;
+  int64_t count_keys(const RunContext& context, const Place& place, int64_t row0, int64_t row1,
+                     float bound) const;
 
   AttentionMatch match_;
   ColumnOperand keys_, values_;
@@ -42,6 +55,7 @@ class AttentionPlan final : public StagePlan {
   PlaneRows output_;      // where the divided result goes
   bool divides_ = false;  // nothing follows it: it is divided on the way there
 
+  bool looks_for_ends_ = false;
   int64_t row_block_ = 1, key_block_ = 1, row_blocks_ = 1;
   int64_t score_ld_ = 0, result_ld_ = 0;
   int64_t query_floats_ = 0, score_floats_ = 0, result_floats_ = 0;

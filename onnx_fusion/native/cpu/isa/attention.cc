@@ -238,6 +238,39 @@ void mix(int64_t k, const float* a, const float* b, int64_t b_step, int64_t colu
   for (int64_t i = c; i < columns; ++i) out[i] = (add ? out[i] : 0) + sum[0][i - c] + sum[1][i - c];
 }
 
+float magnitude(const float* x, int64_t count) {
+  Floats high[2] = {}, nothing[2] = {};  // 0 * x is not 0 for infinities and NaN
+  int64_t i = 0;
+  const auto take = [&](Floats y, int part) {
+    nothing[part] += y * 0.0f;
+    high[part] = larger(y, larger(-y, high[part]));
+  };
+  for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+    take(load(x + i), 0);
+    take(load(x + i + kLanes), 1);
+  }
+  for (; i + kLanes <= count; i += kLanes) take(load(x + i), 0);
+  if (i < count) take(load_where(x + i, mask_of((1u << (count - i)) - 1u), Floats{}), 0);
+  return sum_of(nothing[0] + nothing[1]) == 0.0f ? highest_of(larger(high[0], high[1])) : kInfinity;
+}
+
+int64_t live(const float* x, int64_t count, float least) {
+  constexpr int64_t kStep = 16;
+  int64_t end = count / kStep * kStep;
+  for (int64_t i = end; i < count; ++i) {
+    if (!(x[i] < least)) return count;
+  }
+  for (; end > 0; end -= kStep) {
+    Floats kept{};
+#pragma GCC unroll 4
+    for (int64_t i = kStep; i > 0; i -= kLanes) {
+      kept += load(x + end - i) < least ? Floats{} : broadcast(1.0f);
+    }
+    if (sum_of(kept) != 0.0f) return end;
+  }
+  return 0;
+}
+
 void scale(float* x, int64_t ld, int64_t rows, int64_t columns, const float* factors) {
   for (int64_t r = 0; r < rows; ++r, x += ld) {
     int64_t c = 0;
@@ -260,6 +293,6 @@ void divide(const DividedRows& d) {
 }  // namespace
 
 extern const AttentionKernels attention_kernels;
-const AttentionKernels attention_kernels = {run_softmax, mix, scale, divide};
+const AttentionKernels attention_kernels = {run_softmax, mix, magnitude, live, scale, divide};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
