@@ -9,6 +9,10 @@
 
 #include "machine.h"
 
+namespace onnx_fusion::cpu {
+double multiply_add(int64_t rounds);
+}
+
 #define ONNX_FUSION_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace {
@@ -83,6 +87,11 @@ ONNX_FUSION_EXPORT const char* onnx_fusion_version() { return ONNX_FUSION_VERSIO
 ONNX_FUSION_EXPORT const char* onnx_fusion_isa() {
   static const std::string name = onnx_fusion::isa_name();
   return name.c_str();
+}
+
+// Does `rounds` of multiply-adds on one thread, and returns how many floating-point operations it did.
+ONNX_FUSION_EXPORT double onnx_fusion_multiply_add(int64_t rounds) {
+  return onnx_fusion::cpu::multiply_add(rounds);
 }
 
 // 0: runs. 1: not a valid program. 2: valid, but no kernel runs it.
