@@ -13,7 +13,7 @@ from onnx_fusion.fusion.target import Target
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.names import input_names
 from onnx_fusion.graph.view import irs_bytes
-from onnx_fusion.ops import table
+from onnx_fusion.ops import peer, table
 from onnx_fusion.ops.mapping import MappingType
 
 
@@ -75,6 +75,7 @@ class _Planner:
             if self.blocks.free(seed):
                 self.close(self.grow(seed))
         self.apply_templates()
+        self.leave_renames()
         position = self.blocks.position
         self.regions.sort(key=lambda r: position[r.nodes[0]])
         named = tuple(
@@ -103,6 +104,19 @@ class _Planner:
         for block, name in made.items():
             region = region_of("try", block.nodes, self, block.mapping)
             self.regions.append(dataclasses.replace(region, template=name))
+
+    def leave_renames(self) -> None:
+        """Give up regions that would copy what ONNX Runtime does not even touch."""
+        kept = []
+        for region in self.regions:
+            if all(map(peer.renames, region.nodes)):
+                reason = "ONNX Runtime gives the value another shape without copying it"
+                self.why_not.update(dict.fromkeys(region.nodes, reason))
+                for node in region.nodes:
+                    del self.blocks.of[node]
+            else:
+                kept.append(region)
+        self.regions = kept
 
     def seeds(self) -> list[Node]:
         """Return the nodes to start from, in order."""

@@ -48,6 +48,15 @@ def runs_on_integers(node: Node) -> bool:
     )
 
 
+RENAMES = frozenset(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"))
+"""Operators that give a value another shape without copying it."""
+
+
+def renames(node: Node) -> bool:
+    """Return whether ONNX Runtime runs the node without touching an element."""
+    return node.op_type in RENAMES and not node.domain
+
+
 def fuses(producer: Node, consumer: Node) -> bool:
     """Return whether ONNX Runtime makes one kernel of this pair."""
     if producer.op_type == "DequantizeLinear":
