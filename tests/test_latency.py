@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.runtime import host, latency
 from onnx_fusion.runtime.host import Host
 from onnx_fusion.runtime.latency import Database, Entry
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import ship_latency
 
 HERE = Host("cpu", "avx2", "1.32.0", "0.1.0+abc")
 
@@ -199,6 +204,23 @@ def test_an_error_is_one_line(arguments, capsys):
     assert main(["latency", *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(arguments[1])
+
+
+def test_what_ships_is_chosen_from_measurements_and_exports(tmp_path, capsys):
+    here = host.this_host()
+    other = dataclasses.replace(here, cpu="other")
+    whole = dataclasses.replace(entry("w", where=here), what="whole model: 2 Conv")
+    precise = dataclasses.replace(entry("b", where=here), ours=1.23456789e-4)
+    Database().put([precise, whole, entry("old", where=dataclasses.replace(here, library="old"))])
+    added = tmp_path / "added.jsonl"
+    added.write_text(latency.write_text([entry("a", where=other), entry("b", where=other)]))
+    target = tmp_path / "latency.jsonl"
+    assert ship_latency.main(["--add", str(added), "--output", str(target)]) == 0
+    shipped = latency.read_shipped(target)
+    assert {d: [e.cpu for e in found] for d, found in shipped.items()} == {
+        "a": ["other"], "b": sorted([here.cpu, "other"])}  # fmt: skip
+    assert {e.ours for e in shipped["b"]} == {1e-3, 1.235e-4}
+    assert ship_latency.main(["--add", str(tmp_path / "none"), "--output", str(target)]) == 1
 
 
 def test_the_host_names_the_cpu(tmp_path):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SMALL = 64
 """Bytes of a constant whose contents are part of what is timed: axes, shapes, bounds of a Clip."""
+WHOLE = "whole model"
+"""How the words for people begin for a whole model."""
 MOST_NAMED = 4
 """Operators that the words for people name."""
 
@@ -52,7 +54,7 @@ def describe_all(parts: Iterable[tuple[Graph, Sequence[Lowered]]]) -> Subject:
         every += graph.nodes
         chosen += lowered
     subject = words.subject(every, chosen)
-    return dataclasses.replace(subject, what=f"whole model: {subject.what}")
+    return dataclasses.replace(subject, what=f"{WHOLE}: {subject.what}")
 
 
 class _Words:
