@@ -7,6 +7,7 @@ namespace onnx_fusion::cpu {
 namespace {
 
 constexpr int64_t kTileBytes = 65536;
+constexpr int64_t kFewRows = 8;
 
 // Outside of the tensor at every position, so that the load gives its `else`.
 bool is_outside(const TileGuard& guard, const std::vector<TileAxis>& axes) {
@@ -104,6 +105,19 @@ void Copy::arrange() {
     loops_.pop_back();
   }
   kind_ = row_.out == 1 && (row_.in == 1 || row_.in == 0) ? Kind::runs : Kind::strided;
+  if (row_.in == 0 && row_.out == 1 && !loops_.empty() && loops_.back().in == 1 &&
+      loops_.back().out == row_.extent) {
+    kind_ = Kind::repeated;
+    across_ = loops_.back();
+    loops_.pop_back();
+  }
+  // A call of the kernel does one loop of rows: best a long one, if its output stays in the cache.
+  if (loops_.size() > 1 && loops_.back().extent < kFewRows) {
+    Loop& before = loops_[loops_.size() - 2];
+    if (before.extent >= kFewRows && std::abs(before.out) * before.extent * bytes_ <= kTileBytes) {
+      std::swap(before, loops_.back());
+    }
+  }
   if (kind_ == Kind::strided && row_.out == 1) {
     const auto across = std::find_if(loops_.begin(), loops_.end(),
                                      [](const Loop& l) { return l.in == 1 && l.extent > 1; });
@@ -126,7 +140,12 @@ void Copy::arrange() {
              ((across_.extent + across_block_ - 1) / across_block_);
     return;
   }
-  const int64_t length = row_.extent * bytes_;
+  const int64_t length = row_.extent * across_.extent * bytes_;
+  if (kind_ == Kind::repeated) {
+    rows_a_tile_ = std::max<int64_t>(1, kTileBytes / std::max<int64_t>(length, 1));
+    tiles_ = (rows_ + rows_a_tile_ - 1) / rows_a_tile_;
+    return;
+  }
   pieces_ = (length + 2 * kTileBytes - 1) / (2 * kTileBytes);
   rows_a_tile_ = pieces_ > 1 ? 1 : std::max<int64_t>(1, kTileBytes / std::max<int64_t>(length, 1));
   tiles_ = (rows_ * pieces_ + rows_a_tile_ - 1) / rows_a_tile_;
@@ -135,7 +154,7 @@ void Copy::arrange() {
 double Copy::nanoseconds() const {
   double points = static_cast<double>(row_.extent * across_.extent);
   for (const Loop& loop : loops_) points *= static_cast<double>(loop.extent);
-  const double each = kind_ == Kind::runs ? 0.05 : kind_ == Kind::planes ? 0.2 : 0.6;
+  const double each = kind_ == Kind::planes ? 0.2 : kind_ == Kind::strided ? 0.6 : 0.05;
   return points * each * static_cast<double>(bytes_) / 4 + static_cast<double>(rows_) * 3;
 }
 
@@ -164,6 +183,7 @@ void Copy::run_rows(const char* in, char* out, int64_t begin, int64_t end) const
     }
     return;
   }
+  if (kind_ == Kind::repeated) return run_repeated(in, out, begin, end);
   const Loop inner = loops_.empty() ? Loop{1, 0, 0} : loops_.back();
   for (int64_t i = begin; i < end;) {
     const int64_t first = i % inner.extent, count = std::min(inner.extent - first, end - i);
@@ -177,6 +197,29 @@ void Copy::run_rows(const char* in, char* out, int64_t begin, int64_t end) const
     k.copy[size_](out + to * bytes_, inner.out, row_.out, in + from * bytes_, inner.in, row_.in,
                   row_.extent, count);
     i += count;
+  }
+}
+
+void Copy::run_repeated(const char* in, char* out, int64_t begin, int64_t end) const {
+  const auto repeat = kernels().repeat[size_];
+  const size_t count = loops_.size();
+  int64_t at[kMaxLetters], from = 0, to = 0, index = begin;
+  for (size_t l = count; l-- > 0;) {
+    at[l] = index % loops_[l].extent;
+    index /= loops_[l].extent;
+    from += at[l] * loops_[l].in;
+    to += at[l] * loops_[l].out;
+  }
+  for (int64_t i = begin; i < end; ++i) {
+    repeat(out + to * bytes_, in + from * bytes_, across_.extent, row_.extent);
+    for (size_t l = count; l-- > 0;) {
+      from += loops_[l].in;
+      to += loops_[l].out;
+      if (++at[l] < loops_[l].extent) break;
+      from -= loops_[l].in * loops_[l].extent;
+      to -= loops_[l].out * loops_[l].extent;
+      at[l] = 0;
+    }
   }
 }
 

@@ -22,11 +22,12 @@ class Copy {
     int64_t extent, in, out;  // strides in elements
   };
   // How the innermost elements lie.
-  enum class Kind : uint8_t { runs, planes, strided };
+  enum class Kind : uint8_t { runs, planes, strided, repeated };
 
   Copy(const TileProgram& program, const TileStore& store);
   void arrange();
   void run_rows(const char* in, char* out, int64_t begin, int64_t end) const;
+  void run_repeated(const char* in, char* out, int64_t begin, int64_t end) const;
   void run_planes(const char* in, char* out, int64_t begin, int64_t end) const;
 
   int from_ = -1, to_ = -1;  // tensors; from_ < 0: the constant
@@ -35,7 +36,8 @@ class Copy {
   int64_t bytes_ = 4, in_base_ = 0, out_base_ = 0;
   std::vector<Loop> loops_;  // slowest first, without the innermost ones
   Kind kind_ = Kind::runs;
-  Loop row_{1, 1, 1};     // runs, strided: a row; planes: the loop whose output is contiguous
+  Loop row_{1, 1, 1};     // runs, strided: a row; planes: the loop whose output is contiguous;
+                          // repeated: how often each element of `across_` comes
   Loop across_{1, 1, 1};  // planes: the loop whose input is contiguous
   int64_t rows_ = 1, rows_a_tile_ = 1, pieces_ = 1;       // a long row is cut into pieces
   int64_t row_block_ = 1, across_block_ = 1;

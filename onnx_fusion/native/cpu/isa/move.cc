@@ -54,8 +54,18 @@ void gather(void* out, const void* in, const int64_t* offsets, const void* other
 
 template <class T>
 void repeat(void* out, const void* in, int64_t rows, int64_t length) {
-  T* o = static_cast<T*>(out);
-  const T* x = static_cast<const T*>(in);
+  T* __restrict o = static_cast<T*>(out);
+  const T* __restrict x = static_cast<const T*>(in);
+  if (length == 2) {
+    for (int64_t r = 0; r < rows; ++r) o[2 * r] = o[2 * r + 1] = x[r];
+    return;
+  }
+  if (length == 4) {
+    for (int64_t r = 0; r < rows; ++r) {
+      o[4 * r] = o[4 * r + 1] = o[4 * r + 2] = o[4 * r + 3] = x[r];
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r, o += length) {
     const T v = x[r];
     for (int64_t i = 0; i < length; ++i) o[i] = v;
