@@ -6,7 +6,10 @@ import pytest
 from graph_rebuild import rebuild
 from onnx import helper, numpy_helper
 
+import onnx_fusion
+from onnx_fusion import api
 from onnx_fusion.graph.load import load
+from onnx_fusion.ops.elementwise import is_scale_and_shift
 from onnx_fusion.passes.pipeline import prepare
 
 R = np.random.default_rng(3)
@@ -127,3 +130,28 @@ def test_a_factor_that_float32_does_not_hold_is_left_alone():
         if tensor.name == "var":
             tensor.CopyFrom(numpy_helper.from_array(np.full(4, -1, "f4"), "var"))
     assert ops(proto) == ["Conv", "BatchNormalization"]
+
+
+@pytest.mark.parametrize("tail", ["read elsewhere", "no contraction"])
+def test_what_is_left_is_a_scale_and_a_shift(tail):
+    """Statistics in float64, rounded once; the model's own kernels and functions compute it."""
+    proto = example()
+    if tail == "no contraction":
+        proto.graph.node[0].CopyFrom(helper.make_node("Sigmoid", ["x"], ["y"], name="op"))
+        del proto.graph.initializer[0]
+        proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
+    else:
+        proto.graph.output.add(name="y")
+    norm = next(n for n in prepare(load(proto)).nodes if n.op_type == "BatchNormalization")
+    assert is_scale_and_shift(norm) and norm.parts
+    assert not any(is_scale_and_shift(n) for n in prepare(load(proto), strict=True).nodes
+                   if n.op_type == "BatchNormalization")
+    x = R.standard_normal((1, 4 if tail == "no contraction" else 3, 2, 2)).astype("f4")
+    made = api.optimize(proto, policy="all")
+    for library in (True, False):
+        got = dict(zip([o.name for o in made.graph.output],
+                       onnx_fusion.session(made, library=library).run(None, {"x": x})))["z"]
+        np.testing.assert_allclose(got, run(proto, x), rtol=1e-5, atol=1e-5)
+    program = next(one.program for one in api.plan_programs(proto, policy="all").lowered
+                   if "z" in [v.name for v in one.outputs])
+    assert "sqrt" not in program and "div" not in program

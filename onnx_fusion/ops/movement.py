@@ -9,19 +9,9 @@ import numpy as np
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row, Site, constant, ints
-from onnx_fusion.ops.stage import (
-    ANY,
-    Guard,
-    Index,
-    NeedsTemp,
-    Refused,
-    Stage,
-    Tensor,
-    is_one,
-    literal,
-)
+from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor, is_one
 from onnx_fusion.program import expr as ex
-from onnx_fusion.program.model import Ref
+from onnx_fusion.program.model import Ref, literal
 
 Shape = tuple[ex.Expr, ...]
 MOVABLE = frozenset(DType) - {DType.BF16, DType.F16}

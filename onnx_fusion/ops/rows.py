@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, need
+from onnx_fusion.ops.index import letters_in
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import product, reshape
 from onnx_fusion.ops.row import Row, Site, axis_of, ints, like, pointwise
-from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor, letters_in
+from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
 

@@ -19,9 +19,10 @@ import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from onnx_fusion.dtypes import DType
+from onnx_fusion.ops.index import letters_in, linear
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program import model as tp
-from onnx_fusion.program.algebra import collect
+from onnx_fusion.program.model import literal
 
 Index = ex.Expr | tp.Ref
 Guard = None | str | float | int | bool
@@ -281,7 +282,7 @@ class Stage:
         self, name: str, dtype: DType, index: tuple[Index, ...], guard: Guard = None
     ) -> tp.Ref:
         """Write a load; under the guard ANY what lies outside reads as zero."""
-        fill = None if guard is None else (zero(dtype) if guard == ANY else guard)
+        fill = None if guard is None else (literal(dtype, 0) if guard == ANY else guard)
         index = tuple(self.simplify(e) if isinstance(e, ex.Expr) else e for e in index)
         self.maps.extend(e for e in index if isinstance(e, ex.Expr))
         letters = letters_in(index)
@@ -299,7 +300,7 @@ class Stage:
 
     def const(self, dtype: DType, value: float | int | bool) -> tp.Ref:
         """Write a literal."""
-        return self._add(tp.Const(dtype, literal(dtype, value)), dtype, frozenset())
+        return self._add(tp.Const(dtype, value), dtype, frozenset())
 
     def cast(self, dtype: DType, a: tp.Ref) -> tp.Ref:
         """Write a conversion; nothing if `a` has the type already."""
@@ -386,38 +387,3 @@ class Stage:
             )
             self.body.append(instruction)
         return ref
-
-
-def linear(index: ex.Expr) -> tuple[ex.Expr, dict[str, ex.Expr]] | None:
-    """Return the letter-free part and each letter's coefficient, None if `index` is not affine."""
-    offset, terms = ex.const(0), {}
-    for factors, coefficient in collect(index).items():
-        if not factors:
-            offset = coefficient
-        elif len(factors) == 1 and factors[0].kind == "letter":
-            terms[factors[0].left] = coefficient
-        else:
-            return None
-    return offset, terms
-
-
-def letters_in(index: tuple[Index, ...]) -> frozenset[str]:
-    """Return the letters of an index map's expressions."""
-    return frozenset().union(*(e.letters() for e in index if isinstance(e, ex.Expr)))
-
-
-def zero(dtype: DType) -> float | int | bool:
-    """Return the literal 0 of a type."""
-    return literal(dtype, 0)
-
-
-def literal(dtype: DType, value: float | int | bool) -> float | int | bool:
-    """Return `value` as the Python type that literals of `dtype` have."""
-    if dtype is DType.BOOL:
-        return bool(value)
-    if dtype in FLOATS:
-        return float(value)
-    return int(value)
-
-
-FLOATS = frozenset({DType.F32, DType.F64, DType.F16, DType.BF16})

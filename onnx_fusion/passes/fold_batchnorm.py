@@ -1,4 +1,4 @@
-"""Folds BatchNormalization into the weights of the contraction before it."""
+"""Folds BatchNormalization into the weights of the contraction before it, or its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.graph import edit
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.weights import Weight
+from onnx_fusion.ops.elementwise import is_scale_and_shift
 
 _CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Gemm"))
 
@@ -20,22 +21,51 @@ def fold_batchnorm(graph: Graph) -> Graph:
     bias (ONNX spec, BatchNormalization in inference mode), computed in float64 and rounded once.
     All of them must be constant float32 and the contraction's result have no other use. The new
     node has the contraction's op_type and attributes, new constants with made-up names, and both
-    nodes as `parts`.
+    nodes as `parts`. Where there is no contraction, the new node is a BatchNormalization by s and
+    bias - mean * s, of mean 0, variance 1 and epsilon 0: nothing is left to compute per channel.
     """
     for norm in list(graph.nodes):
         if norm.op_type != "BatchNormalization" or norm.domain or not _is_inference(norm):
             continue
         source = norm.inputs[0].producer
-        if source is None or source.op_type not in _CONTRACTIONS or source.domain or source.parts:
-            continue
-        middle = norm.inputs[0]
-        if middle.is_output or middle.captured or len(middle.consumers) != 1:
-            continue
-        folded = _fold(source, norm)
+        folded = _fold(source, norm) if source is not None and _takes(source, norm) else None
         if folded is not None:
             _replace(graph, source, norm, *folded)
+        else:
+            _simplify(graph, norm)
     edit.prune(graph)
     return graph
+
+
+def _takes(source: Node, norm: Node) -> bool:
+    """Return whether the norm alone reads a contraction's result."""
+    middle = norm.inputs[0]
+    alone = not middle.is_output and not middle.captured and len(middle.consumers) == 1
+    return alone and source.op_type in _CONTRACTIONS and not source.domain and not source.parts
+
+
+def _simplify(graph: Graph, norm: Node) -> None:
+    """Replace a norm whose statistics are constant float32 by one of mean 0 and variance 1."""
+    statistics = [_constant(value) for value in norm.inputs[1:5]]
+    if norm.parts or any(array is None or array.ndim != 1 for array in statistics):
+        return
+    scale, shift, mean, variance = statistics
+    epsilon = norm.attrs.get("epsilon", 1e-5)
+    if len({array.shape for array in statistics}) != 1 or is_scale_and_shift(norm):
+        return
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = scale / np.sqrt(variance + epsilon)
+        folded = _round(factor, shift - mean * factor)
+    if folded is None:
+        return
+    arrays = (*folded, np.zeros(scale.shape, np.float32), np.ones(scale.shape, np.float32))
+    names = ("scale", "bias", "mean", "variance")
+    output = norm.outputs[0]
+    inputs = [edit.add_constant(graph, f"{output.name}_{name}", Weight.of(array))
+              for name, array in zip(names, arrays, strict=True)]
+    new = Node(norm.op_type, "", norm.name, [norm.inputs[0], *inputs], [output],
+               {**norm.attrs, "epsilon": 0.0}, norm.origin, None, (norm,))
+    edit.replace(graph, (norm,), new)
 
 
 def _is_inference(norm: Node) -> bool:
