@@ -222,17 +222,34 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
   const int64_t filter = panel * width_, filters = std::min(width_, filters_ - filter);
   each_segment(first, last, [&](const Segment& segment) {
     locate(*stage_, image_, segment.image, fixed);
-    const int64_t line = segment.row * size_.lines;
-    for (int64_t t = 0; t < segment.count; ++t) {
-      const int64_t pixel = (segment.column + t) * size_.pixels, at = line * along_.outputs + pixel;
-      const FinishRows f =
-          finish_->rows(context, fixed, at, at + 1, filter, filter + filters, nullptr, 0);
-      winograd_kernels().output(
-          shape_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, filters,
-                  static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
-                  static_cast<int>(std::min<int64_t>(size_.pixels, along_.outputs - pixel)), f.out,
-                  along_.outputs * f.out_ld, f.out_ld, f.residual, along_.outputs * f.residual_ld,
-                  f.residual_ld, f.column_bias, f.scale, f.low, f.high});
+    const int64_t line = segment.row * size_.lines, begin = segment.column * size_.pixels;
+    const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
+    const int64_t lines = std::min<int64_t>(size_.lines, down_.outputs - line);
+    const int64_t at = line * along_.outputs + begin;
+    const FinishRows f = finish_->rows(context, fixed, at, at + end - begin, filter,
+                                       filter + filters, nullptr, 0);
+    const float* residual = f.residual;
+    WinogradOutput tile{from.products + segment.tile * planes_ * width_,
+                        vectors_,
+                        filters,
+                        static_cast<int>(lines),
+                        size_.pixels,
+                        f.out,
+                        along_.outputs * f.out_ld,
+                        f.out_ld,
+                        residual,
+                        along_.outputs * f.residual_ld,
+                        f.residual_ld,
+                        f.column_bias,
+                        f.scale,
+                        f.low,
+                        f.high};
+    for (int64_t pixel = begin; pixel < end; pixel += size_.pixels) {
+      tile.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel));
+      winograd_kernels().output(shape_, tile);
+      tile.in += planes_ * width_;
+      tile.out += size_.pixels * f.out_ld;
+      if (residual != nullptr) tile.residual += size_.pixels * f.residual_ld;
     }
   });
 }
