@@ -22,6 +22,7 @@ from onnx_fusion.fusion.target import Target
 from onnx_fusion.fusion.template import NAMES, TEMPLATES
 from onnx_fusion.graph.load import Model, load
 from onnx_fusion.graph.model import Graph, walk
+from onnx_fusion.graph.names import is_inside
 from onnx_fusion.graph.save import copy, save, to_proto
 from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
@@ -78,7 +79,7 @@ def plan(
 
     `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to make
     the whole model faster, or was measured to). `skip` names nodes or op_types to leave as they are; if `only` names any, all
-    others are left. `max_regions` keeps that many regions, the first. `disabled` names rules
+    others are left, but for what is in bodies and functions named. `max_regions` keeps that many regions, the first. `disabled` names rules
     (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
     """
     return plan_programs(
@@ -214,15 +215,17 @@ def plan_programs(
     target = Target(lowering.refusal, take_yellow=policy == "all", templates=templates)
     layouts = layout.RULE not in disabled
     graphs = list(walk(graph))
-    plans = [plan_graph(one, target, skip, only) for one in graphs]
+    asked = [() if is_inside(one.path, only) else only for one in graphs]
+    pairs = list(zip(graphs, asked, strict=True))
+    plans = [plan_graph(one, target, skip, names) for one, names in pairs]
     tuned = None
     if policy == "default":
         chosen = [choose(made, one) for made, one in zip(plans, graphs, strict=True)]
         tuning = tuning or Tuning()
         if not is_idle(tuning):
             found = [
-                Subplans(one, (*_alternatives(one, target, skip, only), made), expected)
-                for one, made, expected in zip(graphs, plans, chosen, strict=True)
+                Subplans(one, (*_alternatives(one, target, skip, names), made), expected)
+                for (one, names), made, expected in zip(pairs, plans, chosen, strict=True)
             ]
             tools = _tools(model, graph, lowering, layouts, fallback)
             tuned = tune(tuning, tools, found, progress)

@@ -10,6 +10,7 @@ import pytest
 
 from onnx_fusion import api
 from onnx_fusion.cli.main import main
+from onnx_fusion.graph.names import input_names
 from onnx_fusion.lower import reuse
 from onnx_fusion.passes import rewrite
 from onnx_fusion.passes.rewrite.model import Exactness
@@ -139,6 +140,60 @@ def test_a_wrong_program_is_found(chain, tmp_path, capsys, monkeypatch):
     assert any(" is at fault (kernel): " in line for line in again)
     monkeypatch.undo()
     assert verify(folder / "minimal.onnx", api.optimize(str(folder / "minimal.onnx"))).passed
+
+
+IN_A_BODY = """g (bool c, float[4, 64] x) => (float[4, 64] y) {
+    a = Tanh(x)
+    b = If (c) <
+        then_branch = t () => (float[4, 64] p) { d = Sigmoid(a)  p = Mul(d, a) },
+        else_branch = e () => (float[4, 64] q) { q = Neg(a) } >
+    y = Sqrt(b) }"""
+IN_A_FUNCTION = """g (float[4, 64] x) => (float[4, 64] y) {
+    a = Tanh(x)  b = own.twice(a)  y = Sqrt(b) }
+<domain: "own", opset_import: ["" : 17]>
+inner (u) => (v) { w = Sigmoid(u)  v = Mul(w, u) }
+<domain: "own", opset_import: ["" : 17, "own" : 1]>
+twice (u) => (v) { w = own.inner(u)  v = Neg(w) }"""
+OWN = '<ir_version: 8, opset_import: ["" : 17, "own" : 1]>\n'
+
+
+@pytest.mark.parametrize(("text", "kept"), [(IN_A_BODY, ["If"]), (IN_A_FUNCTION, ["twice"])])
+def test_a_fault_in_a_body_gives_what_has_the_body(text, kept, tmp_path, capsys, monkeypatch):
+    right = reuse.lower
+
+    def lower(region, graph, **options):
+        made = right(region, graph, **options)
+        return dataclasses.replace(made, program=made.program.replace("= sigmoid", "= tanh"))
+
+    monkeypatch.setattr(reuse, "lower", lower)
+    path, folder = tmp_path / "m.onnx", tmp_path / "out"
+    onnx.save(onnx.parser.parse_model((OWN if "own" in text else HEAD) + text), path)
+    lines = bisect(capsys, path, folder)
+    assert lines[-1].endswith("1 node, fails as well")
+    minimal = onnx.load(folder / "minimal.onnx")
+    assert [node.op_type for node in minimal.graph.node] == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "wanted"),
+    [
+        (IN_A_BODY, ["Mul", "Sqrt"], {"If_1/then_branch/Mul_1", "Sqrt_2"}),
+        (IN_A_BODY, ["If_1/then_branch/Sigmoid_0"], {"If_1/then_branch/Sigmoid_0"}),
+        (IN_A_BODY, ["If_1"], {"If_1/then_branch/Sigmoid_0", "If_1/then_branch/Mul_1",
+                               "If_1/else_branch/Neg_0"}),
+        (IN_A_FUNCTION, ["Mul"], {"own::inner/Mul_1"}),
+        (IN_A_FUNCTION, ["inner"], {"own::inner/Sigmoid_0", "own::inner/Mul_1"}),
+        (IN_A_FUNCTION, ["own::inner"], {"own::inner/Sigmoid_0", "own::inner/Mul_1"}),
+    ],
+)  # fmt: skip
+def test_only_holds_in_bodies(text, names, wanted, tmp_path):
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model((OWN if "own" in text else HEAD) + text), path)
+    rules = {one.name for one in api.list_rules()}
+    planned = api.plan_programs(str(path), policy="all", disabled=rules, only=names)
+    nodes = [node for region in planned.plan.regions for node in region.nodes]
+    found = {name for node in nodes for name in input_names(node, planned.model.proto)}
+    assert found == wanted
 
 
 def test_a_wrong_rule_is_found(chain, tmp_path, capsys, monkeypatch):

@@ -137,14 +137,12 @@ class Search:
 
     def write(self, planned: Planned, regions: list[Lowered], folder: Path) -> list[str]:
         """Write the minimal model and its inputs, and return what to say of them."""
-        from onnx_fusion.runtime.shrink import cut_out
+        from onnx_fusion.runtime.shrink import cut_out, holders
         from onnx_fusion.runtime.side import Side
         from onnx_fusion.runtime.surgery import show as reveal
 
         nodes = [node for one in regions for node in one.region.nodes]
-        if not set(nodes) <= set(planned.graph.nodes):
-            return ["no minimal model: a region at fault is inside a body"]
-        indices = {int(index) for node in nodes for index in node.origin}
+        indices = holders(planned.model, planned.graph, nodes)
         minimal = cut_out(planned.model, planned.graph, indices)
         wanted = [info.name for info in minimal.graph.input]
         side = Side(self.original, library=False, threads=1)

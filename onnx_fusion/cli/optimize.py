@@ -137,7 +137,7 @@ def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> Non
         action="extend",
         default=[],
         metavar="NODE_OR_OP",
-        help="fuse nothing but these",
+        help="fuse nothing but these, and what is in bodies and functions of these names",
     )
     parser.add_argument(
         "--max-regions", type=number, metavar="N", help="keep the first N regions of the plan"

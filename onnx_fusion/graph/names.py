@@ -9,7 +9,7 @@ is `domain::function/conv1`, whoever calls it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from onnx_fusion.graph.model import Origin
@@ -41,6 +41,15 @@ def all_names(nodes: Iterable[Node], model: onnx.ModelProto | onnx.GraphProto) -
 def function_path(proto: onnx.FunctionProto) -> str:
     """Return what the names of the nodes in a function begin with."""
     return f"{proto.domain}::{proto.name}{f'.{proto.overload}' if proto.overload else ''}/"
+
+
+def is_inside(path: str, names: Collection[str]) -> bool:
+    """True if the names of a graph's nodes, which begin with `path`, lead through one of `names`.
+
+    A function counts by its name with its domain or without.
+    """
+    local = path.rpartition("::")[2] if "::" in path else path
+    return any(way.startswith(f"{name}/") for name in names for way in (path, local))
 
 
 def body_path(node: Node, attribute: str, position: int | None) -> str:

@@ -10,7 +10,7 @@ from onnx import helper
 
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.load import Model
-from onnx_fusion.graph.model import Graph
+from onnx_fusion.graph.model import Graph, Node, walk
 
 T = TypeVar("T")
 
@@ -36,6 +36,43 @@ def shrink(items: Sequence[T], fails: Callable[[list[T]], bool]) -> list[T]:
         else:
             parts = min(2 * len(cuts), len(found))
     return found
+
+
+def holders(model: Model, graph: Graph, nodes: Collection[Node]) -> set[int]:
+    """Return the indices of the main graph's nodes behind these, or whose bodies have them.
+
+    For a node of a function, those that call it, directly or in what they call.
+    """
+    wanted = set(nodes)
+    found = {int(index) for node in wanted.intersection(graph.nodes) for index in node.origin}
+    for body in graph.bodies:
+        if any(wanted.intersection(inner.nodes) for inner in walk(body.graph)):
+            found.add(body.index)
+    functions = model.proto.functions
+    called = {
+        _key(functions[f.index])
+        for f in graph.functions
+        if any(wanted.intersection(inner.nodes) for inner in walk(f.graph))
+    }
+    for _ in functions:
+        called |= {_key(f) for f in functions if any(map(_calls(called), f.node))}
+    found |= {k for k, node in enumerate(model.proto.graph.node) if _calls(called)(node)}
+    return found
+
+
+def _key(function: onnx.FunctionProto) -> tuple[str, str]:
+    return function.domain, function.name
+
+
+def _calls(called: set[tuple[str, str]]) -> Callable[[onnx.NodeProto], bool]:
+    """Return whether a node, or one in its bodies, is a call of these."""
+
+    def test(node: onnx.NodeProto) -> bool:
+        if (node.domain, node.op_type) in called:
+            return True
+        return any(map(test, (n for body in scope.subgraphs(node) for n in body.node)))
+
+    return test
 
 
 def cut_out(model: Model, graph: Graph, indices: Collection[int]) -> onnx.ModelProto:
