@@ -77,10 +77,11 @@ def plan(
 ) -> Plan:
     """Return what would be fused, and why the rest would not.
 
-    `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to make
-    the whole model faster, or was measured to). `skip` names nodes or op_types to leave as they are; if `only` names any, all
-    others are left, but for what is in bodies and functions named. `max_regions` keeps that many regions, the first. `disabled` names rules
-    (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
+    `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to
+    make the whole model faster, or was measured to). `skip` names nodes or op_types to leave as
+    they are; if `only` names any, all others are left, but for what is in bodies and functions
+    named. `max_regions` keeps that many regions, the first. `disabled` names rules (`list_rules`)
+    not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
     """
     return plan_programs(
         model, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,

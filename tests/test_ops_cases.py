@@ -11,7 +11,7 @@ from ops_run import fuse, pin, run, same
 from onnx_fusion.ops.table import TABLE
 
 ROWS = sorted(op for (domain, op), row in TABLE.items() if not domain and row.lower)
-NO_CASE = {"GlobalLpPool", "MeanVarianceNormalization"}
+NO_CASE = {"GlobalLpPool"}
 """Rows that no backend case covers; tests/test_ops_position.py does."""
 
 OTHER_TYPES = r"(f16|bf16|i8|u8|i16|u16|u32|u64)"
@@ -31,13 +31,13 @@ REFUSALS = {
     "ConvTranspose": ("an odd number of positions is cut to reach the output's size",),
     "Dropout": ("Dropout in training mode",),
     "MaxPool": ("MaxPool with indices",),
-    "MeanVarianceNormalization": ("MeanVarianceNormalization without axes",),
     "Mod": (r"Mod of floats needs fmod=1 \(ONNX Mod\)",),
     "Pad": (r"Pad mode .* by \d+ of an axis of \d+",),
     "MatMul": ("element type (f64|i32|i64) has no such instruction",),
     "Resize": (
-        "Resize mode cubic", "Resize with (antialias|exclude_outside|coordinates tf_crop_and_resize)",
-        "Resize that keeps the aspect ratio", "Resize with corners aligned to a fraction .*", "Resize with coordinates half_pixel_symmetric",
+        "Resize mode cubic", "Resize with (antialias|exclude_outside)",
+        "Resize with coordinates (tf_crop_and_resize|half_pixel_symmetric)",
+        "Resize that keeps the aspect ratio", "Resize with corners aligned to a fraction .*",
         "ONNX Runtime rounds positions of this scale differently",
     ),
     "Range": ("element type f(32|64) has no such instruction",),

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import pytest
-from ops_run import build, compare, fuse, run
+from ops_run import build, compare, fuse, plain, run, same
+
+import onnx_fusion
 
 node = onnx.helper.make_node
 
@@ -163,10 +165,20 @@ def test_mean_and_variance(axes: list[int]) -> None:
     compare(chain("MeanVarianceNormalization", x, axes=axes), {"x": x}, rtol=1e-4, atol=1e-5)
 
 
-def test_mean_and_variance_without_axes_stays_and_its_neighbours_know_its_shape() -> None:
-    fused = fuse(chain("MeanVarianceNormalization", floats(2, 3, 5, 4)))
-    assert list(fused.reasons.values()) == ["MeanVarianceNormalization without axes"]
-    assert fused.op_types() == {"Neg"}
+def test_mean_and_variance_without_axes_states_them() -> None:
+    """ONNX Runtime does not infer it in a function without them; unfused it stays as it was."""
+    x = floats(2, 3, 5, 4) + 3
+    model = chain("MeanVarianceNormalization", x)
+    compare(model, {"x": x}, rtol=1e-4, atol=1e-5)
+    made = onnx_fusion.optimize(model, policy="all")
+    (inner,) = [n for f in made.functions for n in f.node if n.op_type.startswith("MeanV")]
+    assert list(inner.attribute[0].ints) == [0, 2, 3]
+    for library in (True, False):
+        found = onnx_fusion.session(made, library=library).run(None, {"x": x})[0]
+        same(found, plain(model, {"x": x})[0], rtol=1e-4, atol=1e-5)
+    left = onnx_fusion.optimize(model, policy="all", skip={"MeanVarianceNormalization"})
+    (kept,) = [n for n in left.graph.node if n.op_type.startswith("MeanV")]
+    assert not kept.attribute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9])

@@ -46,13 +46,11 @@ def describe(found: dict[str, int]) -> list[tuple[str, str]]:
     before, after = found["operators_before"], found["operators_after"]
     given, left = found["bytes_before"], found["bytes_after"]
     regions = found["regions"]
+    less = f" ({given / left:.1f}x less)" if left else ""
     return [
         (f"{before} → {after}", f"operators ({before / max(after, 1):.2f}x fewer)"),
         (str(regions), f"regions, of {found['fused'] / max(regions, 1):.1f} nodes on average"),
-        (
-            f"{show.amount(given)} → {show.amount(left)}",
-            f"intermediate results ({given / max(left, 1):.1f}x less)" if left else "intermediate results",
-        ),
+        (f"{show.amount(given)} → {show.amount(left)}", f"intermediate results{less}"),
         (str(after - regions), "nodes stay as they are"),
     ]
 

@@ -213,7 +213,7 @@ def microsoft_masks(
 
 
 def lower_packed(site: Site) -> list[Tensor | None]:
-    """Return com.microsoft's Attention: a projection to queries, keys and values, then attention."""
+    """Return com.microsoft's Attention: a projection to queries, keys, values, then attention."""
     x, weights, bias = site.x(0), site.x(1), site.maybe(2)
     count = int(site.attr("num_heads"))
     if site.maybe(4) is not None or site.output_used(1) or site.attr("do_rotary", 0):

@@ -47,14 +47,14 @@ def lower_global_lp_pool(site: Site) -> list[Tensor | None]:
     return [p_norm(x, list(range(2, x.rank)), p)]
 
 
+MVN_AXES = [0, 2, 3]
+
+
 def lower_mean_variance(site: Site) -> list[Tensor | None]:
     """Return (x - mean) / (sqrt(var) + 1e-9) along `axes` (ONNX's function body)."""
     x = site.x(0)
     need(x, (DType.F32,))
-    if site.attr("axes") is None:
-        # ONNX Runtime cannot infer it inside a function, where a region's nodes are kept.
-        raise Refused("MeanVarianceNormalization without axes")
-    given = [int(a) for a in site.attr("axes")]
+    given = [int(a) for a in site.attr("axes", MVN_AXES)]
     if any(not -x.rank <= a < x.rank for a in given):
         raise Refused(f"axes {given} are outside rank {x.rank}")
     axes = sorted({a % x.rank for a in given})
@@ -106,6 +106,7 @@ M = MappingType.MANY_TO_MANY
 ROWS = [
     Row("LpNormalization", M, lower_lp_normalization, flops=4.0, role=Role.NORM),
     Row("GlobalLpPool", M, lower_global_lp_pool, flops=2.0, role=Role.REDUCTION),
-    Row("MeanVarianceNormalization", M, lower_mean_variance, flops=6.0, role=Role.NORM),
+    Row("MeanVarianceNormalization", M, lower_mean_variance, flops=6.0, role=Role.NORM,
+        stated=(("axes", MVN_AXES),)),
     Row("LRN", M, lower_lrn, flops=EXPENSIVE + 4.0, role=Role.NORM),
-]
+]  # fmt: skip

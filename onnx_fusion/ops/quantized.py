@@ -1,7 +1,7 @@
 """Rows of the operators between floats and 8- or 16-bit integers.
 
-The instructions compute in f32 and i32; what is stored is rounded half to even and cut to the type's
-range first, as ONNX Runtime does.
+The instructions compute in f32 and i32; what is stored is rounded half to even and cut to the
+type's range first, as ONNX Runtime does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NARROW = (DType.I8, DType.U8, DType.I16, DType.U16)
 
 
 def spread(site: Site, x: Tensor, parameter: Tensor) -> Tensor:
-    """Return a scale or zero point as a tensor of x's shape: one for all, per axis, or per block."""
+    """Return a scale or zero point in x's shape: one for all, per axis, or per block."""
     if parameter.rank == 0 or (parameter.rank == 1 and ex.as_int(parameter.shape[0]) == 1):
         at = (ex.const(0),) * parameter.rank
         index_of = lambda index: at  # noqa: E731

@@ -86,6 +86,7 @@ class Row:
     `mapping` is its mapping type, or the function of the node that gives it. `lower` returns one
     tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
     operations per output element for the cost model. `role` is what a many-to-many operator does.
+    `stated` are attributes, with their defaults, that ONNX Runtime misses in a function.
     Tests draw inputs from the interval `sample` and accept there a relative error of `tolerance`
     against ONNX Runtime.
     """
@@ -97,6 +98,7 @@ class Row:
     reason: str = ""
     flops: float | Callable[[Node], float] = 1.0
     role: Role | Callable[[Node], Role] | None = None
+    stated: tuple[tuple[str, Any], ...] = ()
     sample: tuple[float, float] = (-4.0, 4.0)
     tolerance: float = 1e-5
 

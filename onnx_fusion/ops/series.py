@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from onnx_fusion import dtypes
-from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.elementwise import N, need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import given, number
