@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_fusion.program import expr as ex
-from onnx_fusion.program.algebra import collect
+from onnx_fusion.program.division import collect
 from onnx_fusion.program.model import Ref
 
 

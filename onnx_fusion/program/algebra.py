@@ -9,10 +9,10 @@ that was read from text, the text's own, since the rules of a program are about 
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Iterable
 
+from onnx_fusion.program import division
 from onnx_fusion.program.tree import Tree, derive, show
 
 # Products stay factored beyond this many characters: a text may hold (a + b) * (c + d) * ...
@@ -45,7 +45,7 @@ class Atom:
         return (self.kind, self.left.tree, self.right.tree)
 
     def expr(self) -> Expr:
-        return _make(0, {(self,): 1})
+        return make(0, {(self,): 1})
 
 
 class Expr:
@@ -122,15 +122,15 @@ class Expr:
 
     def __add__(self, other: Expr | int) -> Expr:
         if other.__class__ is int:
-            return self if other == 0 else _make(self.constant + other, self.terms)
+            return self if other == 0 else make(self.constant + other, self.terms)
         other = _lift(other)
         if other is None:
             return NotImplemented
         ours, theirs = self.terms, other.terms
         if not theirs:
-            return _make(self._const + other._const, ours)
+            return make(self._const + other._const, ours)
         if not ours:
-            return _make(self._const + other._const, theirs)
+            return make(self._const + other._const, theirs)
         terms = dict(ours)
         for mono, c in theirs.items():
             c += terms.get(mono, 0)
@@ -138,10 +138,10 @@ class Expr:
                 terms[mono] = c
             else:
                 del terms[mono]
-        return _make(self._const + other._const, terms)
+        return make(self._const + other._const, terms)
 
     def __neg__(self) -> Expr:
-        return _make(-self.constant, {m: -c for m, c in self.terms.items()})
+        return make(-self.constant, {m: -c for m, c in self.terms.items()})
 
     def __sub__(self, other: Expr | int) -> Expr:
         if other.__class__ is int:
@@ -154,14 +154,14 @@ class Expr:
 
     def __mul__(self, other: Expr | int) -> Expr:
         if other.__class__ is int:
-            return _scale(self, other)
+            return scale(self, other)
         other = _lift(other)
         if other is None:
             return NotImplemented
         if not other.terms:
-            return _scale(self, other._const)
+            return scale(self, other._const)
         if not self.terms:
-            return _scale(other, self._const)
+            return scale(other, self._const)
         if _count(self) * _size(other) + _count(other) * _size(self) > _MAX_TEXT:
             self, other = _seal(self), _seal(other)
         left = [((), self._const), *self._terms.items()]
@@ -173,37 +173,30 @@ class Expr:
                     mono = tuple(sorted(m + n, key=_text)) if m and n else m or n
                     terms[mono] = terms.get(mono, 0) + a * b
         total = terms.pop((), 0)
-        return _make(total, {m: c for m, c in terms.items() if c})
+        return make(total, {m: c for m, c in terms.items() if c})
 
     __radd__ = __add__
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Expr | int) -> Expr:
         other = _lift(other)
-        if other is None:
-            return NotImplemented
-        if other.terms:
-            return _divide(self, other)[0]
-        return _divide_int(self, other._const) if other._const > 0 else _pair("//", self, other)
+        return NotImplemented if other is None else division.quotient(self, other)
 
     def __rfloordiv__(self, other: int) -> Expr:
         return const(other) // self
 
     def __mod__(self, other: Expr | int) -> Expr:
         other = _lift(other)
-        if other is None:
-            return NotImplemented
-        if other.terms:
-            return _divide(self, other)[1]
-        return _modulo_int(self, other._const) if other._const > 0 else _pair("%", self, other)
+        return NotImplemented if other is None else division.remainder(self, other)
 
     def __rmod__(self, other: int) -> Expr:
         return const(other) % self
 
 
-def _make(
+def make(
     constant: int, terms: dict[tuple[Atom, ...], int] | None, tree: Tree | None = None
 ) -> Expr:
+    """Return the expression with this constant and these terms, none of them 0."""
     e = Expr.__new__(Expr)
     e._const = constant
     e._terms = terms
@@ -227,7 +220,7 @@ def _text(atom: Atom) -> str:
 
 
 _ATOMS: dict[tuple, Atom] = {}
-_SMALL = [_make(n, {}) for n in range(1025)]
+_SMALL = [make(n, {}) for n in range(1025)]
 
 
 def _intern(kind: str, left: Expr | str, right: Expr | None = None) -> Atom:
@@ -238,7 +231,7 @@ def _intern(kind: str, left: Expr | str, right: Expr | None = None) -> Atom:
 
 def const(n: int) -> Expr:
     """Return the expression that is always n."""
-    return _SMALL[n] if 0 <= n <= 1024 else _make(int(n), {})
+    return _SMALL[n] if 0 <= n <= 1024 else make(int(n), {})
 
 
 def dim(name: str) -> Expr:
@@ -263,7 +256,7 @@ def maximum(a: Expr | int, b: Expr | int) -> Expr:
 
 def read(tree: Tree, names: Iterable[str]) -> Expr:
     """Return the expression that a text says: the tree stays, `names` are those written in it."""
-    e = _make(0, None, tree)
+    e = make(0, None, tree)
     e._names = frozenset(names)
     return e
 
@@ -292,7 +285,8 @@ _BUILD: dict[str, Callable[..., Expr]] = {
 }
 
 
-def _pair(kind: str, left: Expr, right: Expr) -> Expr:
+def pair(kind: str, left: Expr, right: Expr) -> Expr:
+    """Return the atom of two expressions, as an expression."""
     return _intern(kind, left, right).expr()
 
 
@@ -302,20 +296,21 @@ def _choose(kind: str, a: Expr, b: Expr) -> Expr:
         return a if (gap._const <= 0) == (kind == "min") else b
     if str(b) < str(a):
         a, b = b, a
-    return _pair(kind, a, b)
+    return pair(kind, a, b)
 
 
-def _scale(e: Expr, n: int) -> Expr:
+def scale(e: Expr, n: int) -> Expr:
+    """Return e * n."""
     if n == 1:
         return e
     if n == 0:
         return _SMALL[0]
-    return _make(e.constant * n, {m: c * n for m, c in e.terms.items()})
+    return make(e.constant * n, {m: c * n for m, c in e.terms.items()})
 
 
 def _seal(e: Expr) -> Expr:
     """Return the sum `e` as one atom, so that a product with it is not multiplied out."""
-    return e if _count(e) == 1 else _pair("sum", e, None)
+    return e if _count(e) == 1 else pair("sum", e, None)
 
 
 def _count(e: Expr) -> int:
@@ -324,133 +319,6 @@ def _count(e: Expr) -> int:
 
 def _size(e: Expr) -> int:
     return sum(len(a.text) for m in e._terms for a in m)
-
-
-def _cut(c: int, n: int) -> tuple[int, int]:
-    """Return quotient and remainder of c by n > 0, the remainder with the sign of c."""
-    r = c % n if c >= 0 else -(-c % n)
-    return (c - r) // n, r
-
-
-def _divide_int(e: Expr, n: int) -> Expr:
-    """Return e // n for n > 0: multiples of n leave, then common factors, then inner divisions."""
-    if n == 1:
-        return e
-    whole: dict[tuple[Atom, ...], int] = {}
-    rest: dict[tuple[Atom, ...], int] = {}
-    for mono, c in e.terms.items():
-        named = len(mono) == 1 and mono[0].kind in ("dim", "letter")
-        q, r = _cut(c, n) if named or c % n == 0 else (0, c)
-        if q:
-            whole[mono] = q
-        if r:
-            rest[mono] = r
-    quotient, constant = divmod(e.constant, n)
-    if not rest:
-        return _make(quotient, whole)
-    g = math.gcd(n, *rest.values())
-    if g > 1:
-        rest = {m: c // g for m, c in rest.items()}
-        constant, n = constant // g, n // g
-    if len(rest) == 1:
-        ((mono, c),) = rest.items()
-        inner = mono[0]
-        if c == 1 and len(mono) == 1 and inner.kind == "//":
-            m = inner.right.constant
-            if not inner.right.terms and m > 0:
-                return _make(quotient, whole) + _divide_int(inner.left + constant * m, m * n)
-    return _make(quotient, whole) + _pair("//", _make(constant, rest), const(n))
-
-
-def _modulo_int(e: Expr, n: int) -> Expr:
-    """Return e % n for n > 0: multiples of n leave, then inner remainders, then common factors."""
-    if n == 1:
-        return _SMALL[0]
-    rest: dict[tuple[Atom, ...], int] = {}
-    inner = _SMALL[0]
-    for mono, c in e.terms.items():
-        r = _cut(c, n)[1]
-        a = mono[0]
-        if r and len(mono) == 1 and a.kind == "%" and not a.right.terms:
-            m = a.right.constant
-            if m > 0 and m % n == 0:
-                inner += a.left * r
-                continue
-        if r:
-            rest[mono] = r
-    if inner.terms:
-        return _modulo_int(_make(e.constant, rest) + inner, n)
-    constant = (e.constant + inner.constant) % n
-    if not rest:
-        return const(constant)
-    g = math.gcd(n, *rest.values())
-    if g > 1:
-        high, low = divmod(constant, g)
-        scaled = _make(high, {m: c // g for m, c in rest.items()})
-        return _scale(_pair("%", scaled, const(n // g)), g) + low
-    return _pair("%", _make(constant, rest), const(n))
-
-
-def _divide(e: Expr, by: Expr) -> tuple[Expr, Expr]:
-    """Return e // by and e % by for a `by` with names; multiples of it leave the numerator."""
-    whole, rest = split(e, by)
-    if not rest.terms and not rest._const:
-        return whole, rest
-    return whole + _pair("//", rest, by), _pair("%", rest, by)
-
-
-def split(e: Expr, by: Expr) -> tuple[Expr, Expr]:
-    """Return (q, r) with e == q * by + r, where q takes every term that is a multiple of `by`."""
-    if len(by.terms) == 1 and not by._const:
-        ((mono, k),) = by._terms.items()
-        whole: dict[tuple[Atom, ...], int] = {}
-        rest: dict[tuple[Atom, ...], int] = {}
-        base = 0
-        for m, c in e.terms.items():
-            left = remove(m, mono)
-            if left is None or c % k:
-                rest[m] = c
-            elif left:
-                whole[left] = c // k
-            else:
-                base = c // k
-        return _make(base, whole), _make(e._const, rest)
-    if not by.terms:
-        pairs = {m: _cut(c, by._const) for m, c in e.terms.items()}
-        q, r = divmod(e._const, by._const)
-        return (
-            _make(q, {m: p[0] for m, p in pairs.items() if p[0]}),
-            _make(r, {m: p[1] for m, p in pairs.items() if p[1]}),
-        )
-    quotient, remainder = _SMALL[0], e
-    for factor, c in collect(e).items():
-        if c == by:
-            part = _make(0, {factor: 1}) if factor else _SMALL[1]
-            quotient, remainder = quotient + part, remainder - part * by
-    return quotient, remainder
-
-
-def remove(mono: tuple[Atom, ...], part: tuple[Atom, ...]) -> tuple[Atom, ...] | None:
-    """Return the factors of `mono` without those of `part`, None if it lacks one."""
-    left = list(mono)
-    for atom in part:
-        if atom not in left:
-            return None
-        left.remove(atom)
-    return tuple(left)
-
-
-def collect(e: Expr) -> dict[tuple[Atom, ...], Expr]:
-    """Return the expression by its products of factors with letters, each with its coefficient."""
-    groups: dict[tuple[Atom, ...], Expr] = {}
-    for mono, c in e.terms.items():
-        with_letters = tuple(a for a in mono if a.lettered)
-        without = tuple(a for a in mono if not a.lettered)
-        part = _make(0, {without: c}) if without else const(c)
-        groups[with_letters] = groups.get(with_letters, _SMALL[0]) + part
-    if e._const:
-        groups[()] = groups.get((), _SMALL[0]) + e._const
-    return groups
 
 
 def as_int(e: Expr) -> int | None:

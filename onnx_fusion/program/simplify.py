@@ -11,9 +11,8 @@ from onnx_fusion.program.algebra import (
     const,
     maximum,
     minimum,
-    remove,
-    split,
 )
+from onnx_fusion.program.division import remove, split
 
 _ZERO, _ONE = const(0), const(1)
 
