@@ -2,7 +2,7 @@
 
     python scripts/bench.py [MODEL ...] [--threads 1,2] [--peers ort,openvino,mnn,ncnn,onnxslim]
                             [--policy default|all|tune] [--seconds S] [--restarts N]
-                            [--json FILE] [--plot FILE.png] [--kernels ...]
+                            [--share] [--json FILE] [--plot FILE.png] [--kernels ...]
 
 MODEL is a path, or a name in $ZOO_DIR (default ~/.cache/onnx_fusion_zoo); inputs are those of the
 .npz of the same name beside it or in $ZOO_INPUTS, else random. Every engine has a process of its
@@ -39,6 +39,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from bench_peers import PEERS, Missing, convert, python_of  # noqa: E402
 from bench_plot import plot  # noqa: E402
+from bench_share import share  # noqa: E402
 from check_zoo import find, inputs_of  # noqa: E402
 
 from onnx_fusion.api import optimize_file  # noqa: E402
@@ -83,6 +84,7 @@ class Row:
     threads: int
     regions: int
     engines: dict[str, Measured] = dataclasses.field(default_factory=dict)
+    shares: dict[str, float] = dataclasses.field(default_factory=dict)
     missing: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def ratio(self, peer: str) -> tuple[float, float, float] | None:
@@ -292,6 +294,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=seconds, metavar="S", help="for tuning each model")
     parser.add_argument("--seconds", type=seconds, default=10.0, metavar="S", help="for each row")
     parser.add_argument("--restarts", type=int, default=1, metavar="N", help="new processes each")
+    parser.add_argument("--share", action="store_true", help="tell what kinds of kernels take")
     parser.add_argument("--json", metavar="FILE", help="write all samples")
     parser.add_argument("--plot", metavar="FILE.png", help="needs the extra 'plot'")
     return parser.parse_args(argv)
@@ -323,6 +326,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     for threads in args.threads:
                         rows.append(Row(path.stem, threads, regions, missing=dict(missing)))
                         measure(rows[-1], files, arrays, threads, args)
+                        if args.share and turn == 0 and OURS in files:
+                            with np.load(arrays) as inputs:
+                                rows[-1].shares = share(files[OURS], dict(inputs), threads)
                         if turn == 0:
                             for engine, reason in rows[-1].missing.items():
                                 show.say(f"{path.stem}: {engine}: {reason}")
@@ -334,6 +340,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ["model", "threads", "regions", "ours ms", "ort ms", *args.peers]
     head += ["create ms", "ort's", "peak MiB", "ort's", "error"]
     show.table(head, [cells(row, args.peers) for row in rows])
+    for row in rows:
+        if row.shares:
+            parts = (f"{part:.0%} {kind}" for kind, part in row.shares.items() if part >= 0.005)
+            print(f"{row.model}, {show.plural(row.threads, 'thread')}: {', '.join(parts)}")
     for line in summary(rows, args.peers):
         print(line)
     print(machine())

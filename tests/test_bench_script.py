@@ -79,7 +79,8 @@ def test_it_runs(tmp_path):
     out = tmp_path / "out.json"
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "bench.py", LENET, "--policy", "all", "--threads", "1",
-         "--seconds", "0.1", "--peers", "ort,mnn", "--restarts", "2", "--json", out],
+         "--seconds", "0.1", "--peers", "ort,mnn", "--restarts", "2", "--share",
+         "--json", out],
         env={**os.environ, bench_peers.VARIABLE: str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -92,3 +93,6 @@ def test_it_runs(tmp_path):
         assert one["engines"]["ours"]["error"] < 1e-5 and one["engines"]["ort"]["error"] == 0
         assert one["engines"]["ort"]["peak"] > 0 and one["engines"]["ort"]["create"] > 0
     assert "geometric means, 1 thread: ort" in done.stdout
+    shares = told["rows"][0]["shares"]
+    assert shares and sum(shares.values()) == pytest.approx(1)
+    assert set(shares) <= {"convolution", "matrix product", "rows", "element-wise"}

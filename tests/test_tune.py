@@ -10,13 +10,14 @@ import pytest
 from onnx_fusion import api
 from onnx_fusion.cli.main import main
 from onnx_fusion.fusion.template import NAMES
+from onnx_fusion.lower import reuse
 from onnx_fusion.runtime.duel import Outcome
 from onnx_fusion.runtime.host import Host
 from onnx_fusion.runtime.latency import Database
 from onnx_fusion.runtime.surgery import fused_nodes
 from onnx_fusion.runtime.verify import verify
 from onnx_fusion.tune import decide as rules
-from onnx_fusion.tune.measure import Unfit
+from onnx_fusion.tune.measure import Failed, Unfit
 from onnx_fusion.tune.run import Tuning
 
 HOST = Host("cpu", "avx2", "1.32.0", "0.1.0+abc")
@@ -321,3 +322,49 @@ def test_a_wrong_option_is_a_usage_error(source, options):
 def test_margins():
     """What decides is stated once; a unit must win more clearly elsewhere than here."""
     assert rules.TAKEN_BY_PRIOR < rules.TAKEN < 1 and rules.WHOLE < 1 < rules.NEAR
+
+
+def test_what_fails_is_never_taken(source, tmp_path):
+    def part(kinds, threads):
+        if "Sin" in kinds:
+            raise Failed("its results differ from ONNX Runtime's")
+        return 0.5
+
+    run(source, tmp_path / "out.onnx", Fake(part, lambda kinds, threads: 0.6))
+    assert kinds_of(tmp_path / "out.onnx") == {"Tanh", "Softmax", "Sin"}
+    assert any("its results differ" in e.what and e.samples == 0 for e in Database().entries())
+    run(source, tmp_path / "again.onnx", Fake(part), measure=False)
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+
+
+def test_a_whole_that_fails_is_never_written(source, tmp_path):
+    def whole(kinds, threads):
+        raise Failed("it does not run")
+
+    run(source, tmp_path / "out.onnx", Fake(by_kind("Sin"), whole))
+    assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+
+
+def test_a_wrong_kernel_is_found_out(source, tmp_path, monkeypatch):
+    """The real measurer compares results before it times anything."""
+    right = reuse.lower
+
+    def lower(region, graph, *args, **options):
+        made = right(region, graph, *args, **options)
+        return dataclasses.replace(made, program=made.program.replace("= sin ", "= cos "))
+
+    monkeypatch.setattr(reuse, "lower", lower)
+    assert main(["optimize", str(source), str(tmp_path / "out.onnx"), "--tune", "--threads", "1",
+                 "--disable-rule", "small"]) == 0  # fmt: skip
+    monkeypatch.undo()
+    assert verify(source, tmp_path / "out.onnx").passed
+
+
+def test_an_output_that_declares_a_wrong_rank_is_timed(tmp_path):
+    """ONNX Runtime warns and runs such models; bound outputs it refuses."""
+    text = "g (float[N, M] x) => (float[N] y) { a = Tanh(x) b = Softmax(a) y = Sin(b) }"
+    onnx.save(onnx.parser.parse_model(HEAD + text), tmp_path / "in.onnx")
+    options = ["--tune", "--threads", "1", "--dim", "N=4", "--dim", "M=8"]
+    out = tmp_path / "out.onnx"
+    assert main(["optimize", str(tmp_path / "in.onnx"), str(out), *options]) == 0
+    assert out.exists() and Database().entries()

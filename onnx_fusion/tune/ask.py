@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from onnx_fusion.runtime.duel import Outcome
 from onnx_fusion.runtime.host import Host
 from onnx_fusion.runtime.latency import Database, Entry
-from onnx_fusion.tune.measure import Unfit
+from onnx_fusion.tune.measure import Failed, Unfit
 from onnx_fusion.tune.subject import Subject
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ HOPELESS = 1.25
 """A lower bound of the ratio above which other numbers of threads need not be tried."""
 FLOOR = 0.02
 """The width that is added to every interval, so that no measurement counts alone."""
+
+
+FAILED = Outcome(1e-3, 1e3, 1e6, 1e6, 0)
+"""What is remembered of regions that do not do their work: nothing wins against it."""
 
 
 class Measures(Protocol):
@@ -48,6 +52,8 @@ class Answer:
 
     def words(self) -> str:
         """Return the answer as a reason gives it."""
+        if self.ratio >= FAILED.ratio:
+            return "tried: it does not run, or its results differ; see 'latency list'"
         where = "measured elsewhere" if self.prior else "measured"
         return (
             f"{where}: {self.ours * 1e6:.4g} us fused, {self.theirs * 1e6:.4g} us in ONNX Runtime"
@@ -127,11 +133,15 @@ class Asker:
         if self.clock() >= self.deadline:
             self.late = True
             return []
-        outcome = take(self.measurer, threads)
+        what = subject.what
+        try:
+            outcome = take(self.measurer, threads)
+        except Failed as reason:
+            outcome, what = FAILED, f"{what}: {reason}"
         self.measured += 1
         entry = Entry(
             subject.digest, shapes or "", threads, *dataclasses.astuple(self.host),
-            outcome.theirs, outcome.ours, outcome.low, outcome.high, outcome.samples, subject.what,
+            outcome.theirs, outcome.ours, outcome.low, outcome.high, outcome.samples, what,
         )  # fmt: skip
         self.database.put([entry])
         return [entry]

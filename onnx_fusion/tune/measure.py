@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ import onnx
 import onnxruntime
 
 from onnx_fusion.emit import Emitted, NotConvexError, emit
-from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.graph.save import save
 from onnx_fusion.runtime import gate
 from onnx_fusion.runtime.bench import PAUSE_SECONDS, runner
@@ -45,6 +45,21 @@ WRONG = 1e-2
 
 class Unfit(Exception):
     """The stretch cannot be timed by itself; the message says why."""
+
+
+class Failed(Exception):
+    """What is fused does not run or computes something else; the message says which."""
+
+
+@contextlib.contextmanager
+def raising(kind: type[Exception]) -> Iterator[None]:
+    """Raise `kind` for what goes wrong inside: ONNX Runtime's errors have no common class."""
+    try:
+        yield
+    except (Unfit, Failed):
+        raise
+    except Exception as error:
+        raise kind(" ".join(str(error).split())) from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +101,10 @@ class Measurer:
         return " ".join(shape or "1" for shape in shapes)
 
     def part(self, unit: Unit, regions: Sequence[Region], threads: int) -> Outcome:
-        """Return ONNX Runtime's time for the unit's nodes and that of the regions; raise Unfit."""
+        """Return ONNX Runtime's time for the unit's nodes and that of the regions.
+
+        Raises Unfit if it cannot be timed by itself, Failed if the regions do not do their work.
+        """
         if unit.graph is not self.graph:
             raise Unfit("it is inside a body")
         original = find_cut(self.model.proto, unit.graph, unit.nodes)
@@ -100,27 +118,21 @@ class Measurer:
         if fused is None:
             raise Unfit("it cannot be cut out once fused")
         self.capture([*original.given, *fused.given])
-        try:
-            return self.race(
-                Side(self.model.proto, self.model.weights, original, False),
-                Side(emitted.proto, emitted.weights, fused, True),
-                threads,
-            )
-        except OnnxFusionError as error:
-            raise Unfit(str(error)) from None
+        return self.race(
+            Side(self.model.proto, self.model.weights, original, False),
+            Side(emitted.proto, emitted.weights, fused, True),
+            threads,
+        )
 
     def race(self, theirs: Side, ours: Side, threads: int) -> Outcome:
         """Return the outcome for two cuts, once their results are found to agree."""
         runs, results, seconds = [], [], 0.0
         for side in (theirs, ours):
-            made = self.session(side.build(self.arrays), threads, library=side.library)
-            feeds = feed(side.cut, self.arrays)
-            try:
+            with raising(Failed if side.library else Unfit):
+                made = self.session(side.build(self.arrays), threads, library=side.library)
+                feeds = feed(side.cut, self.arrays)
                 results.append(made.run(None, feeds))
-            except Exception as error:
-                said = " ".join(str(error).split())
-                raise Unfit(f"it does not run: {said}") from None
-            runs.append(runner(made, feeds))
+                runs.append(runner(made, feeds))
             seconds = max(seconds, min(sample(runs[-1], 1, None, time.perf_counter) for _ in "ab"))
         compare(*results)
         copies = 1
@@ -147,17 +159,21 @@ class Measurer:
         )
 
     def whole(self, regions: Sequence[Region], threads: int) -> Outcome:
-        """Return the original's time and that of the model with these regions fused."""
+        """Return the original's time and that of the model with these regions fused.
+
+        Raises Unfit, Failed as `part` does.
+        """
         with tempfile.TemporaryDirectory(prefix="onnx_fusion.") as folder:
             path = str(Path(folder) / "tuned.onnx")
             emitted = self.assemble(regions)
             save(emitted.proto, emitted.weights, path, external=self.model.external)
             runs = []
             for source, library in ((self.source, False), (path, True)):
-                made = self.session(source, threads, library=library)
-                names = {value.name for value in made.get_inputs()}
-                feeds = {name: array for name, array in self.inputs.items() if name in names}
-                runs.append(runner(made, feeds))
+                with raising(Failed if library else Unfit):
+                    made = self.session(source, threads, library=library)
+                    names = {value.name for value in made.get_inputs()}
+                    feeds = {name: array for name, array in self.inputs.items() if name in names}
+                    runs.append(runner(made, feeds))
             pause = PAUSE_SECONDS if threads > 1 else 0.0
             return duel(*runs, pause=pause, seconds=WHOLE_SECONDS, most_rounds=101)
 
@@ -182,10 +198,8 @@ class Measurer:
         if not wanted:
             return
         original = WholeSide(self.source, library=False, threads=None)
-        try:
+        with raising(Unfit):
             found = original.run(self.inputs, wanted, show(original.proto, wanted))
-        except OnnxFusionError as error:
-            raise Unfit(str(error)) from None
         for name, array in zip(wanted, found, strict=True):
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
                 raise Unfit(f"'{name}' is no tensor of numbers")
@@ -209,16 +223,16 @@ def evict(size: int) -> Callable[[], object] | None:
 
 
 def compare(wanted: Sequence[object], got: Sequence[object]) -> None:
-    """Raise Unfit if results differ by more than kernels may: a wrong one must not win."""
+    """Raise Failed if results differ by more than kernels may: a wrong one must not win."""
     for left, right in zip(wanted, got, strict=True):
         if not gate.is_float(left) or not np.size(left):
             continue
         if np.shape(left) != np.shape(right):
-            raise Unfit(f"its result has shape {np.shape(right)}, not {np.shape(left)}")
+            raise Failed(f"its result has shape {np.shape(right)}, not {np.shape(left)}")
         a, b = np.asarray(left, np.float64), np.asarray(right, np.float64)
         both = np.isfinite(a) & np.isfinite(b)
         if not both.any():
             continue
         spread = np.abs(a[both]).max()
         if np.abs(a - b)[both].max() > WRONG * spread + 1e-6:
-            raise Unfit("its results differ from ONNX Runtime's")
+            raise Failed("its results differ from ONNX Runtime's")
