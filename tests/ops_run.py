@@ -56,7 +56,7 @@ def fuse(model: onnx.ModelProto) -> Fused:
             return str(refused)
         return None
 
-    made = plan(graph, Target(accept))
+    made = plan(graph, Target(accept, leave_renames=False))
     return Fused(graph, made, tuple(lower(r, graph) for r in made.regions), reasons)
 
 

@@ -75,7 +75,8 @@ class _Planner:
             if self.blocks.free(seed):
                 self.close(self.grow(seed))
         self.apply_templates()
-        self.leave_renames()
+        if self.target.leave_renames:
+            self.leave_renames()
         position = self.blocks.position
         self.regions.sort(key=lambda r: position[r.nodes[0]])
         named = tuple(

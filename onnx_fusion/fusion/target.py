@@ -13,13 +13,17 @@ MAX_NODES = 256
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """`accept(region)` returns None if the machine can run it, else the reason. `take_yellow` fuses what the
-    table leaves to judgement without asking the cost model (the paper's "fuse whatever is legal").
-    `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2); `templates`
-    names the rules that may open red cells (template.TEMPLATES)."""
+    """`accept(region)` returns None if the machine can run it, else the reason.
+
+    `take_yellow` fuses what the table leaves to judgement without asking the cost model (the paper's
+    "fuse whatever is legal"). `leave_renames` gives up regions that only give values another shape
+    (ops.peer). `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2);
+    `templates` names the rules that may open red cells (template.TEMPLATES).
+    """
 
     accept: Callable[[Region], str | None]
     max_inputs: int = 64
     max_nodes: int = MAX_NODES
     take_yellow: bool = True
+    leave_renames: bool = True
     templates: Collection[str] = NAMES
