@@ -22,6 +22,7 @@ namespace cpu {
   void fill_chain(Kernels*);    \
   void fill_move(Kernels*);     \
   void fill_copy(Kernels*);     \
+  void fill_activate(Kernels*); \
   void fill_rows(Kernels*);     \
   void fill_cast(Kernels*);     \
   void fill_reduce(Kernels*);   \
@@ -78,6 +79,7 @@ Kernels make() {
     isa::fill_chain(&k);                   \
     isa::fill_move(&k);                    \
     isa::fill_copy(&k);                    \
+    isa::fill_activate(&k);                \
     isa::fill_rows(&k);                    \
     isa::fill_cast(&k);                    \
     isa::fill_reduce(&k);                  \

@@ -1,5 +1,6 @@
 // Joining steps of a compiled program: two cheap ones, or the idioms that a kernel has as a whole.
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "cpu/compile.h"
@@ -88,7 +89,8 @@ class Joiner {
     std::vector<uint8_t> gone(steps.size(), 0);
     for (size_t i = 0; i < steps.size(); ++i) {
       Step& step = steps[i];
-      if (!join_silu(steps, made, &gone, i) && !join_exp(steps, made, &gone, i) &&
+      if (!join_shifted(steps, made, &gone, i) && !join_softplus(steps, made, &gone, i) &&
+          !join_silu(steps, made, &gone, i) && !join_exp(steps, made, &gone, i) &&
           !join_squares(steps, made, &gone, i) && !join_rows(steps, made, &gone, i)) {
         join_pair(steps, made, &gone, i);
       }
@@ -116,17 +118,101 @@ class Joiner {
     for (int side : {mul.a, mul.b}) {
       Step* sigmoid = maker(steps, made, side);
       const int other = side == mul.a ? mul.b : mul.a;
-      if (sigmoid == nullptr || !is_f32_full(*sigmoid) || sigmoid->op != Op::op_sigmoid ||
-          sigmoid->a != other) {
-        continue;
-      }
+      if (sigmoid == nullptr || sigmoid->a != other) continue;
+      const bool is_mish = sigmoid->pass != nullptr && sigmoid->pass == kernels().tanh_softplus;
+      if (!is_mish && (!is_f32_full(*sigmoid) || sigmoid->op != Op::op_sigmoid)) continue;
       (*gone)[static_cast<size_t>(sigmoid - steps.data())] = 1;
-      mul.pass = kernels().silu;
+      mul.pass = is_mish ? kernels().mish : kernels().silu;
       mul.op = Op::op_sigmoid;
       mul.a = mul.b = mul.c = other;
       return true;
     }
     return false;
+  }
+
+  bool is_number(int slot, float value) const {
+    const Slot& s = program_.slots[static_cast<size_t>(slot)];
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return s.is_constant && static_cast<uint32_t>(s.constant) == bits;
+  }
+
+  // tanh, erf or sigmoid of a scaled value, plus a number: what a GELU begins with.
+  bool join_shifted(std::vector<Step>& steps, const std::map<int, size_t>& made,
+                    std::vector<uint8_t>* gone, size_t i) {
+    Step& add = steps[i];
+    if (!is_f32_full(add) || add.op != Op::op_add) return false;
+    const bool second = width(add.b) == Width::scalar;
+    if (second == (width(add.a) == Width::scalar)) return false;
+    Step* const function = maker(steps, made, second ? add.a : add.b);
+    if (function == nullptr || !is_f32_full(*function)) return false;
+    const int which = function->op == Op::op_tanh      ? 0
+                      : function->op == Op::op_erf     ? 1
+                      : function->op == Op::op_sigmoid ? 2
+                                                       : -1;
+    Step* const scale = which < 0 ? nullptr : maker(steps, made, function->a);
+    if (scale == nullptr || !is_f32_full(*scale)) return false;
+    const bool divides = scale->op == Op::op_div;
+    if (!divides && scale->op != Op::op_mul) return false;
+    const bool after = width(scale->b) == Width::scalar;
+    if (after == (width(scale->a) == Width::scalar) || (divides && !after)) return false;
+    for (Step* step : {function, scale}) (*gone)[static_cast<size_t>(step - steps.data())] = 1;
+    const int shift = second ? add.b : add.a;
+    add.pass = kernels().shifted[which][divides];
+    add.op = Op::op_erf;  // for its cost
+    add.a = after ? scale->a : scale->b;
+    add.b = after ? scale->b : scale->a;
+    add.c = shift;
+    return true;
+  }
+
+  // max(a, 0) + log(1 + exp(-|a|)), as ops/activation.py writes it, and the tanh of that.
+  bool join_softplus(std::vector<Step>& steps, const std::map<int, size_t>& made,
+                     std::vector<uint8_t>* gone, size_t i) {
+    Step& last = steps[i];
+    if (!is_f32_full(last)) return false;
+    std::vector<Step*> parts;
+    const auto part = [&](int slot, Op op, int uses) -> Step* {
+      Step* const step = maker(steps, made, slot, uses);
+      if (step == nullptr || !is_f32_full(*step) || step->op != op) return nullptr;
+      parts.push_back(step);
+      return step;
+    };
+    if (last.op == Op::op_tanh) {
+      Step* const inner = maker(steps, made, last.a);
+      if (inner == nullptr || inner->pass != kernels().softplus) return false;
+      (*gone)[static_cast<size_t>(inner - steps.data())] = 1;
+      last.pass = kernels().tanh_softplus;
+      last.a = last.b = last.c = inner->a;
+      return true;
+    }
+    if (last.op != Op::op_add) return false;
+    const Step* const most = part(last.a, Op::op_max, 1);
+    const Step* const tail = most != nullptr ? part(last.b, Op::op_sub, 1) : nullptr;
+    const Step* const log = tail != nullptr ? part(tail->a, Op::op_log, 1) : nullptr;
+    const Step* const lost = log != nullptr ? part(tail->b, Op::op_div, 1) : nullptr;
+    if (lost == nullptr || lost->b != log->a) return false;
+    // (u - 1) - e, joined before this was seen
+    const Step* const error = maker(steps, made, lost->a);
+    if (error == nullptr || error->pass != kernels().chain[kChainSub][kChainSub][1]) return false;
+    parts.push_back(const_cast<Step*>(error));
+    const Step* const sum = part(log->a, Op::op_add, 3);
+    if (sum == nullptr || error->a != sum->out || error->c != sum->a) return false;
+    const Step* const exp = part(sum->a, Op::op_exp, 2);
+    const Step* const neg = exp != nullptr ? part(exp->a, Op::op_neg, 1) : nullptr;
+    const Step* const abs = neg != nullptr ? part(neg->a, Op::op_abs, 1) : nullptr;
+    const bool zero = width(most->b) == Width::scalar;
+    if (abs == nullptr || abs->a != (zero ? most->a : most->b) ||
+        !is_number(zero ? most->b : most->a, 0.0f) || !is_number(sum->b, 1.0f) ||
+        !is_number(error->b, 1.0f)) {
+      return false;
+    }
+    const int in = abs->a;
+    for (Step* step : parts) (*gone)[static_cast<size_t>(step - steps.data())] = 1;
+    last.pass = kernels().softplus;
+    last.op = Op::op_log;  // for its cost
+    last.a = last.b = last.c = in;
+    return true;
   }
 
   // exp(a - b), also where b is a row.

@@ -59,6 +59,10 @@ struct Kernels {
   Pass chain[kChainOps][kChainOps][4];          // [inner][outer], bit 0: b is splat, bit 1: c is
   Pass clip;                                    // min(max(a, b[0]), c[0]), not NaN
   Pass silu;                                    // a * sigmoid(a)
+  Pass softplus;                                // log(1 + exp(a))
+  Pass tanh_softplus;                           // and its tanh
+  Pass mish;                                    // a * tanh_softplus(a)
+  Pass shifted[3][2];                           // tanh, erf, sigmoid of a * or / b[0], plus c[0]
   Pass exp_sub[2];                              // exp(a - b), b splat in the second
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
   ReducePasses squares;                         // sum of squares of f32, `rows` only

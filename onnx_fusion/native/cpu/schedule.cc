@@ -176,19 +176,18 @@ void Compiler::point(Step* step, int tensor, size_t bytes, const Linear& address
 // A value computed by one step and stored as it is may be computed in place.
 void Compiler::place_stores() {
   for (Segment& segment : out_->segments) {
-    std::vector<Step> places, kept;
-    for (const Step& step : segment.steps) {
-      const Step* const store = step.kind == StepKind::store ? &step : nullptr;
+    std::vector<Step> places;
+    for (Step& step : segment.steps) {
       Step place;
-      if (store == nullptr || !place_store(*store, places, &segment, &place)) {
-        kept.push_back(step);
-        continue;
-      }
-      if (place.kind != StepKind::point) kept.push_back(step);
+      if (step.kind != StepKind::store || !place_store(step, places, &segment, &place)) continue;
+      if (place.kind == StepKind::point) step.out = place.out;  // nothing is left to store
       places.push_back(place);
     }
+    const auto is_done = [](const Step& s) { return s.kind == StepKind::store && s.out >= 0; };
+    for (const Step& step : segment.steps) {
+      if (!is_done(step)) places.push_back(step);
+    }
     segment.steps = std::move(places);
-    segment.steps.insert(segment.steps.end(), kept.begin(), kept.end());
   }
 }
 
@@ -215,13 +214,12 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
     default:
       return false;
   }
-  const bool is_load = producer->kind == StepKind::load;
-  if (is_load) producer->op = Op::op_store;
+  if (producer->kind == StepKind::load) producer->op = Op::op_store;
   place->kind = StepKind::place;
   place->width = store.width;
   place->out = store.slot;
   place->ref = step.ref;
-  if (!is_load && store.tensor >= 0 && lies_flat(store.address, store.width, store.axes)) {
+  if (store.tensor >= 0 && lies_flat(store.address, store.width, store.axes)) {
     point(place, store.tensor, store.bytes, store.address, true);
   }
   return true;

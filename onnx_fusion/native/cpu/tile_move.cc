@@ -105,6 +105,7 @@ void TileRun::run_load(const Step& step) {
     pointers_[step.out] = scratch_ + program_.slots[static_cast<size_t>(step.out)].offset;
   }
   char* const out = pointers_[step.out];
+  const bool stays = step.op == Op::op_store && program_.slots[static_cast<size_t>(step.out)].pointed;
   const Walk walk = collapse(runs, form, &load);
   const bool computed = !load.indirects.empty() || !load.exprs.empty();
   if (walk.inner >= 0 && has_axis(moving_axes(load), walk.inner)) {
@@ -135,7 +136,7 @@ void TileRun::run_load(const Step& step) {
     const int64_t n = hi - lo;
     const char* const from =
         n > 0 ? source + (address + lo * walk.stride) * static_cast<int64_t>(bytes) : nullptr;
-    if (walk.outer == 0 && n == walk.length && (walk.stride == 1 || n == 1)) {
+    if (walk.outer == 0 && n == walk.length && (walk.stride == 1 || n == 1) && !stays) {
       pointers_[step.out] = const_cast<char*>(from);
       return;
     }

@@ -1,5 +1,5 @@
 // Superinstructions: two cheap f32 instructions in one pass, and a few longer idioms.
-#include "cpu/isa/math.h"
+#include "cpu/isa/vector_math.h"
 #include "cpu/kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -50,21 +50,18 @@ void set_inner(Kernels* k) {
   set<Inner, 7>(k);
 }
 
-void silu(void* out, const void* a, const void*, const void*, int64_t n) {
-  float* o = static_cast<float*>(out);
-  const float* x = static_cast<const float*>(a);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) o[i] = x[i] * m_sigmoid(x[i]);
-}
-
 template <int Splat>
 void exp_sub(void* out, const void* a, const void* b, const void*, int64_t n) {
   float* o = static_cast<float*>(out);
   const float* x = static_cast<const float*>(a);
   const float* y = static_cast<const float*>(b);
-  const float y0 = *y;
+  if (Splat) {
+    const Floats first = broadcast(*y);
+    each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) { return v_exp(v - first); });
+    return;
+  }
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) o[i] = m_exp(x[i] - (Splat ? y0 : y[i]));
+  for (int64_t i = 0; i < n; ++i) o[i] = m_exp(x[i] - y[i]);
 }
 
 void clip(void* out, const void* a, const void* b, const void* c, int64_t n) {
@@ -86,7 +83,6 @@ void fill_chain(Kernels* k) {
   set_inner<5>(k);
   set_inner<6>(k);
   set_inner<7>(k);
-  k->silu = silu;
   k->clip = clip;
   k->exp_sub[0] = exp_sub<0>;
   k->exp_sub[1] = exp_sub<1>;

@@ -89,32 +89,6 @@ ONNX_FUSION_INLINE float total(const float* x, int64_t n) {
       });
 }
 
-// x / d for one d, rounded as a division is: the quotient by the reciprocal, and its remainder's share
-// (Markstein). Where that cannot be done (no fused multiply-add, d near the ends of the range) it divides.
-struct Divisor {
-  Floats d, r;
-  bool divides;
-
-  explicit Divisor(float value) : d(broadcast(value)), r(broadcast(1.0f / value)) {
-    const float size = __builtin_fabsf(value);
-#if defined(__FMA__) || defined(__aarch64__)
-    divides = !(size > 1e-18f && size < 1e18f);
-#else
-    divides = true;
-    (void)size;
-#endif
-  }
-  // Of finite x no larger than d.
-  __attribute__((always_inline)) Floats share(Floats x) const {
-    const Floats q = x * r;
-    return q + (x - q * d) * r;
-  }
-  __attribute__((always_inline)) Floats quotient(Floats x) const {
-    const Floats better = share(x);
-    return better == better ? better : x * r;  // infinities
-  }
-};
-
 template <class F>
 ONNX_FUSION_INLINE void each(int64_t n, const F& f) {
   int64_t i = 0;

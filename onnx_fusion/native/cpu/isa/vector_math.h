@@ -109,6 +109,32 @@ ONNX_FUSION_INLINE Floats v_erf(Floats a) {
   return v_between(x * p / q, 1.0f);
 }
 
+// x / d for one d, rounded as a division is: the quotient by the reciprocal, and its remainder's share
+// (Markstein). Where that cannot be done (no fused multiply-add, d near the ends of the range) it divides.
+struct Divisor {
+  Floats d, r;
+  bool divides;
+
+  explicit Divisor(float value) : d(broadcast(value)), r(broadcast(1.0f / value)) {
+    const float size = __builtin_fabsf(value);
+#if defined(__FMA__) || defined(__aarch64__)
+    divides = !(size > 1e-18f && size < 1e18f);
+#else
+    divides = true;
+    (void)size;
+#endif
+  }
+  // Of finite x no larger than d.
+  __attribute__((always_inline)) Floats share(Floats x) const {
+    const Floats q = x * r;
+    return q + (x - q * d) * r;
+  }
+  __attribute__((always_inline)) Floats quotient(Floats x) const {
+    const Floats better = share(x);
+    return better == better ? better : x * r;  // infinities
+  }
+};
+
 // out[i] = f(a[i]) for vectors, two at a time; f is also asked for a last one that is part rubbish.
 template <class F>
 ONNX_FUSION_INLINE void each_vector(float* out, const float* a, int64_t n, const F& f) {

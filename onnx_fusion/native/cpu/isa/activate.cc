@@ -1,0 +1,101 @@
+// Activations that are several instructions, in one pass.
+#include "cpu/isa/vector_math.h"
+#include "cpu/kernels.h"
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+namespace {
+
+// log(1 + e) for e in [0, 1].
+ONNX_FUSION_INLINE Floats v_log_one_plus(Floats e) {
+  Floats p = e * 0.12376060336828232f + 0.8671842217445374f;
+  p = p * e + 1.0f;
+  Floats q = e * 0.031093433499336243f + 0.4740505516529083f;
+  q = q * e + 1.3671822547912598f;
+  q = q * e + 1.0f;
+  return e * p / q;
+}
+
+ONNX_FUSION_INLINE Floats v_abs(Floats a) { return (Floats)((Ints)a & 0x7fffffff); }
+
+ONNX_FUSION_INLINE Floats v_softplus(Floats a) {
+  return most(broadcast(0.0f), a) + v_log_one_plus(v_exp_negative(-v_abs(a)));
+}
+
+// tanh(log(1 + e)) = n / (n + 2) with n = e * (e + 2), e = exp(a); beyond 20 that is 1.
+ONNX_FUSION_INLINE Floats v_tanh_softplus(Floats a) {
+  const Floats e = v_exp(least(broadcast(20.0f), a));
+  const Floats n = e * (e + 2.0f);
+  return n / (n + 2.0f);
+}
+
+struct Softplus {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return v_softplus(a); }
+};
+struct TanhSoftplus {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return v_tanh_softplus(a); }
+};
+struct Mish {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return a * v_tanh_softplus(a); }
+};
+struct Silu {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return a * v_sigmoid(a); }
+};
+
+template <class F>
+void vectors(void* out, const void* a, const void*, const void*, int64_t n) {
+  each_vector(static_cast<float*>(out), static_cast<const float*>(a), n,
+              [](Floats x) __attribute__((always_inline)) { return F::of(x); });
+}
+
+struct Tanh {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return v_tanh(a); }
+};
+struct Erf {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return v_erf(a); }
+};
+struct Sigmoid {
+  ONNX_FUSION_INLINE Floats of(Floats a) { return v_sigmoid(a); }
+};
+
+// f(a * b[0]) + c[0], or f(a / b[0]) + c[0] with a quotient rounded as division rounds it.
+template <class F, bool Divides>
+void shifted(void* out, const void* a, const void* b, const void* c, int64_t n) {
+  const float scale = *static_cast<const float*>(b);
+  const Divisor by(scale);
+  const Floats factor = broadcast(scale), shift = broadcast(*static_cast<const float*>(c));
+  float* const o = static_cast<float*>(out);
+  const float* const x = static_cast<const float*>(a);
+  if (!Divides) {
+    each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) {
+      return F::of(v * factor) + shift;
+    });
+  } else if (by.divides) {
+    each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) {
+      return F::of(v / factor) + shift;
+    });
+  } else {
+    each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) {
+      return F::of(by.quotient(v)) + shift;
+    });
+  }
+}
+
+template <class F>
+void set(Pass* row) {
+  row[0] = shifted<F, false>;
+  row[1] = shifted<F, true>;
+}
+
+}  // namespace
+
+void fill_activate(Kernels* k) {
+  k->silu = vectors<Silu>;
+  k->softplus = vectors<Softplus>;
+  k->tanh_softplus = vectors<TanhSoftplus>;
+  k->mish = vectors<Mish>;
+  set<Tanh>(k->shifted[0]);
+  set<Erf>(k->shifted[1]);
+  set<Sigmoid>(k->shifted[2]);
+}
+
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
