@@ -122,6 +122,17 @@ void TileRun::run_load(const Step& step) {
   int64_t inside[kMaxLetters] = {};
   char* to = out;
   const size_t bytes = load.bytes;
+  if (walk.outer > 0 && load.guards.empty() && !computed) {
+    const int last = walk.outer - 1;
+    const int64_t rows = runs.size[last];
+    do {
+      const int64_t from = start + dot_axes(form, runs.axis, inside, last);
+      kernels_.copy[load.size](to, walk.length, 1, source + from * static_cast<int64_t>(bytes),
+                               form.coef[runs.axis[last]], walk.stride, walk.length, rows);
+      to += static_cast<size_t>(walk.length * rows) * bytes;
+    } while (next_position(last, runs.size, inside));
+    return;
+  }
   int64_t guard_at[kMaxRank];
   for (size_t g = 0; g < load.guards.size(); ++g) guard_at[g] = at(load.guards[g].form);
   do {
@@ -306,12 +317,16 @@ void TileRun::run_store(const TileStore& store) {
     }
   }
   if (plane >= 0) size[plane] = 1;
+  const int last = plane < 0 && walk.outer > 0 && step == 1 ? walk.outer - 1 : walk.outer;
   do {
     int64_t from = 0;
     for (int k = 0; k < walk.outer; ++k) from += inside[k] * runs.step[k];
     char* const to = target + dot_axes(form, runs.axis, inside, walk.outer) * bytes;
     const char* const in = value + from * bytes;
-    if (plane >= 0) {
+    if (last < walk.outer) {
+      kernels_.copy[store.size](to, form.coef[runs.axis[last]], walk.stride, in, runs.step[last], 1,
+                                walk.length, runs.size[last]);
+    } else if (plane >= 0) {
       kernels_.transpose[store.size](to, walk.stride, in, runs.step[plane], runs.size[plane],
                                      walk.length);
     } else if (walk.length == 1 || (walk.stride == 1 && step == 1)) {
@@ -324,7 +339,7 @@ void TileRun::run_store(const TileStore& store) {
                     static_cast<size_t>(bytes));
       }
     }
-  } while (next_position(walk.outer, size, inside));
+  } while (next_position(last, size, inside));
 }
 
 }  // namespace onnx_fusion::cpu
