@@ -1,6 +1,10 @@
 """What tuning takes, puts back and remembers, with a measurer that makes its times up."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import onnx
@@ -257,6 +261,19 @@ def test_an_interrupt_keeps_what_was_measured(source, tmp_path):
     again = Fake(by_kind("Sin"))
     run(source, tmp_path / "out.onnx", again)
     assert not set(fake.asked[:2]) & set(again.asked)
+
+
+def test_an_interrupted_command_says_so_in_two_lines(source, tmp_path):
+    command = [sys.executable, "-m", "onnx_fusion", "optimize", source, tmp_path / "out.onnx"]
+    running = subprocess.Popen([*command, "--tune", "--threads", "1,2"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not Database().entries() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    told = running.communicate(timeout=60)[1].decode().splitlines()
+    assert running.returncode == 130
+    assert told == ["what was measured is kept; another run goes on from there", "interrupted"]
+    assert Database().entries() and not (tmp_path / "out.onnx").exists()
 
 
 def test_progress_says_what_is_left(source, tmp_path):

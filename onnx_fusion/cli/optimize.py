@@ -209,15 +209,20 @@ def optimize_to(args: argparse.Namespace, target: str):
     """Write the fused model to `target` and return the summary."""
     from onnx_fusion.api import optimize_file
 
-    with show.progress() as progress:
-        return optimize_file(
-            args.source,
-            target,
-            fallback=not args.no_fallback,
-            progress=progress,
-            tuning=tuning(args),
-            **planning(args),
-        )
+    try:
+        with show.progress() as progress:
+            return optimize_file(
+                args.source,
+                target,
+                fallback=not args.no_fallback,
+                progress=progress,
+                tuning=tuning(args),
+                **planning(args),
+            )
+    except KeyboardInterrupt:
+        if args.tune:
+            show.say("what was measured is kept; another run goes on from there")
+        raise
 
 
 def optimize_verified(args: argparse.Namespace):

@@ -128,10 +128,12 @@ def check_signature(left: Side, right: Side) -> None:
             )
 
 
-def first_run(left: Side, seed: int) -> tuple[dict[str, np.ndarray], list[Any]]:
+def first_run(
+    left: Side, seed: int, sizes: Sequence[tuple[int, int, int | None]] = SIZES
+) -> tuple[dict[str, np.ndarray], list[Any]]:
     """Return random inputs that the original runs on, and its outputs."""
     tried: VerifyError | None = None
-    for spatial, sequence, middle in SIZES:
+    for spatial, sequence, middle in sizes:
         inputs = make_inputs(
             left.proto, seed=seed, spatial=spatial, sequence=sequence, middle=middle
         )

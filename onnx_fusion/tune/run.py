@@ -17,7 +17,7 @@ from onnx_fusion.runtime.host import Host, cores, this_host
 from onnx_fusion.runtime.inputs import declared_shape, make_inputs, needed
 from onnx_fusion.runtime.latency import Database, Entry, read_shipped
 from onnx_fusion.runtime.side import Side
-from onnx_fusion.runtime.verify import first_run
+from onnx_fusion.runtime.verify import SIZES, first_run
 from onnx_fusion.tune.ask import Asker, Measures
 from onnx_fusion.tune.cut import find_border, find_cut
 from onnx_fusion.tune.decide import Decision, decide
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SHARE_OF_PARTS = 0.7
 """How much of a budget the stretches may take; the whole model has the rest."""
+USUAL = (224, 128, None)
+"""Extents for unknown dims that are tried first: small ones would measure overhead."""
 MOST_CAPTURED = 1 << 30
 """Bytes of values kept from one run of the original; beyond, there is a run for each stretch."""
 Progress = Callable[[str, float], None]
@@ -179,7 +181,7 @@ def prepare(tuning: Tuning, tools: Tools, units: Sequence[Unit], notes: list[str
         inputs = make_inputs(side.proto, dims=tuning.dims)
         side.run(inputs)
     elif inputs is None:
-        inputs, _ = first_run(side, 0)
+        inputs, _ = first_run(side, 0, (USUAL, *SIZES))
     if symbols and tuning.inputs is None:
         found = {
             dim: size
