@@ -251,6 +251,13 @@ def test_the_budget_ends_measuring_with_the_best_so_far(source, tmp_path):
     assert kinds_of(tmp_path / "more.onnx") == {"Tanh", "Softmax", "Sin"}
 
 
+def test_what_is_written_was_timed_even_if_the_time_is_up(source, tmp_path):
+    slow = Fake(by_kind("none"), lambda kinds, threads: 1.2)
+    run(source, tmp_path / "out.onnx", slow, budget=0.5)
+    assert [asked.startswith("whole") for asked in slow.asked] == [False, True]
+    assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+
+
 def test_an_interrupt_keeps_what_was_measured(source, tmp_path):
     fake = Fake(by_kind("Sin"))
     fake.interrupt_at = 3
@@ -317,7 +324,7 @@ def test_symbolic_sizes_are_given_or_told(tmp_path, capsys):
 @pytest.mark.parametrize(("options", "said"), [
     (["--budget", "5"], "--budget says how to measure; it needs --tune"),
     (["--dim", "N=4"], "--dim says how to measure; it needs --tune"),
-    (["--tune", "--policy", "all"], "--policy all leaves nothing to decide by measured latency"),
+    (["--tune", "--policy", "all"], "--policy all leaves measured latency nothing to decide"),
     (["--tune", "--dim", "N=4"], "in.onnx: no input has a dim 'N'; there are none"),
     (["--tune", "--inputs", "none.npz"], "none.npz: cannot be read: no such file or directory"),
 ])  # fmt: skip

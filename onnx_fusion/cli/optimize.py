@@ -42,7 +42,8 @@ def add_tuning(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="time stretches fused and in ONNX Runtime, keep what wins, check the whole model",
     )
-    group.add_argument("--budget", type=seconds, metavar="SECONDS", help="stop measuring then")
+    group.add_argument("--budget", type=seconds, metavar="SECONDS",
+                       help="stop measuring then; only what is to be written is still timed")
     group.add_argument(
         "--threads",
         type=thread_counts,
@@ -93,7 +94,7 @@ def tuning(args: argparse.Namespace):
         if args.threads is None:
             return None
     if args.policy != "default":
-        raise OnnxFusionError(f"--policy {args.policy} leaves nothing to decide by measured latency")
+        raise OnnxFusionError(f"--policy {args.policy} leaves measured latency nothing to decide")
     if args.inputs and args.dim:
         raise OnnxFusionError("--inputs has its sizes already; leave --dim out")
     from onnx_fusion.runtime.inputs import read_inputs

@@ -86,9 +86,19 @@ class Asker:
             subject, unit, lambda measurer, threads: measurer.part(unit, regions, threads)
         )
 
-    def whole(self, subject: Subject, regions: Sequence[Region]) -> Answer | None:
-        """Return what is known of the whole model with these regions, None if nothing is."""
-        return self._ask(subject, None, lambda measurer, threads: measurer.whole(regions, threads))
+    def whole(
+        self, subject: Subject, regions: Sequence[Region], late: bool = False
+    ) -> Answer | None:
+        """Return what is known of the whole model with these regions, None if nothing is; with
+        `late` it is measured even if the time is up."""
+        deadline = self.deadline
+        self.deadline = float("inf") if late else deadline
+        try:
+            return self._ask(
+                subject, None, lambda measurer, threads: measurer.whole(regions, threads)
+            )
+        finally:
+            self.deadline = deadline
 
     def _ask(
         self,

@@ -163,11 +163,12 @@ def settle(
     one that follows a loss does not.
     """
 
-    def ask(choice: Choice) -> Answer | None:
+    def ask(choice: Choice, late: bool = False) -> Answer | None:
         regions = flatten(choice)
-        return asker.whole(describe_all(regions), regions) if regions else None
+        return asker.whole(describe_all(regions), regions, late) if regions else None
 
-    answer = ask(taken)
+    # A budget may end before anything else, but what is written was timed.
+    answer = ask(taken, late=True)
     more = {**near, **taken}
     if more.keys() != taken.keys():
         other = ask(more)
