@@ -13,7 +13,7 @@ import onnx
 from onnx_fusion.emit import Emitted, NotConvexError, emit
 from onnx_fusion.emit import refusal as no_function
 from onnx_fusion.errors import OnnxFusionError
-from onnx_fusion.fusion import layout
+from onnx_fusion.fusion import cost, layout
 from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.limit import limit
 from onnx_fusion.fusion.plan import Plan, Refusal, Region, join
@@ -221,7 +221,8 @@ def plan_programs(
     plans = [plan_graph(one, target, skip, names) for one, names in pairs]
     tuned = None
     if policy == "default":
-        chosen = [choose(made, one) for made, one in zip(plans, graphs, strict=True)]
+        rates = cost.FUSED_STRICT if strict else cost.FUSED
+        chosen = [choose(made, one, rates) for made, one in zip(plans, graphs, strict=True)]
         tuning = tuning or Tuning()
         if not is_idle(tuning):
             found = [

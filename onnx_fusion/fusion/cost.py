@@ -25,6 +25,7 @@ class Rates:
 
     `bandwidth` holds for memory, `cached` for what stays below CACHE bytes.
     `overhead` is what one more node in the session costs, `launch` what the kernel itself adds.
+    `savings` says that algorithms with fewer operations are used (ops.row, `saving`).
     """
 
     overhead: float
@@ -33,13 +34,16 @@ class Rates:
     cached: float
     contraction: float
     other: float
+    savings: bool = False
 
 
 # Medians over single operators, chains and whole models of the zoo on an AVX-512 machine, one thread. What
 # decides is the ratio of the two rows.
 FUSED = Rates(
-    overhead=0.5e-6, launch=0.7e-6, bandwidth=12e9, cached=45e9, contraction=80e9, other=24e9
-)
+    overhead=0.5e-6, launch=0.7e-6, bandwidth=12e9, cached=45e9, contraction=95e9, other=30e9,
+    savings=True,
+)  # fmt: skip
+FUSED_STRICT = dataclasses.replace(FUSED, savings=False)
 ONNX_RUNTIME = Rates(
     overhead=0.5e-6, launch=0.6e-6, bandwidth=12e9, cached=60e9, contraction=100e9, other=35e9
 )
@@ -90,7 +94,11 @@ def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -
         if v is not None
         and (v.is_output or v.captured or any(c not in members for c in v.consumers))
     ]
-    hard = sum(flops(n) for n in nodes if is_contraction(n))
+    hard = sum(
+        flops(n) / (table.find(n).saving_of(n) if rates.savings else 1.0)
+        for n in nodes
+        if is_contraction(n)
+    )
     easy = sum(flops(n) for n in nodes if not is_contraction(n)) * repeats
     moved = sum(read.values()) + sum(irs_bytes(v) for v in outputs)
     bandwidth = rates.cached if moved <= CACHE else rates.bandwidth

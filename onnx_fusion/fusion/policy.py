@@ -33,10 +33,13 @@ class Stretch:
     regions: tuple[Region, ...]
 
 
-def choose(plan: Plan, graph: Graph) -> Plan:
-    """Return the plan with only those regions that are expected to pay; the others become refusals."""
-    found = [(stretch, objection(stretch)) for stretch in stretches(plan, graph)]
-    gain = sum(saves(stretch) for stretch, reason in found if reason is None)
+def choose(plan: Plan, graph: Graph, rates: cost.Rates = cost.FUSED) -> Plan:
+    """Return the plan with only those regions that are expected to pay; the others become refusals.
+
+    `rates` are those of this project's kernels.
+    """
+    found = [(stretch, objection(stretch, rates)) for stretch in stretches(plan, graph)]
+    gain = sum(saves(stretch, rates) for stretch, reason in found if reason is None)
     whole = cost.peer_seconds(graph.nodes)
     if gain < LEAST_GAIN * whole:
         few = f"all that would be taken saves {gain * 1e6:.1f} us of {whole * 1e6:.1f} us"
@@ -104,7 +107,7 @@ def is_bound(producer: Node, consumer: Node) -> bool:
     return peer.is_blocked(producer) and peer.is_blocked(consumer)
 
 
-def objection(stretch: Stretch) -> str | None:
+def objection(stretch: Stretch, rates: cost.Rates = cost.FUSED) -> str | None:
     """Return why the stretch is left to ONNX Runtime, None if it is taken."""
     covered = {node for region in stretch.regions for node in region.nodes}
     outside = [node for node in stretch.nodes if node not in covered]
@@ -118,7 +121,7 @@ def objection(stretch: Stretch) -> str | None:
         return f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"
     if not any(cost.flops(node) for node in stretch.nodes):
         return "it only moves data, which ONNX Runtime copies as fast"
-    theirs, ours = cost.peer_seconds(stretch.nodes), fused_seconds(stretch)
+    theirs, ours = cost.peer_seconds(stretch.nodes), fused_seconds(stretch, rates)
     if ours > MARGIN * theirs:
         return (
             f"expected {ours * 1e6:.1f} us fused, {theirs * 1e6:.1f} us in ONNX Runtime "
@@ -137,14 +140,14 @@ def known(value: Value) -> bool:
     return value.shape is not None and all(isinstance(d, int) for d in value.shape)
 
 
-def fused_seconds(stretch: Stretch) -> float:
+def fused_seconds(stretch: Stretch, rates: cost.Rates) -> float:
     """Return what the stretch's regions take as kernels of this project."""
-    return sum(cost.kernel_seconds(region.nodes, cost.FUSED) for region in stretch.regions)
+    return sum(cost.kernel_seconds(region.nodes, rates) for region in stretch.regions)
 
 
-def saves(stretch: Stretch) -> float:
+def saves(stretch: Stretch, rates: cost.Rates) -> float:
     """Return how many seconds taking the stretch is expected to save."""
-    return cost.peer_seconds(stretch.nodes) - fused_seconds(stretch)
+    return cost.peer_seconds(stretch.nodes) - fused_seconds(stretch, rates)
 
 
 def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:

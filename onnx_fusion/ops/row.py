@@ -86,6 +86,7 @@ class Row:
     `mapping` is its mapping type, or the function of the node that gives it. `lower` returns one
     tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
     operations per output element for the cost model. `role` is what a many-to-many operator does.
+    `saving` is by how much the kernels' algorithm beats that many operations, if not under `strict`.
     `stated` are attributes, with their defaults, that ONNX Runtime misses in a function.
     Tests draw inputs from the interval `sample` and accept there a relative error of `tolerance`
     against ONNX Runtime.
@@ -98,6 +99,7 @@ class Row:
     reason: str = ""
     flops: float | Callable[[Node], float] = 1.0
     role: Role | Callable[[Node], Role] | None = None
+    saving: Callable[[Node], float] | None = None
     stated: tuple[tuple[str, Any], ...] = ()
     sample: tuple[float, float] = (-4.0, 4.0)
     tolerance: float = 1e-5
@@ -113,6 +115,10 @@ class Row:
     def is_contraction(self, node: Node) -> bool:
         """Return whether most of the node's time goes into multiply-adds."""
         return self.role_of(node) in CONTRACTIONS
+
+    def saving_of(self, node: Node) -> float:
+        """Return how many times faster the kernels are than the operations of `flops` suggest."""
+        return self.saving(node) if self.saving is not None else 1.0
 
     def flops_of(self, node: Node) -> float:
         """Return the node's floating-point operations per output element."""
