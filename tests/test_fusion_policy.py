@@ -59,6 +59,21 @@ def test_a_stretch_in_one_layout_is_left_whole():
     assert plan(model, policy="all").regions
 
 
+@pytest.mark.parametrize(("kernel", "strict"), [(3, False), (3, True), (1, False)])
+def test_fewer_operations_pay_where_the_kernels_may_use_them(kernel, strict):
+    """Winograd takes 3x3 convolutions of constants, and changes roundings."""
+    pad = kernel // 2
+    body = "\n".join(
+        f"c{k} = Conv <pads = [{pad}, {pad}, {pad}, {pad}]> (r{k - 1}, w)\n r{k} = Relu(c{k})"
+        for k in range(1, 4)
+    )
+    shape = "float[1, 64, 56, 56]"
+    model = onnx.parser.parse_model(HEAD + f"g ({shape} r0) => ({shape} r3) {{\n{body}\n}}")
+    weights = np.ones((64, 64, kernel, kernel), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    assert bool(plan(model, strict=strict).regions) == (kernel == 3 and not strict)
+
+
 def test_what_onnx_runtime_fuses_across_the_border_is_left():
     """LayerNormalization ends what begins with an Add that ONNX Runtime takes into it."""
     model = onnx.parser.parse_model(

@@ -349,7 +349,8 @@ def conv_saving(node: Node) -> float:
     weights = node.inputs[1].shape or ()
     steps = (*node.attrs.get("strides", ()), *node.attrs.get("dilations", ()))
     fits = (
-        weights[2:] == (3, 3)
+        node.inputs[1].weight is not None
+        and weights[2:] == (3, 3)
         and set(steps) <= {1}
         and int(node.attrs.get("group", 1)) == 1
         and all(isinstance(d, int) and d >= WINOGRAD_CHANNELS for d in weights[:2])
