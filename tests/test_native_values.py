@@ -208,3 +208,65 @@ def test_one_kernel_from_many_threads_with_more_shapes_than_it_remembers():
 
     with concurrent.futures.ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
+
+
+SOFTPLUS = (
+    "%0 = load x (i)\n%1 = abs %0\n%2 = neg %1\n%3 = exp %2\n%4 = const f32 0\n%5 = max %0 %4\n"
+    "%6 = const f32 1\n%7 = add %3 %6\n%8 = sub %7 %6\n%9 = sub %8 %3\n%10 = div %9 %7\n"
+    "%11 = log %7\n%12 = sub %11 %10\n%13 = add %5 %12\n"
+)
+
+
+def softplus(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return x * (erf(x / np.sqrt(2)) + 1) * 0.5
+
+
+ACTIVATIONS = {
+    "softplus": (SOFTPLUS + "store y (i) %13\n", softplus, 8, 1e-37),
+    "tanh of softplus": (
+        SOFTPLUS + "%14 = tanh %13\nstore y (i) %14\n", lambda x: np.tanh(softplus(x)), 8, 1e-37
+    ),
+    "mish": (
+        SOFTPLUS + "%14 = tanh %13\n%15 = mul %0 %14\nstore y (i) %15\n",
+        lambda x: x * np.tanh(softplus(x)), 10, 1e-35,
+    ),
+    "silu": (
+        "%0 = load x (i)\n%1 = sigmoid %0\n%2 = mul %1 %0\nstore y (i) %2\n",
+        lambda x: x / (1 + np.exp(-x)), 6, 1e-35,
+    ),
+    "gelu": (
+        "%0 = load x (i)\n%1 = const f32 1.4142135\n%2 = div %0 %1\n%3 = erf %2\n"
+        "%4 = const f32 1\n%5 = add %3 %4\n%6 = mul %0 %5\n%7 = const f32 0.5\n%8 = mul %6 %7\n"
+        "store y (i) %8\n",
+        gelu, 8, 3e-6,
+    ),
+    "scaled tanh plus one": (
+        "%0 = load x (i)\n%1 = const f32 0.3\n%2 = mul %1 %0\n%3 = tanh %2\n%4 = const f32 1\n"
+        "%5 = add %4 %3\nstore y (i) %5\n",
+        lambda x: np.tanh(x * np.float64(np.float32(0.3))) + 1, 8, 6e-7,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_joined_into_one_pass(name):
+    body, function, ulps, absolute = ACTIVATIONS[name]
+    text = f"{HEAD}input x f32[N] row\noutput y f32[N] row\nstage i: N\n{body}"
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(-86, 86, 5000), rng.normal(0, 2, 5000), [0.0, -0.0, 1e-20]])
+    x = x.astype(np.float32)
+    want = function(x.astype(np.float64))
+    bound = np.maximum(ulps * np.spacing(np.abs(want).astype(np.float32)), absolute)
+    for got in on_every_isa(text, [x]):
+        error = np.abs(got.astype(np.float64) - want)
+        worst = np.argmax(error / bound)
+        assert error[worst] <= bound[worst], (x[worst], got[worst], want[worst])
+    ends = np.array([np.inf, 500, -500, np.nan], np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        want = function(ends.astype(np.float64))
+    for got in on_every_isa(text, [ends]):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-30)

@@ -59,6 +59,7 @@ class Compiler {
   int constant(DType dtype, uint64_t bits);
   int emit(int line);
   int emit_pass(int line, const Instruction& instruction);
+  const int64_t* fixed_index(int line) const;
   int emit_select(int line, const Instruction& instruction);
   int emit_row_pass(const Instruction& instruction, const int* slots, int which);
   int emit_reduce(int line, const Instruction& instruction);

@@ -99,6 +99,8 @@ int Compiler::emit(int line) {
     push(step);
   } else if (instruction.op == Op::op_const) {
     slot = constant(instruction.dtype, instruction.literal);
+  } else if (const int64_t* const index = fixed_index(line); index != nullptr) {
+    slot = constant(DType::i64, static_cast<uint64_t>(*index));
   } else if (instruction.op == Op::op_index) {
     step.kind = StepKind::index;
     step.ref = cond_of_[i];
@@ -113,6 +115,15 @@ int Compiler::emit(int line) {
   }
   slot_of_[i] = slot;
   return slot;
+}
+
+// The value of an index that is the same everywhere, or null.
+const int64_t* Compiler::fixed_index(int line) const {
+  if (at(line).op != Op::op_index) return nullptr;
+  const TileCond& cond = out_->conds[static_cast<size_t>(cond_of_[static_cast<size_t>(line)])][0];
+  const Linear& form = cond.form;
+  const auto still = [](int64_t c) { return c == 0; };
+  return cond.linear && std::all_of(form.coef, form.coef + kMaxLetters, still) ? &form.base : nullptr;
 }
 
 int Compiler::emit_select(int line, const Instruction& instruction) {

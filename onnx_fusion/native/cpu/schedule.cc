@@ -259,6 +259,7 @@ void Compiler::estimate() {
       if (step.kind == StepKind::pass && step.op == Op::op_pow) cost = 5;
       if (step.kind == StepKind::pass && step.op == Op::op_div) cost = 0.2;
       if (step.kind == StepKind::load || step.kind == StepKind::store) cost = 0.25;
+      if (step.kind == StepKind::idiom) cost = step.idiom == kernels().softmax ? 0.3 : 0.15;
       out_->cost += cost;
     }
   }

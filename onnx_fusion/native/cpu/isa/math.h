@@ -109,7 +109,7 @@ ONNX_FUSION_INLINE float between(float a, float limit) {
 }
 
 ONNX_FUSION_INLINE float m_tanh(float a) {
-  const float x = between(a, 8.3f);
+  const float x = between(a, 9.0f);
   const float z = x * x;
   float p = 1.4648215973522838e-8f;
   p = p * z + 2.1508467398234643e-5f;
@@ -125,7 +125,7 @@ ONNX_FUSION_INLINE float m_tanh(float a) {
 }
 
 ONNX_FUSION_INLINE float m_erf(float a) {
-  const float x = between(a, 3.75f);
+  const float x = between(a, 4.0f);
   const float z = x * x;
   float p = 3.2409000141342403e-6f;
   p = p * z + 4.2464490979909897e-4f;

@@ -80,7 +80,7 @@ ONNX_FUSION_INLINE Floats v_exp(Floats a) {
 ONNX_FUSION_INLINE Floats v_sigmoid(Floats a) { return 1.0f / (1.0f + v_exp(-a)); }
 
 ONNX_FUSION_INLINE Floats v_tanh(Floats a) {
-  const Floats x = v_between(a, 8.3f);
+  const Floats x = v_between(a, 9.0f);
   const Floats z = x * x;
   Floats p = z * 1.4648215973522838e-8f + 2.1508467398234643e-5f;
   p = p * z + 3.5491674207150936e-3f;
@@ -94,7 +94,7 @@ ONNX_FUSION_INLINE Floats v_tanh(Floats a) {
 }
 
 ONNX_FUSION_INLINE Floats v_erf(Floats a) {
-  const Floats x = v_between(a, 3.75f);
+  const Floats x = v_between(a, 4.0f);
   const Floats z = x * x;
   Floats p = z * 3.2409000141342403e-6f + 4.2464490979909897e-4f;
   p = p * z + 5.2597480826079845e-3f;
