@@ -17,7 +17,7 @@ from onnx_fusion.ops.movement import moved, number, reshape, transpose
 from onnx_fusion.ops.pieces import cut, joined
 from onnx_fusion.ops.row import Row, Site, broadcast, like, pointwise
 from onnx_fusion.ops.rows import reduced, same, softmax
-from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 
@@ -267,8 +267,9 @@ def rotated(
             raise NeedsTemp(tensor)
         column = number(index[3], tensor)
         whole = ex.as_int(x.shape[3]) == span
-        inside = column if whole else ex.minimum(column, ex.const(span - 1))
+        inside = column
         if interleaved:
+            inside = column if whole else ex.minimum(column, ex.const(span - 1))
             pair, first = inside // 2, Cond(inside % 2, "<", ex.const(1))
             other = pair * 2 + (inside % 2 * -1 + 1)
         else:
@@ -276,7 +277,7 @@ def rotated(
             other = pair + (inside // half * -1 + 1) * half
         pair, other = stage.simplify(pair), stage.simplify(other)
         here = x.at(stage, index)
-        there = x.at(stage, (*index[:3], other))
+        there = x.at(stage, (*index[:3], other), None if whole or interleaved else ANY)
         c, s = (angle(stage, cache, index, pair) for cache in (cos, sin))
         turned = stage.apply("mul", there, s)
         turned = stage.select((first,), stage.apply("neg", turned), turned)

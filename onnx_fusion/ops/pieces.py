@@ -251,23 +251,33 @@ def mirrored(
         if extent is not None and extent < least:
             raise Refused(f"Pad mode {mode} by {reach} of an axis of {extent}")
 
-    def place(at: ex.Expr, k: int) -> ex.Expr:
-        last = x.shape[k] - 1
-        if mode == "wrap":
-            return at % x.shape[k]
-        if mode == "edge":
-            return ex.minimum(ex.maximum(at, 0), last)
-        # All three bounds of the last step are needed to prove that the index is inside.
-        at = ex.maximum(ex.maximum(at, -at), 0) if before[k] else at
-        return ex.minimum(ex.minimum(at, last * 2 - at), last) if after[k] else at
+    for k in padded:
+        x = mirrored_axis(x, k, shape[k], mode, before[k], after[k])
+    return x
 
-    def index_of(stage: Stage, index: tuple[Index, ...]) -> tuple[Index, ...]:
-        return tuple(
-            stage.simplify(place(number(e, tensor) - before[k], k)) if k in padded else e
-            for k, e in enumerate(index)
-        )
 
-    tensor = moved(x, shape, index_of)
+def mirrored_axis(
+    x: Tensor, k: int, extent: ex.Expr, mode: str, before: int, after: int
+) -> Tensor:
+    """Return x padded along one axis: up to three pieces, each read by a linear map."""
+    size = x.shape[k]
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY):
+            raise NeedsTemp(tensor)
+        at = number(index[k], tensor) - before
+        head = {"edge": ex.const(0), "reflect": -at, "wrap": at + size}[mode]
+        tail = {"edge": size - 1, "reflect": (size - 1) * 2 - at, "wrap": at - size}[mode]
+        piece = lambda e: x.at(stage, (*index[:k], stage.simplify(e), *index[k + 1 :]), ANY)  # noqa: E731
+        made = piece(at)
+        if after > 0:
+            made = stage.select((Cond(at, "<", size),), made, piece(tail))
+        if before > 0:
+            made = stage.select((Cond(at, "<", ex.const(0)),), piece(head), made)
+        return made
+
+    shape = (*x.shape[:k], extent, *x.shape[k + 1 :])
+    tensor = Tensor(x.dtype, shape, read, 3 * x.steps + 2)
     return tensor
 
 

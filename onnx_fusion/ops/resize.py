@@ -20,9 +20,9 @@ from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import MOVABLE, moved, number
 from onnx_fusion.ops.row import Row, Site, constant
-from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.program import expr as ex
-from onnx_fusion.program.model import Ref
+from onnx_fusion.program.model import Cond, Ref
 
 LARGEST = 1 << 16
 """An axis of at most so many positions is compared with ONNX Runtime's arithmetic one by one."""
@@ -172,6 +172,8 @@ def nearest(axis: Axis, mode: str, rounding: str, at: ex.Expr) -> ex.Expr:
         return quotient(at, axis.down, 0, axis.up)[0]
     if not np.array_equal(((index * p + q) // d).clip(0, last), there):
         raise Refused("ONNX Runtime rounds positions of this scale differently")
+    if d != 1:
+        raise Refused("nearest elements at positions that are not linear")
     return ex.minimum(ex.maximum(quotient(at, p, q, d)[0], 0), axis.size - 1)
 
 
@@ -221,22 +223,43 @@ def closest(x: Tensor, axes: dict[int, Axis], mode: str, rounding: str) -> Tenso
 
 
 def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
-    """Return x, made of elements of `source`, interpolated along axis k."""
+    """Return x, made of elements of `source`, interpolated along axis k, by a whole scale.
+
+    With i = step * cell + phase, phases before `turn` lie between the cell before and this one,
+    the others between this one and the next. Each piece's maps are linear.
+    """
     p, q, d = axis.place(mode)
+    if p == 0 or d % p or not -d < q <= 0:
+        raise Refused("linear elements by a scale that is no whole number")
+    step, turn = d // p, -(q // p)
 
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if guard is not None:
             raise NeedsTemp(tensor)
         if source.steps > INLINE_STEPS and not source.is_source and source not in stage.stored:
             raise NeedsTemp(source)
-        low, rest = quotient(number(index[k], tensor), p, q, d)
-        last = axis.size - 1
-        ends = (ex.minimum(ex.maximum(e, 0), last) for e in (low, low + 1))
-        a, b = (x.at(stage, (*index[:k], stage.simplify(e), *index[k + 1 :])) for e in ends)
-        share = stage.cast(DType.F32, stage.index(rest))
-        share = stage.apply("div", share, stage.const(DType.F32, d))
-        left = stage.apply("sub", stage.const(DType.F32, 1), share)
-        return stage.apply("add", stage.apply("mul", a, left), stage.apply("mul", b, share))
+        at = number(index[k], tensor)
+        cell, phase = (stage.simplify(e) for e in (at // step, at % step))
+
+        def there(offset: int, inside: Cond | None) -> Ref:
+            guard = None if inside is None else ANY
+            element = x.at(stage, (*index[:k], cell + offset, *index[k + 1 :]), guard)
+            return element if inside is None else stage.select((inside,), element, here)
+
+        def mix(a: Ref, b: Ref, rest: ex.Expr) -> Ref:
+            share = stage.cast(DType.F32, stage.index(rest))
+            share = stage.apply("div", share, stage.const(DType.F32, d))
+            left = stage.apply("sub", stage.const(DType.F32, 1), share)
+            return stage.apply("add", stage.apply("mul", a, left), stage.apply("mul", b, share))
+
+        here = there(0, None)
+        after = there(1, Cond(cell, "<", axis.size - 1))
+        behind = mix(here, after, phase * p + q)
+        if turn == 0:
+            return behind
+        before = there(-1, Cond(ex.const(0), "<", cell))
+        ahead = mix(before, here, phase * p + (q + d))
+        return stage.select((Cond(phase, "<", ex.const(turn)),), ahead, behind)
 
     tensor = Tensor(DType.F32, scaled_shape(x, {k: axis}), read, 2 * x.steps + 4)
     return tensor

@@ -4,6 +4,7 @@ Output position p takes input q through tap r where p + before = stride * q + di
 every stride-th tap can: with a = (p + before) % stride, tap stride * t + a meets input position
 (p + before) // stride - t. So the sum runs over t alone, no product is by an inserted zero, and
 where the stride divides the output's extent p splits into two letters, one of which is the phase.
+Where the maps of the phase would not be linear, the whole result is made, and cut afterwards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.contraction import INLINE_STEPS
 from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType, Role
+from onnx_fusion.ops.movement import number
 from onnx_fusion.ops.row import Row, Site, like, pointwise
 from onnx_fusion.ops.rows import per_channel
 from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
@@ -40,16 +42,34 @@ class Spread:
         """Return how many taps an output position sums at most."""
         return -(-self.kernel // self.stride)
 
+    @property
+    def is_linear(self) -> bool:
+        """Return whether the maps are linear once the output's axis is split into its phases."""
+        if self.stride == 1:
+            return True
+        if self.dilation != 1:
+            return False
+        quotient = ex.simplify(self.extent // self.stride, {})
+        whole = quotient * self.stride == self.extent
+        return whole and (self.before == 0 or self.stride == 2)
+
+    def uncut(self, size: ex.Expr) -> Spread:
+        """Return the same without cuts, to a multiple of the stride."""
+        past = ex.as_int(ex.simplify(self.extent + self.before - size * self.stride, {}))
+        if past is None or self.dilation != 1:
+            raise Refused("phases whose maps are not linear")
+        extent = (size + -(-past // self.stride)) * self.stride
+        return dataclasses.replace(self, before=0, extent=extent, inside=False)
+
     def meet(self, at: ex.Expr, tap: ex.Expr) -> tuple[ex.Expr, ex.Expr]:
         """Return the input position and the kernel position of an output's tap."""
+        if self.stride == 2 and self.dilation == 1 and self.before % 2:
+            # (phase + 1) // 2 is the phase itself, (phase + 1) % 2 the other one.
+            phase = at % 2
+            return at // 2 + phase + self.before // 2 - tap, tap * 2 - phase + 1
         phase = at % self.stride + self.before
-        if self.dilation == 1:
-            return at // self.stride + phase // self.stride - tap, (
-                tap * self.stride + phase % self.stride
-            )
-        first = (phase * pow(self.dilation, -1, self.stride)) % self.stride
-        rest = (phase - first * self.dilation) // self.stride
-        return at // self.stride + rest - tap * self.dilation, tap * self.stride + first
+        cell = at // self.stride + phase // self.stride
+        return cell - tap * self.dilation, tap * self.stride + phase % self.stride
 
 
 def spreads(site: Site, x: Tensor, w: Tensor) -> list[Spread]:
@@ -70,8 +90,6 @@ def spreads(site: Site, x: Tensor, w: Tensor) -> list[Spread]:
     found = []
     for k in range(rank):
         size, stride, dilation = x.shape[2 + k], strides[k], dilations[k]
-        if math.gcd(stride, dilation) != 1:
-            raise Refused(f"stride {stride} and dilation {dilation} have a common divisor")
         full = (size - 1) * stride + extra[k] + (kernel[k] - 1) * dilation + 1
         before, extent = padding(site, k, size * stride, full, (pads[k], pads[rank + k]))
         inside = kernel[k] <= stride and dilation == 1 and not before and extent == size * stride
@@ -107,7 +125,8 @@ def lower_conv_transpose(site: Site) -> list[Tensor | None]:
     need(w, (DType.F32,))
     if x.rank < 3 or w.rank != x.rank:
         raise Refused(f"an input of rank {x.rank} and weights of rank {w.rank}")
-    axes = spreads(site, x, w)
+    wanted = spreads(site, x, w)
+    axes = [a if a.is_linear else a.uncut(x.shape[2 + k]) for k, a in enumerate(wanted)]
     groups, channels = int(site.attr("group", 1)), ex.as_int(x.shape[1])
     depth = ex.simplify(x.shape[1] // groups, {})
     if w.shape[0] != x.shape[1] or depth * groups != x.shape[1] or channels == 0:
@@ -145,10 +164,26 @@ def lower_conv_transpose(site: Site) -> list[Tensor | None]:
         return stage.dot(tensor, left, right, tuple(letters))
 
     tensor = Tensor(DType.F32, shape, read, 1)
+    made = tensor
+    if axes != wanted:
+        made = cropped(tensor, [a.before for a in wanted], [a.extent for a in wanted])
+    shape = made.shape
     if bias is None:
-        return [tensor]
+        return [made]
     add = lambda s, a, b: s.apply("add", a, b)  # noqa: E731
-    return [pointwise(shape, DType.F32, (tensor, per_channel(bias, x.rank)), add)]
+    return [pointwise(shape, DType.F32, (made, per_channel(bias, x.rank)), add)]
+
+
+def cropped(x: Tensor, before: list[int], extents: list[ex.Expr]) -> Tensor:
+    """Return a box of the spatial axes of x, which is stored."""
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if x not in stage.stored:
+            raise NeedsTemp(x)
+        at = (number(e, x) + b for e, b in zip(index[2:], before, strict=True))
+        return x.at(stage, (*index[:2], *at), guard)
+
+    return Tensor(x.dtype, (*x.shape[:2], *extents), read)
 
 
 def flops(node: Node) -> float:
