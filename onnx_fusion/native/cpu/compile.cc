@@ -4,6 +4,11 @@
 #include <algorithm>
 
 namespace onnx_fusion::cpu {
+namespace {
+
+constexpr int64_t kMostTabulated = 4096;  // values of an expression
+
+}  // namespace
 
 Compiler::Compiler(const Slice& slice)
     : slice_(slice),
@@ -103,6 +108,30 @@ void Compiler::mark(int line) {
   }
 }
 
+ExprTable Compiler::tabulate(ExprId expr, LetterSet letters) const {
+  ExprTable table;
+  int64_t count = 1, at[kMaxLetters];
+  for (int l = kMaxLetters; l-- > 0;) {
+    at[l] = slice_.box[l].lo;
+    if (!(letters >> l & 1)) continue;
+    const int64_t extent = slice_.box[l].hi - slice_.box[l].lo + 1;
+    if (count > kMostTabulated / extent) return {};
+    table.place.coef[l] = count;
+    table.place.base -= count * slice_.box[l].lo;
+    count *= extent;
+  }
+  table.values.resize(static_cast<size_t>(count));
+  for (int64_t& value : table.values) {
+    value = evaluate(*bound_.program, bound_.dims.data(), at, expr);
+    for (int l = kMaxLetters; l-- > 0;) {
+      if (!(letters >> l & 1)) continue;
+      if (++at[l] <= slice_.box[l].hi) break;
+      at[l] = slice_.box[l].lo;
+    }
+  }
+  return table;
+}
+
 void Compiler::analyse(int line) {
   const Instruction& instruction = at(line);
   const size_t i = static_cast<size_t>(line);
@@ -160,7 +189,7 @@ void Compiler::analyse(int line) {
         if (!inside) load.guards.push_back({form, extent});
       } else {
         const LetterSet used = expr_letters(program, index.expr);
-        load.exprs.push_back({index.expr, used, stride, extent});
+        load.exprs.push_back({index.expr, used, stride, extent, tabulate(index.expr, used)});
         computed_letters_ |= used;
       }
     }
@@ -182,6 +211,7 @@ void Compiler::analyse(int line) {
       if (b >= 0) used |= expr_letters(program, b);
       letters |= used;
       if (!cond.linear) computed_letters_ |= used;
+      if (!cond.linear && b < 0) cond.table = tabulate(a, used);
       conds.push_back(cond);
     };
     if (instruction.op == Op::op_index) add(instruction.expr, -1, CondOp::eq);

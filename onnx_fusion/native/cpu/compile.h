@@ -30,6 +30,7 @@ class Compiler {
   const std::vector<TileLoad>& loads() const { return out_->loads; }
   const std::vector<TileStore>& stores() const { return out_->stores; }
   size_t values() const;  // instructions that are computed
+  uint16_t computed_axes() const { return axes_of(computed_letters_); }  // of indices not linear
   int levels() const;     // how many reductions follow one another
 
   // All reduced axes lie in the tile (or there are none): one segment.
@@ -45,6 +46,7 @@ class Compiler {
   bool decide(size_t line, int* taken) const;
   void mark(int line);
   void analyse(int line);
+  ExprTable tabulate(ExprId expr, LetterSet letters) const;
   void merge();
   bool mergeable(size_t a, size_t b, const std::vector<const Linear*>& forms) const;
   Linear to_axes(const Linear& letters) const;

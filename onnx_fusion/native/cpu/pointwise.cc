@@ -88,6 +88,7 @@ class Cutter {
   std::vector<int64_t> cuts_[kMaxLetters];
 };
 
+constexpr int64_t kLeastOthers = 8;
 constexpr int64_t kTile = 1024;      // points, where values between steps are to stay in L1
 constexpr int64_t kUnbuffered = 16384;  // where there are none: memory to memory
 
@@ -97,6 +98,13 @@ void choose_chunks(Compiler* compiler, int64_t budget) {
   if (axes.empty()) return;
   const size_t last = axes.size() - 1;
   for (TileAxis& axis : axes) axis.chunk = 1;
+  // Indices that are no linear form are computed once per tile, if enough of it is left without them.
+  uint16_t computed = compiler->computed_axes();
+  int64_t others = 1;
+  for (size_t a = 0; a < axes.size(); ++a) {
+    if (!(computed >> a & 1)) others *= axes[a].extent;
+  }
+  if (others < kLeastOthers) computed = 0;
   int across = -1;
   const auto look = [&](const Linear& address) {
     if (address.coef[last] == 0 || address.coef[last] == 1) return;
@@ -108,6 +116,7 @@ void choose_chunks(Compiler* compiler, int64_t budget) {
   for (const TileStore& store : compiler->stores()) look(store.address);
   int64_t rest = budget;
   const auto take = [&](size_t a, int64_t most) {
+    if (computed >> a & 1) return;
     axes[a].chunk = even_chunk(axes[a].extent, most);
     rest /= axes[a].chunk;
   };

@@ -44,6 +44,17 @@ TileRun::Walk TileRun::collapse(const Runs& runs, const Linear& form, const Tile
   return walk;
 }
 
+int64_t TileRun::value_at(ExprId expr, const ExprTable& table, const int64_t* letters) const {
+  if (table.values.empty()) {
+    return evaluate(*program_.bound->program, program_.bound->dims.data(), letters, expr);
+  }
+  int64_t place = table.place.base;
+  for (size_t l = 0; l < program_.bound->stages[program_.stage].stage->letters.size(); ++l) {
+    place += table.place.coef[l] * letters[l];
+  }
+  return table.values[static_cast<size_t>(place)];
+}
+
 void TileRun::letters_at(const Runs& runs, const int64_t* inside, int64_t* letters) const {
   for (size_t a = 0; a < program_.axes.size(); ++a) {
     const int l = program_.axes[a].letter[0];
@@ -79,8 +90,7 @@ bool TileRun::load_outside(const TileLoad& load, const int64_t* inside, const Ru
     std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
     letters_at(runs, inside, letters);
     for (const TileExpr& expr : load.exprs) {
-      const int64_t value =
-          evaluate(*program_.bound->program, program_.bound->dims.data(), letters, expr.expr);
+      const int64_t value = value_at(expr.expr, expr.table, letters);
       if (value < 0 || value >= expr.extent) {
         outside = true;
       } else {
@@ -124,11 +134,15 @@ void TileRun::run_load(const Step& step) {
   const size_t bytes = load.bytes;
   if (walk.outer > 0 && load.guards.empty() && !computed) {
     const int last = walk.outer - 1;
-    const int64_t rows = runs.size[last];
+    const int64_t rows = runs.size[last], step_in = form.coef[runs.axis[last]];
     do {
-      const int64_t from = start + dot_axes(form, runs.axis, inside, last);
-      kernels_.copy[load.size](to, walk.length, 1, source + from * static_cast<int64_t>(bytes),
-                               form.coef[runs.axis[last]], walk.stride, walk.length, rows);
+      const int64_t address = start + dot_axes(form, runs.axis, inside, last);
+      const char* const from = source + address * static_cast<int64_t>(bytes);
+      if (walk.stride == 0 && step_in == 1) {
+        kernels_.repeat[load.size](to, from, rows, walk.length);
+      } else {
+        kernels_.copy[load.size](to, walk.length, 1, from, step_in, walk.stride, walk.length, rows);
+      }
       to += static_cast<size_t>(walk.length * rows) * bytes;
     } while (next_position(last, runs.size, inside));
     return;
@@ -225,7 +239,7 @@ void TileRun::run_index(const Step& step) {
   do {
     std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
     letters_at(runs, inside, letters);
-    *out++ = evaluate(*program_.bound->program, program_.bound->dims.data(), letters, cond.a);
+    *out++ = value_at(cond.a, cond.table, letters);
   } while (next_position(runs.count, runs.size, inside));
 }
 

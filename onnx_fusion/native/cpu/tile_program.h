@@ -45,10 +45,17 @@ struct TileIndirect {
   int64_t stride, extent;
 };
 
+// An expression's values over its letters, where they are few: values[place].
+struct ExprTable {
+  std::vector<int64_t> values;
+  Linear place;  // over letters
+};
+
 struct TileExpr {
   ExprId expr;
   uint16_t axes;
   int64_t stride, extent;
+  ExprTable table;
 };
 
 struct TileLoad {
@@ -80,6 +87,7 @@ struct TileCond {
   Linear form;  // a - b over axes
   ExprId a, b;
   CondOp op;
+  ExprTable table;  // of a, for `index`
 };
 
 // Memory of a tensor that is the tile as it lies there, at every position and whatever part of a
@@ -216,6 +224,7 @@ class TileRun {
   void run_gather(const Step& step);
   void run_row_pass(const Step& step);
   void run_window(const Step& step);
+  int64_t value_at(ExprId expr, const ExprTable& table, const int64_t* letters) const;
   void letters_at(const Runs& runs, const int64_t* inside, int64_t* letters) const;
   void fail(int line) const;
 
