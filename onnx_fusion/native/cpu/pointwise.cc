@@ -9,13 +9,15 @@ namespace onnx_fusion {
 namespace cpu {
 namespace {
 
-constexpr size_t kMaxPieces = 64;
+constexpr size_t kMaxPieces = 160;
+constexpr int64_t kUnrolled = 4;      // positions of a letter that are pieces of their own
 constexpr int64_t kMinPiece = 2048;  // points; smaller stages are not cut
 
 // Where one-letter forms cross zero: `cuts[l]` holds positions at which a new piece begins.
 class Cutter {
  public:
-  explicit Cutter(const BoundStage& stage) : stage_(stage) {
+  Cutter(const BoundProgram& bound, size_t index) : stage_(bound.stages[index]) {
+    const BoundStage& stage = stage_;
     for (size_t i = 0; i < stage.stage->body.size(); ++i) {
       if (stage.stage->body[i].letters & stage.empty) continue;
       for (size_t c = 0; c < stage.conds[i].size(); ++c) {
@@ -37,6 +39,7 @@ class Cutter {
         cut(past, 0);
       }
     }
+    cut_computed(bound);
   }
 
   // All pieces as boxes.
@@ -67,6 +70,42 @@ class Cutter {
   }
 
  private:
+  // Indices of Resize are linear away from the border, for each position of a small letter.
+  void cut_computed(const BoundProgram& bound) {
+    const Stage& stage = *stage_.stage;
+    std::vector<ExprId> computed;
+    LetterSet letters = 0;
+    for (size_t i = 0; i < stage.body.size(); ++i) {
+      if (stage.body[i].letters & stage_.empty) continue;
+      if (stage.body[i].op == Op::op_index && !stage_.is_linear[i]) {
+        computed.push_back(stage.body[i].expr);
+      }
+      if (stage.body[i].op != Op::op_load) continue;
+      for (const BoundIndex& index : stage_.maps[i].dims) {
+        if (index.value < 0 && !index.linear) computed.push_back(index.expr);
+      }
+    }
+    Interval box[kMaxLetters];
+    for (ExprId expr : computed) letters |= expr_letters(*bound.program, expr);
+    for (size_t l = 0; l < stage.letters.size(); ++l) {
+      const int64_t last = std::max<int64_t>(stage_.extents[l], 1) - 1;
+      box[l] = {0, last};
+      if (!(letters >> l & 1)) continue;
+      box[l] = last < kUnrolled ? Interval{0, 0} : Interval{1, last - 1};
+    }
+    for (ExprId expr : computed) {
+      Linear form;
+      if (!expr_linear(*bound.program, bound.dims.data(), box, expr, &form)) return;
+    }
+    for (size_t l = 0; l < stage.letters.size(); ++l) {
+      if (!(letters >> l & 1)) continue;
+      const int64_t extent = stage_.extents[l];
+      for (int64_t at = 1; at < extent; at = extent <= kUnrolled || at > 1 ? at + 1 : extent - 1) {
+        cuts_[l].push_back(at);
+      }
+    }
+  }
+
   // The first position of the only letter at which form + offset >= 0 changes.
   void cut(const Linear& form, int64_t offset) {
     int letter = -1;
@@ -157,7 +196,7 @@ std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t inde
   const int largest = *std::max_element(slice.stores.begin(), slice.stores.end(),
                                         [&](int a, int b) { return size(a) < size(b); });
   slice.order = cpu::order_by(stage, stage.maps[static_cast<size_t>(largest)].address);
-  for (const std::vector<Interval>& box : cpu::Cutter(stage).pieces()) {
+  for (const std::vector<Interval>& box : cpu::Cutter(bound, index).pieces()) {
     std::copy(box.begin(), box.end(), slice.box);
     std::unique_ptr<cpu::TileProgram> program = cpu::tile(slice);
     std::vector<std::unique_ptr<cpu::Copy>> copies = cpu::Copy::split(*program);
