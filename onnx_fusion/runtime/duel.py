@@ -48,9 +48,10 @@ def duel(
 ) -> Outcome:
     """Return how long both take, from samples taken in turn; who is first alternates.
 
-    A sample is the mean of as many runs as last SAMPLE_SECONDS, after one that is not measured and
-    a `pause`. `before` is called before each run and not timed: it takes from the caches what the
-    rest of a model would take. Rounds go on until the ratio is clear, or for about `seconds`.
+    A sample is the lower quartile of as many runs as last SAMPLE_SECONDS, after one that is not
+    measured and a `pause`. `before` is called before each run and not timed: it takes from the
+    caches what the rest of a model would take. Rounds go on until the ratio is clear, or for about
+    `seconds`.
     """
     sides = (theirs, ours)
     counts = [calibrate(side, before, clock) for side in sides]
@@ -77,20 +78,19 @@ def calibrate(run: Run, before: Run | None, clock: Callable[[], float]) -> int:
 
 
 def sample(run: Run, count: int, before: Run | None, clock: Callable[[], float]) -> float:
-    """Return the mean seconds of `count` runs, after one that is not measured."""
+    """Return the lower quartile of the seconds of `count` runs, after one that is not measured.
+
+    Each run is timed by itself: one that another process interrupted does not count then.
+    """
     run()
-    if before is None:
-        start = clock()
-        for _ in range(count):
-            run()
-        return max(clock() - start, 1e-9) / count
-    spent = 0.0
+    spent = []
     for _ in range(count):
-        before()
+        if before is not None:
+            before()
         start = clock()
         run()
-        spent += clock() - start
-    return max(spent, 1e-9) / count
+        spent.append(clock() - start)
+    return max(float(np.percentile(spent, QUARTILE)), 1e-9)
 
 
 def interval(

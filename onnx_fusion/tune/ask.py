@@ -78,7 +78,7 @@ class Asker:
     known: int = 0
     late: bool = False
     unfit: dict[str, str] = dataclasses.field(default_factory=dict)
-    wrong: set[str] = dataclasses.field(default_factory=set)
+    spreads: list[float] = dataclasses.field(default_factory=list)
 
     def part(self, subject: Subject, unit: Unit, regions: Sequence[Region]) -> Answer | None:
         """Return what is known of a unit with these regions, None if nothing is."""
@@ -149,6 +149,7 @@ class Asker:
         except Failed as reason:
             outcome, what = FAILED, f"{what}: {reason}"
         self.measured += 1
+        self.spreads.append(outcome.high / outcome.low - 1)
         entry = Entry(
             subject.digest, shapes or "", threads, *dataclasses.astuple(self.host),
             outcome.theirs, outcome.ours, outcome.low, outcome.high, outcome.samples, what,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from onnx_fusion.graph.model import Graph
     from onnx_fusion.lower import Lowered
 
+BUSY = 0.3
+"""A median width of the ratios' intervals that says that other work disturbed the measurements."""
 SHARE_OF_PARTS = 0.7
 """How much of a budget the stretches may take; the whole model has the rest."""
 USUAL = (224, 128, None)
@@ -224,6 +227,11 @@ def sentences(units: Sequence[Unit], decision: Decision, asker: Asker) -> list[s
     if asker.unfit:
         reason = next(iter(asker.unfit.values()))
         told.append(f"{len(asker.unfit)} stretches could not be timed alone: {reason}")
+    if asker.spreads and statistics.median(asker.spreads) > BUSY:
+        told.append(
+            f"the machine was busy: intervals of {statistics.median(asker.spreads):.0%}; "
+            "'latency clear' and tune again when it is quiet"
+        )
     if asker.late:
         told.append("the time was up before everything was measured; another run goes on from here")
     if decision.regions and decision.whole is not None:
