@@ -150,3 +150,44 @@ def test_a_bias_along_rows_and_one_for_each_row():
             want = np.exp(x + wide) - wide
             for got in on_every_isa(text, [x, b]):
                 np.testing.assert_allclose(got, want, rtol=3e-6, atol=3e-6)
+
+
+def test_a_number_is_not_one_for_each_row():
+    rng = np.random.default_rng(0)
+    for rows, length in ((40, 30), (7, 500), (3, 3000)):
+        x = rng.normal(0, 1, (rows, length)).astype(np.float32)
+        g, b = rng.normal(0, 1, (2, length)).astype(np.float32)
+        for op, number in (("div", 3.0), ("mul", 0.3)):
+            text = (
+                f"{HEAD}input g f32[N] row\ninput b f32[N] row\noutput y f32[M, N] row\n"
+                "stage i: M, j: N\n%0 = load x (i, j)\n%1 = reduce_max %0 over j\n"
+                f"%2 = const f32 {number}\n%3 = {op} %0 %2\n%4 = load g (j)\n%5 = mul %3 %4\n"
+                "%6 = load b (j)\n%7 = add %5 %6\n%8 = add %7 %1\nstore y (i, j) %8\n"
+            )
+            factor = 1 / number if op == "div" else np.float64(np.float32(number))
+            want = x * factor * g.astype(np.float64) + b + x.max(-1, keepdims=True)
+            for got in on_every_isa(text, [x, g, b]):
+                np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(("count", "width"), [(300, 64), (5, 768), (1000, 9), (17, 5000), (3, 1)])
+def test_rows_are_gathered_and_added(count, width):
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 1, (50, width)).astype(np.float32)
+    other = rng.normal(0, 1, (count, width)).astype(np.float32)
+    index = rng.integers(-50, 50, count)
+    head = (
+        f"tile_program 1\ninput t f32[V, N] row\ninput k i64[M] row\ninput o f32[M, N] row\n"
+        "output y f32[M, N] row\nstage i: M, j: N\n%0 = load k (i)\n%1 = index V\n"
+        "%2 = add %0 %1\n%3 = index 0\n%4 = lt %0 %3\n%5 = where %4 %2 %0\n%6 = load t (%5, j)\n"
+    )
+    plain = f"{head}store y (i, j) %6\n"
+    more = f"{head}%7 = load o (i, j)\n%8 = add %6 %7\n%9 = mul %8 %8\nstore y (i, j) %9\n"
+    for got in on_every_isa(plain, [table, index, other]):
+        np.testing.assert_array_equal(got, table[index])
+    for got in on_every_isa(more, [table, index, other]):
+        np.testing.assert_allclose(got, (table[index] + other) ** 2, rtol=1e-6)
+    index[count // 2] = 50
+    for isa in native_lib.isas():
+        with pytest.raises(native_lib.NativeError, match="out of range"):
+            native_lib.server(isa).run(plain, [table, index, other], 1)

@@ -332,6 +332,17 @@ void Compiler::merge() {
   }
 }
 
+uint16_t Compiler::index_axes(size_t load) const {
+  uint16_t axes = 0;
+  for (size_t i = 0; i < load_of_.size(); ++i) {
+    if (load_of_[i] != static_cast<int>(load)) continue;
+    for (const Index& index : at(static_cast<int>(i)).map) {
+      if (index.value >= 0) axes |= depends_[static_cast<size_t>(line_of(index.value))];
+    }
+  }
+  return axes;
+}
+
 size_t Compiler::values() const {
   return static_cast<size_t>(std::count(live_.begin(), live_.end(), 1));
 }

@@ -25,10 +25,12 @@ class Compiler {
   explicit Compiler(const Slice& slice);
 
   // After construction: the merged axes, chunks still whole. The caller sets the chunks.
-  std::vector<TileAxis>& axes() { return out_->axes; }
+  std::vector<TileAxis>& axes() const { return out_->axes; }
   // What decides about chunks: the addresses of loads and stores, over axes.
   const std::vector<TileLoad>& loads() const { return out_->loads; }
   const std::vector<TileStore>& stores() const { return out_->stores; }
+  // The axes along which the indices that load `load` reads from tensors change.
+  uint16_t index_axes(size_t load) const;
   size_t values() const;  // instructions that are computed
   uint16_t computed_axes() const { return axes_of(computed_letters_); }  // of indices not linear
   int levels() const;     // how many reductions follow one another

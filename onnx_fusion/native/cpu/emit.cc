@@ -86,7 +86,9 @@ int Compiler::emit(int line) {
       const int source = line_of(index.value);
       int of = emit(source);
       const uint16_t axes = depends_[static_cast<size_t>(source)];
-      if (out_->slots[static_cast<size_t>(of)].width != Width::scalar) of = widen(of, step.width);
+      const Width width = out_->slots[static_cast<size_t>(of)].width;
+      const bool by_row = width == Width::row && !out_->lanes_inner;
+      if (width != Width::scalar && !by_row) of = widen(of, step.width);
       TileIndirect& indirect = out_->loads[static_cast<size_t>(load_of_[i])].indirects[k++];
       indirect.slot = of;
       indirect.width = out_->slots[static_cast<size_t>(of)].width;

@@ -266,7 +266,11 @@ class Joiner {
       *value = step.ref == 0 ? step.a : step.b;
       return true;
     }
-    if (step.kind != StepKind::pass || step.pass != passes[kSplatSecond]) return false;
+    // One value for the tile is one for each row only where the tile is one.
+    if (step.kind != StepKind::pass || step.pass != passes[kSplatSecond] ||
+        !program_.row_axes.empty()) {
+      return false;
+    }
     *in = step.a;
     *value = step.b;
     return true;

@@ -168,8 +168,42 @@ void choose_chunks(Compiler* compiler, int64_t budget) {
   }
 }
 
+// Gathered rows: the innermost axis is treated as a reduction's, so that the rows' indices are computed
+// once for each and not for every element.
+bool gathers_rows(const Compiler& compiler, Slice* slice) {
+  const std::vector<TileAxis>& axes = compiler.axes();
+  if (axes.size() < 2 || axes.back().extent < 8 || axes.back().extent > kUnbuffered / 2) return false;
+  const uint16_t last = static_cast<uint16_t>(1u << (axes.size() - 1));
+  bool found = false;
+  for (size_t i = 0; i < compiler.loads().size(); ++i) {
+    const uint16_t moving = compiler.index_axes(i);
+    if (moving & last) return false;
+    found = found || moving != 0;
+  }
+  for (int k = 0; found && k < axes.back().letters; ++k) {
+    slice->reduced |= static_cast<LetterSet>(1u << axes.back().letter[k]);
+  }
+  return found;
+}
+
+std::unique_ptr<TileProgram> tile_rows(const Slice& slice, int64_t budget) {
+  Compiler compiler(slice);
+  std::vector<TileAxis>& axes = compiler.axes();
+  for (TileAxis& axis : axes) axis.chunk = axis.reduced ? axis.extent : 1;
+  for (size_t a = axes.size() - 1; a-- > 0;) {
+    budget /= axes[a + 1].chunk;
+    if (budget > 1) axes[a].chunk = even_chunk(axes[a].extent, budget);
+  }
+  return compiler.whole(false);
+}
+
 std::unique_ptr<TileProgram> tile(const Slice& slice) {
   Compiler compiler(slice);
+  Slice rows = slice;
+  if (gathers_rows(compiler, &rows)) {
+    std::unique_ptr<TileProgram> program = tile_rows(rows, kUnbuffered);
+    return program->buffers == 0 ? std::move(program) : tile_rows(rows, kTile);
+  }
   choose_chunks(&compiler, compiler.values() > 24 ? kTile / 2 : kTile);
   std::unique_ptr<TileProgram> program = compiler.whole(false);
   if (program->buffers > 0 || program->tiles() < 4) return program;

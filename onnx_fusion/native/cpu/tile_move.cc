@@ -75,6 +75,9 @@ bool TileRun::load_outside(const TileLoad& load, const int64_t* inside, const Ru
     int64_t element = 0;
     if (indirect.width != Width::scalar) {
       for (int k = 0; k < runs.count; ++k) element += inside[k] * runs.step[k];
+      if (indirect.width == Width::row && &runs == &this->runs(Width::full)) {
+        element /= runs.total / this->runs(Width::row).total;  // one index for each row
+      }
     }
     const char* values = pointers_[indirect.slot];
     const int64_t value = indirect.wide ? reinterpret_cast<const int64_t*>(values)[element]
