@@ -361,6 +361,7 @@ def test_neighbours_that_stay_in_memory():
 
 
 NOT_ATTENTION = {
+    "strict": ("tile_program 1", "tile_program 1 strict"),
     "softmax over another letter": ("reduce_max %0 over j", "reduce_max %0 over i"),
     "no softmax": ("%2 = sub %0 %1", "%2 = sub %1 %0"),
     "scores are an output": ("temp t0 f32[1, 2, 6, 6] row\n", ""),

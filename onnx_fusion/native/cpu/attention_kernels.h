@@ -29,8 +29,11 @@ struct DividedRows {
 struct AttentionKernels {
   void (*softmax)(const SoftmaxRows& rows);
   // out[c] = (add ? out[c] : 0) + the sum over p < k of a[p] * b[p * b_step + c], for c < columns.
-  void (*mix)(int64_t k, const float* a, const float* b, int64_t b_step, int64_t columns, float* out,
-              bool add);
+  void (*mix)(int64_t k, const float* a, const float* b, int64_t b_step, int64_t columns,
+              float* out, bool add);
+  // out[j] = (add ? out[j] : 0) + the sum over p < k of a[p] * b[offsets[j] + p], for j < count.
+  void (*dots)(int64_t k, const float* a, const float* b, const int64_t* offsets, int64_t count,
+               float* out, bool add);
   // The largest |x[i]|, i < count; infinity if any is NaN.
   float (*magnitude)(const float* x, int64_t count);
   // A multiple of 16, or `count`, from which on all x[i] < least.

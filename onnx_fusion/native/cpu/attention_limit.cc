@@ -1,9 +1,9 @@
-// Keys that a mask takes out of the end of a row: causal masks, padded sequences. Their weights are exactly
-// 0, so neither their scores nor their part of the result is computed.
+// Keys that a mask takes out of the end of a row: causal masks, padded sequences. Their weights are
+// exactly 0, so neither their scores nor their part of the result is computed.
 //
-// With |score| <= b for every key, key j of a row counts for nothing if mask[j] < mask[0] - 2 b - 104: e^-104
-// is 0 as a float. That needs all queries, keys and values to be finite, which is looked up only where a
-// row's last key is far below its first one.
+// With |score| <= b for every key, key j of a row counts for nothing if mask[j] < mask[0] - 2 b -
+// 104: e^-104 is 0 as a float. That needs all queries, keys and values to be finite, which is
+// looked up only where a row's last key is far below its first one.
 #include <algorithm>
 #include <cmath>
 #include <limits>

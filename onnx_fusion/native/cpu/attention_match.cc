@@ -21,7 +21,8 @@ struct View {
   Axis keys;
 };
 
-// False if the map does not run through all of a dense matrix that is `keys` wide, each element once.
+// False if the map does not run through all of a dense matrix that is `keys` wide, each element
+// once.
 bool view_matrix(const BoundStage& stage, const BoundMap& map, int64_t keys, int64_t elements,
                  View* view) {
   if (!map.linear || map.guarded || map.indirect || map.address.base != 0) return false;
@@ -98,7 +99,9 @@ std::vector<uint8_t> sources(const Stage& stage, int line, int stop) {
     seen[static_cast<size_t>(next)] = 1;
     if (next == stop) continue;
     const Instruction& at = stage.body[static_cast<size_t>(next)];
-    for (int i = 0; i < at.arg_count; ++i) open.push_back(stage.values[static_cast<size_t>(at.args[i])]);
+    for (int i = 0; i < at.arg_count; ++i) {
+      open.push_back(stage.values[static_cast<size_t>(at.args[i])]);
+    }
     for (const Index& index : at.map) {
       if (index.value >= 0) open.push_back(stage.values[static_cast<size_t>(index.value)]);
     }
@@ -172,8 +175,8 @@ void set_steps(const View& view, ScoreLetters* letters) {
   for (const Digit& digit : view.digits) letters->step[digit.letter] = digit.step;
 }
 
-// The longest range of row digits that only the query has in the scores, and only the weights have in
-// the product.
+// The longest range of row digits that only the query has in the scores, and only the weights have
+// in the product.
 void choose_rows(const View& scores, const View& softmax, const View& product, const Axis& query,
                  const Axis& weights, AttentionMatch* match) {
   for (size_t first = 0; first < scores.digits.size(); ++first) {
@@ -229,7 +232,9 @@ bool match_attention(const BoundProgram& bound, size_t stage, AttentionMatch* ma
     }
   }
   const int64_t elements = bound.tensors[static_cast<size_t>(score)].elements;
-  if (match->keys < 2 || bound.tensors[static_cast<size_t>(weight)].elements != elements) return false;
+  if (match->keys < 2 || bound.tensors[static_cast<size_t>(weight)].elements != elements) {
+    return false;
+  }
   const auto map_of = [&](int s, int line) -> const BoundMap& {
     return stages[s]->maps[static_cast<size_t>(line)];
   };

@@ -1,7 +1,8 @@
-// Recognising an attention by its structure: which letters are batch, rows, keys, depth and features.
+// Recognising an attention by its structure: which letters are batch, rows, keys, depth and
+// features.
 //
-// The scores are a dense matrix, `keys` wide; a row's number is what its address divided by `keys` is. Each
-// of the three stages has letters of its own for it, as digits of that number:
+// The scores are a dense matrix, `keys` wide; a row's number is what its address divided by `keys`
+// is. Each of the three stages has letters of its own for it, as digits of that number:
 //
 //   row number = (batch / inner) * rows * inner + row * inner + batch % inner
 #pragma once
@@ -26,9 +27,11 @@ struct AttentionMatch {
   int query = -1, key = -1;
   Axis depth;
   int dot = -1, score = -1;
-  // softmax: lines of the load, of what the softmax is taken of, of its quotient, of what is stored.
+  // softmax: lines of the load, of what the softmax is taken of, of its quotient, of what is
+  // stored.
   int score_load = -1, exponent = -1, quotient = -1, weight = -1;
-  // product: lines of the load and of the operand made from it, the other operand's value and its letters.
+  // product: lines of the load and of the operand made from it, the other operand's value and its
+  // letters.
   int weight_load = -1, weighing = -1, value = -1;
   Axis features;
 };

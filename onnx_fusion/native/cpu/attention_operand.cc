@@ -10,8 +10,9 @@ namespace onnx_fusion::cpu {
 namespace {
 
 constexpr int64_t kFewRows = 64;  // for which columns that lie well are not worth packing
-constexpr int64_t kCrowding = 4;  // lines in a set up to which they lie well: twice that if panels are wide
+constexpr int64_t kCrowding = 4;  // lines in a set up to which they lie well; twice that if wide
 constexpr int64_t kDotRows = 4;   // for which columns along k are not
+constexpr int64_t kDotColumns = 32;  // that all rows meet while they are in the first-level cache
 
 // Tiles of nearly equal height: one of few rows takes as much time as a full one.
 struct RowTiles {
@@ -24,7 +25,8 @@ const Instruction& line_of(const BoundStage& stage, int value) {
   return stage.stage->body[static_cast<size_t>(stage.stage->values[static_cast<size_t>(value)])];
 }
 
-// The source of a body line, if it is a load (or store) of f32 through a linear map that stays inside.
+// The source of a body line, if it is a load (or store) of f32 through a linear map that stays
+// inside.
 bool find_source(const BoundStage& stage, int line, const Axis& a, const Axis& b,
                  OperandSource* source) {
   const Instruction& load = stage.stage->body[static_cast<size_t>(line)];
@@ -48,7 +50,9 @@ int choose_vectors(const GemmKernels& kernels, int64_t columns) {
   double least = 0;
   for (int v = 1; v <= kernels.max_vectors; ++v) {
     const double rows = kernels.rows[v];
-    const auto panel = [&](int64_t w) { return std::max(static_cast<double>(w) * 0.5, 4.5 / rows); };
+    const auto panel = [&](int64_t w) {
+      return std::max(static_cast<double>(w) * 0.5, 4.5 / rows);
+    };
     const int64_t rest = all % v;
     const double time = static_cast<double>(all / v) * panel(v) + (rest > 0 ? panel(rest) : 0.0);
     if (v > 1 && time > least * 1.001) continue;
@@ -105,10 +109,11 @@ ColumnOperand::Way ColumnOperand::choose_way(int64_t rows) const {
   return step_ == 1 && rows <= kDotRows ? Way::dots : Way::packed;
 }
 
-// How many lines of a panel read in place share a set of a first-level cache of 64 sets.
+// How many lines of a panel read in place share a set of a first-level cache of 64 sets; all of them
+// if vectors would lie across lines.
 int64_t ColumnOperand::crowding() const {
   constexpr int64_t kLine = 16, kSets = 64;
-  if (step_ % kLine != 0) return (depth * (width / kLine + 1) + kSets - 1) / kSets;
+  if (step_ % kLine != 0) return depth;
   int64_t apart = step_ / kLine, sets = kSets;
   while (apart % 2 == 0 && sets > 1) {
     apart /= 2;
@@ -145,8 +150,8 @@ ColumnView ColumnOperand::prepare(const RunContext& context, const int64_t* fixe
                           0,
                           0,
                           step_ == 1 && tables_.outer.size() > 1 && tables_.outer[1] != 1};
-    gemm_kernels().pack_columns(pack, first * width, (panels_ - first) * vectors_, vectors_, 0, depth,
-                                buffer);
+    gemm_kernels().pack_columns(pack, first * width, (panels_ - first) * vectors_, vectors_, 0,
+                                depth, buffer);
     return view;
   }
   for (int64_t panel = 0; panel < panels_; ++panel, buffer += width * depth) {
@@ -164,13 +169,19 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
                              bool add) const {
   const TileKernels& kernels = tile_kernels();
   const int64_t k = k1 - k0;
-  if (way_ == Way::mix || way_ == Way::dots) {
-    for (int64_t r = 0; r < count; ++r, out += ld) {
-      if (way_ == Way::dots) {
-        multiply_dots(view, rows[r], k0, k1, c0, c1, out, add);
-      } else {
-        const float* const b = view.memory + k0 * step_ + c0;
-        attention_kernels().mix(k, rows[r], b, step_, c1 - c0, out, add);
+  if (way_ == Way::mix) {
+    const float* const b = view.memory + k0 * step_ + c0;
+    for (int64_t r = 0; r < count; ++r) {
+      attention_kernels().mix(k, rows[r], b, step_, c1 - c0, out + r * ld, add);
+    }
+    return;
+  }
+  if (way_ == Way::dots) {
+    for (int64_t c = c0; c < c1; c += kDotColumns) {
+      const int64_t some = std::min(kDotColumns, c1 - c);
+      for (int64_t r = 0; r < count; ++r) {
+        attention_kernels().dots(k, rows[r], view.memory + k0, tables_.outer.data() + c, some,
+                                 out + r * ld + c - c0, add);
       }
     }
     return;
@@ -201,19 +212,11 @@ float ColumnOperand::magnitude(const ColumnView& view) const {
   if (way_ == Way::dots) {
     for (int64_t at : tables_.outer) most = std::max(most, of(view.memory + at, depth));
   } else if (in_place > 0) {
-    for (int64_t k = 0; k < depth; ++k) most = std::max(most, of(view.memory + k * step_, in_place));
+    for (int64_t k = 0; k < depth; ++k) {
+      most = std::max(most, of(view.memory + k * step_, in_place));
+    }
   }
   return most;
-}
-
-void ColumnOperand::multiply_dots(const ColumnView& view, const float* row, int64_t k0, int64_t k1,
-                                  int64_t c0, int64_t c1, float* out, bool add) const {
-  for (int64_t c = c0; c < c1; c += 4) {
-    const float* b[4];
-    const int some = static_cast<int>(std::min<int64_t>(4, c1 - c));
-    for (int i = 0; i < some; ++i) b[i] = view.memory + tables_.outer[static_cast<size_t>(c + i)] + k0;
-    gemm_kernels().dots(k1 - k0, row, b, some, out + c - c0, add);
-  }
 }
 
 RowOperand::RowOperand(const BoundProgram& bound, size_t stage, int value, const Axis& rows,
@@ -278,7 +281,9 @@ bool ScoreFinish::make(const BoundProgram& bound, const AttentionMatch& match) {
     const auto source = [&](int arg) { return body.values[static_cast<size_t>(line.args[arg])]; };
     float number = 0;
     if (line.op == Op::op_mul) {
-      const int side = constant(line.args[1], &number) ? 0 : constant(line.args[0], &number) ? 1 : -1;
+      const int side = constant(line.args[1], &number)   ? 0
+                       : constant(line.args[0], &number) ? 1
+                                                         : -1;
       if (side < 0 || scaled) return false;
       scale = number;
       scaled = true;

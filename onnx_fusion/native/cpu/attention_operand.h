@@ -28,14 +28,14 @@ struct ColumnView {
 class ColumnOperand {
  public:
   // `rows` is how many rows each column meets.
-  ColumnOperand(const BoundProgram& bound, size_t stage, int value, const Axis& columns, const Axis& k,
-                int64_t rows);
+  ColumnOperand(const BoundProgram& bound, size_t stage, int value, const Axis& columns,
+                const Axis& k, int64_t rows);
 
   // Packs into `buffer`, of floats() floats, what is not read in place.
   ColumnView prepare(const RunContext& context, const int64_t* fixed, float* buffer,
                      char* scratch) const;
-  // out[r * ld + c - c0] = (add ? itself : 0) + the sum over k in [k0, k1) of rows[r][k - k0] * column c;
-  // c0 begins a panel. Up to a vector behind c1 is written.
+  // out[r * ld + c - c0] = (add ? itself : 0) + the sum over k in [k0, k1) of rows[r][k - k0] *
+  // column c; c0 begins a panel. Up to a vector behind c1 is written.
   void multiply(const ColumnView& view, const float* const* rows, int64_t count, int64_t k0,
                 int64_t k1, int64_t c0, int64_t c1, float* out, int64_t ld, bool add) const;
   // The largest absolute value in the view; infinity if any element is NaN.
@@ -53,8 +53,6 @@ class ColumnOperand {
   int panel_vectors(int64_t panel) const;
   // Panels from here on are packed: all, the last one if it ends within a vector, or none.
   int64_t first_packed() const;
-  void multiply_dots(const ColumnView& view, const float* row, int64_t k0, int64_t k1, int64_t c0,
-                     int64_t c1, float* out, bool add) const;
 
   int vectors_;
   int64_t lanes_, panels_, tile_rows_;
@@ -90,11 +88,13 @@ class RowOperand {
   std::unique_ptr<Prologue> prologue_;
 };
 
-// A tensor whose rows lie in memory as those of the scores or of the result: a mask, a bias, the output.
+// A tensor whose rows lie in memory as those of the scores or of the result: a mask, a bias, the
+// output.
 class PlaneRows {
  public:
   // False if the columns are not consecutive. `line` loads it or stores it.
-  bool make(const BoundProgram& bound, size_t stage, int line, const Axis& rows, const Axis& columns);
+  bool make(const BoundProgram& bound, size_t stage, int line, const Axis& rows,
+            const Axis& columns);
   // The same for the output of a contraction that stores its dot as it is; else false.
   bool make_store(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns);
   float* memory(const RunContext& context, const int64_t* fixed) const {

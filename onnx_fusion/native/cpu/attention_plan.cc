@@ -9,6 +9,7 @@
 namespace onnx_fusion {
 
 std::unique_ptr<StagePlan> plan_attention(const BoundProgram& bound, size_t stage) {
+  if (bound.program->strict) return nullptr;  // the division is done after the product
   cpu::AttentionMatch match;
   if (!cpu::match_attention(bound, stage, &match)) return nullptr;
   return std::make_unique<cpu::AttentionPlan>(bound, match);
@@ -29,9 +30,9 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 int64_t spaced(int64_t floats) { return floats % 256 == 0 ? floats + 16 : floats; }
 
 std::unique_ptr<Relay> relay_between(const BoundProgram& bound, const ScoreLetters& letters,
-                                     const Axis& columns, int from, int to) {
+                                     int from, int to) {
   if (from == to) return nullptr;
-  return std::make_unique<Relay>(bound, letters.stage, from, to, letters.rows, columns);
+  return std::make_unique<Relay>(bound, letters.stage, from, to, letters.rows, letters.keys);
 }
 
 }  // namespace
@@ -52,11 +53,11 @@ AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& ma
       epilogue_(bound, match.product.stage, match.product.rows, match.features) {
   if (match.exponent != match.score_load || !finish_.make(bound, match)) {
     finish_ = ScoreFinish{};
-    score_ = relay_between(bound, match.scores, match.scores.keys, match.dot, match.score);
+    score_ = relay_between(bound, match.scores, match.dot, match.score);
   }
-  exponent_ = relay_between(bound, match.softmax, match.softmax.keys, match.score_load, match.exponent);
-  weight_ = relay_between(bound, match.softmax, match.softmax.keys, match.quotient, match.weight);
-  weighing_ = relay_between(bound, match.product, match.product.keys, match.weight_load, match.weighing);
+  exponent_ = relay_between(bound, match.softmax, match.score_load, match.exponent);
+  weight_ = relay_between(bound, match.softmax, match.quotient, match.weight);
+  weighing_ = relay_between(bound, match.product, match.weight_load, match.weighing);
   if (weight_ == nullptr && weighing_ == nullptr) {
     divides_ = output_.make_store(bound, match.product.stage, match.product.rows, match.features);
   }
@@ -77,8 +78,8 @@ void AttentionPlan::choose_blocks() {
   query_floats_ = queries_.in_place() ? 0 : row_block_ * queries_.depth();
   score_floats_ = row_block_ * score_ld_;
   result_floats_ = row_block_ * result_ld_;
-  scratch_bytes_ = std::max({keys_.scratch_bytes(), values_.scratch_bytes(), queries_.scratch_bytes(),
-                             epilogue_.scratch_bytes()});
+  scratch_bytes_ = std::max({keys_.scratch_bytes(), values_.scratch_bytes(),
+                             queries_.scratch_bytes(), epilogue_.scratch_bytes()});
   for (const auto* relay : {&score_, &exponent_, &weight_, &weighing_}) {
     if (*relay != nullptr) scratch_bytes_ = std::max(scratch_bytes_, (*relay)->scratch_bytes());
   }
@@ -89,8 +90,8 @@ void AttentionPlan::run(const RunContext& context) const {
   const double points = static_cast<double>(match_.batches) *
                         static_cast<double>(match_.row_count) * static_cast<double>(match_.keys);
   const double lanes = gemm_kernels().lanes;
-  const double per_point =
-      0.5 + static_cast<double>(keys_.depth + values_.columns) / (4.0 * lanes) + (relays ? 1.0 : 0.0);
+  const double depth = static_cast<double>(keys_.depth + values_.columns);
+  const double per_point = 0.5 + depth / (4.0 * lanes) + (relays ? 1.0 : 0.0);
   const int64_t tasks = task_count(*context.parallel, points * per_point);
   const int64_t counts[] = {keys_.floats(),          values_.floats(), query_floats_,
                             score_floats_,           relays ? score_floats_ : 0,
@@ -185,17 +186,18 @@ void AttentionPlan::run_rows(const RunContext& context, const Place& place,
   std::fill(buffers.highest, buffers.highest + count, -std::numeric_limits<float>::infinity());
   for (int64_t key0 = 0; key0 < keys; key0 += key_block_) {
     const int64_t key1 = std::min(keys, key0 + key_block_);
-    keys_.multiply(place.keys, queries, count, 0, keys_.depth, key0, key1, buffers.scores, score_ld_,
-                   false);
+    keys_.multiply(place.keys, queries, count, 0, keys_.depth, key0, key1, buffers.scores,
+                   score_ld_, false);
     const float* const weights = weigh(context, place, buffers, key0, key1);
     const float* weight_rows[kMostRows];
     for (int64_t r = 0; r < count; ++r) weight_rows[r] = weights + r * score_ld_;
-    values_.multiply(place.values, weight_rows, count, key0, key1, 0, values_.columns, buffers.result,
-                     result_ld_, key0 > 0);
+    values_.multiply(place.values, weight_rows, count, key0, key1, 0, values_.columns,
+                     buffers.result, result_ld_, key0 > 0);
   }
   if (divides_) {
+    float* const out = output_.memory(context, place.product);
     attention_kernels().divide({buffers.result, result_ld_, count, values_.columns, buffers.sums,
-                                output_.memory(context, place.product), output_.rows() + place.row0});
+                                out, output_.rows() + place.row0});
     return;
   }
   if (weight_ == nullptr && weighing_ == nullptr) {

@@ -4,8 +4,8 @@
 //   scores                             = softmax of them, in place, without the division
 //   result (rows x features)           = scores * packed values, then divided, then the epilogue
 //
-// Very long rows take their keys block by block, and what was summed before is rescaled whenever a larger
-// score is met.
+// Very long rows take their keys block by block, and what was summed before is rescaled whenever a
+// larger score is met.
 #pragma once
 
 #include <memory>
@@ -26,7 +26,8 @@ class AttentionPlan final : public StagePlan {
     int64_t row0, row1;
     ColumnView keys, values;
     float key_magnitude, value_magnitude;  // negative if they are not known yet
-    int64_t scores[kMaxLetters], softmax[kMaxLetters], product[kMaxLetters];  // letters of the stages
+    // The positions of the stages' letters.
+    int64_t scores[kMaxLetters], softmax[kMaxLetters], product[kMaxLetters];
   };
 
   void choose_blocks();
@@ -37,8 +38,8 @@ class AttentionPlan final : public StagePlan {
                     const float** rows) const;
   float* weigh(const RunContext& context, const Place& place, const Buffers& buffers, int64_t key0,
                int64_t key1) const;
-  // attention_limit.cc: does a mask take keys out at the end of a row; what no score exceeds (infinity if
-  // that is not known); and how many keys these rows need.
+  // attention_limit.cc: does a mask take keys out at the end of a row; what no score exceeds
+  // (infinity if that is not known); and how many keys these rows need.
   bool masks_ends(const RunContext& context, const Place& place) const;
   float bound_scores(const Place& place, const float* const* queries, int64_t count) const;
   int64_t count_keys(const RunContext& context, const Place& place, int64_t row0, int64_t row1,
@@ -48,8 +49,8 @@ class AttentionPlan final : public StagePlan {
   ColumnOperand keys_, values_;
   RowOperand queries_;
   ScoreFinish finish_;
-  // Where the plain way does not do: from the dot to the score, from there to what the softmax is taken of,
-  // from its quotient to the weight, and from there to the operand of the product.
+  // Where the plain way does not do: from the dot to the score, from there to what the softmax is
+  // taken of, from its quotient to the weight, and from there to the operand of the product.
   std::unique_ptr<Relay> score_, exponent_, weight_, weighing_;
   Epilogue epilogue_;
   PlaneRows output_;      // where the divided result goes

@@ -11,11 +11,13 @@ constexpr float kInfinity = __builtin_inff();
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-// x[i] = e^x[i] for x[i] <= 0; a NaN stays one. As math.h's, with a shorter polynomial: the relative error
-// is at most 1.6e-7. kAtOnce vectors step by step, so that they hide each other's latency.
+// x[i] = e^x[i] for x[i] <= 0; a NaN stays one. As math.h's, with a shorter polynomial: the
+// relative error is at most 1.6e-7. kAtOnce vectors step by step, so that they hide each other's
+// latency.
 template <int N>
 inline void exp_negative(Floats* x) {
-  constexpr float kCoefficients[] = {4.1898161e-2f, 1.6667639e-1f, 4.9999148e-1f, 9.9999970e-1f, 1.0f};
+  constexpr float kCoefficients[] = {4.1898161e-2f, 1.6667639e-1f, 4.9999148e-1f, 9.9999970e-1f,
+                                     1.0f};
   Floats power[N], r[N], p[N];
 #pragma GCC unroll 4
   for (int i = 0; i < N; ++i) {
@@ -125,7 +127,9 @@ inline void exp_some(float* x, float shift, Floats* sum) {
 inline float exp_row(float* x, int64_t columns, float shift) {
   Floats sum[kAtOnce] = {};
   int64_t c = 0;
-  for (; c + kAtOnce * kLanes <= columns; c += kAtOnce * kLanes) exp_some<kAtOnce>(x + c, shift, sum);
+  for (; c + kAtOnce * kLanes <= columns; c += kAtOnce * kLanes) {
+    exp_some<kAtOnce>(x + c, shift, sum);
+  }
   for (; c < columns; c += kLanes) exp_some<1>(x + c, shift, sum);
 #pragma GCC unroll 4
   for (int i = 1; i < kAtOnce; ++i) sum[0] += sum[i];
@@ -147,7 +151,8 @@ void softmax(const SoftmaxRows& s) {
     for (int64_t r = r0; r < r1; ++r) {
       const float before = s.highest[r];
       const float highest = high[r - r0] > before ? high[r - r0] : before;
-      // Nothing but -inf so far: exp(-inf - 0) counts for nothing, and if it stays so, 0 / 0 is NaN.
+      // Nothing but -inf so far: exp(-inf - 0) counts for nothing, and if it stays so, 0 / 0 is
+      // NaN.
       const float shift = highest == -kInfinity ? 0.0f : highest;
       float total = exp_row(s.scores + r * s.ld, columns, shift);
       if (s.rescale != nullptr) {
@@ -201,7 +206,8 @@ void mix_vectors(int64_t k, const float* a, const float* b, int64_t b_step, floa
 
 // Many columns: K rows of them side by side, each read from its beginning to its end.
 template <int K>
-void mix_rows(const float* a, const float* b, int64_t b_step, int64_t columns, float* out, bool add) {
+void mix_rows(const float* a, const float* b, int64_t b_step, int64_t columns, float* out,
+              bool add) {
   Floats y[K];
 #pragma GCC unroll 8
   for (int p = 0; p < K; ++p) y[p] = broadcast(a[p]);
@@ -236,6 +242,56 @@ void mix(int64_t k, const float* a, const float* b, int64_t b_step, int64_t colu
     sum[p & 1] += a[p] * load_where(b + p * b_step + c, mask, Floats{});
   }
   for (int64_t i = c; i < columns; ++i) out[i] = (add ? out[i] : 0) + sum[0][i - c] + sum[1][i - c];
+}
+
+// Lanes without the bit: a's, each with its partner added; lanes with it: b's.
+template <int Bit>
+inline Floats combine(Floats a, Floats b) {
+  Ints own, partner;
+  for (int l = 0; l < kLanes; ++l) {
+    own[l] = (l & Bit) ? kLanes + l : l;
+    partner[l] = own[l] ^ Bit;
+  }
+  return __builtin_shuffle(a, b, own) + __builtin_shuffle(a, b, partner);
+}
+
+// Lane l of the result is the sum of x[l]'s lanes.
+template <int Bit = 1>
+inline Floats sums_of(Floats* x) {
+  if constexpr (Bit < kLanes) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes / Bit; i += 2) x[i / 2] = combine<Bit>(x[i], x[i + 1]);
+    return sums_of<2 * Bit>(x);
+  }
+  return x[0];
+}
+
+void dots(int64_t k, const float* a, const float* b, const int64_t* offsets, int64_t count,
+          float* out, bool add) {
+  const int64_t whole = k / kLanes * kLanes;
+  const Mask mask = mask_of((1u << (k - whole)) - 1u);
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const float* rows[kLanes];
+    for (int l = 0; l < kLanes; ++l) rows[l] = b + offsets[j + l < count ? j + l : count - 1];
+    Floats sum[kLanes];
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) sum[l] = Floats{};
+    for (int64_t p = 0; p < whole; p += kLanes) {
+      const Floats x = load(a + p);
+#pragma GCC unroll 16
+      for (int l = 0; l < kLanes; ++l) sum[l] += x * load(rows[l] + p);
+    }
+    if (whole < k) {
+      const Floats x = load_where(a + whole, mask, Floats{});
+      for (int l = 0; l < kLanes; ++l) sum[l] += x * load_where(rows[l] + whole, mask, Floats{});
+    }
+    const Floats total = sums_of(sum);
+    if (j + kLanes <= count) {
+      store(out + j, add ? load(out + j) + total : total);
+    } else {
+      for (int64_t i = j; i < count; ++i) out[i] = (add ? out[i] : 0) + total[i - j];
+    }
+  }
 }
 
 float magnitude(const float* x, int64_t count) {
@@ -293,6 +349,6 @@ void divide(const DividedRows& d) {
 }  // namespace
 
 extern const AttentionKernels attention_kernels;
-const AttentionKernels attention_kernels = {run_softmax, mix, magnitude, live, scale, divide};
+const AttentionKernels attention_kernels = {run_softmax, mix, dots, magnitude, live, scale, divide};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
