@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kFewRows = 64;  // for which columns that lie well are not worth packing
 constexpr int64_t kCrowding = 4;  // lines in a set up to which they lie well; twice that if wide
 constexpr int64_t kDotRows = 4;   // for which columns along k are not
+constexpr int64_t kLongSum = 256;    // of which sums are cut, for exactness and the first-level cache
 constexpr int64_t kDotColumns = 32;  // that all rows meet while they are in the first-level cache
 
 // Tiles of nearly equal height: one of few rows takes as much time as a full one.
@@ -187,20 +188,27 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
     return;
   }
   const RowTiles tiles(count, tile_rows_);
+  const int64_t parts = (k + kLongSum - 1) / kLongSum;
   const int64_t first = first_packed();
   for (int64_t panel = c0 / width; panel * width < c1; ++panel) {
     const bool packed = panel >= first;
-    const float* const b = packed ? view.packed + ((panel - first) * depth + k0) * width
-                                  : view.memory + panel * width + k0 * step_;
+    const float* const b = packed ? view.packed + (panel - first) * depth * width
+                                  : view.memory + panel * width;
     const int64_t step = packed ? width : step_;
     const int vectors = panel_vectors(panel);
     const TileRows kind = step == vectors * lanes_ ? TileRows::direct : TileRows::strided;
-    TileCall call{1, &k, nullptr, nullptr, 1, step, b, nullptr, ld, add, nullptr};
-    for (int64_t t = 0; t < tiles.count; ++t) {
-      const int64_t row = tiles.begin(t);
-      call.a = rows + row;
-      call.c = out + row * ld + panel * width - c0;
-      kernels.tile(kind, static_cast<int>(tiles.begin(t + 1) - row), vectors, call);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t at = k * part / parts, length = k * (part + 1) / parts - at;
+      TileCall call{1,       &length, nullptr, nullptr,         1,      step, b + (k0 + at) * step,
+                    nullptr, ld,      add || part > 0, nullptr};
+      for (int64_t t = 0; t < tiles.count; ++t) {
+        const int64_t row = tiles.begin(t), end = tiles.begin(t + 1);
+        const float* a[kMostTileRows];
+        for (int64_t r = row; r < end && at > 0; ++r) a[r - row] = rows[r] + at;
+        call.a = at > 0 ? a : rows + row;
+        call.c = out + row * ld + panel * width - c0;
+        kernels.tile(kind, static_cast<int>(end - row), vectors, call);
+      }
     }
   }
 }
