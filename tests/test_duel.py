@@ -69,6 +69,14 @@ def test_what_comes_before_each_run_is_not_timed():
     assert world.log.count("x") > world.log.count("a") / 2
 
 
+def test_a_sample_is_short_even_if_much_comes_before_its_runs():
+    world = World()
+    assert module.calibrate(world.run("a", 1e-4), None, world.clock) == 100
+    assert module.calibrate(world.run("a", 1e-4), world.run("x", 0.01), world.clock) == 5
+    assert module.calibrate(world.run("a", 1e-4), world.run("x", 0.1), world.clock) == module.FEWEST
+    assert module.calibrate(world.run("a", 0.1), world.run("x", 0.1), world.clock) == 1
+
+
 def test_a_run_that_was_interrupted_does_not_count():
     world = World()
     found = race(world, world.run("a", 0.001, 0.001, 0.001, 0.5), world.run("b", 0.0008))

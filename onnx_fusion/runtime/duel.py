@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 SAMPLE_SECONDS = 0.01
+AROUND_SECONDS, FEWEST = 0.05, 3
+"""What a sample may take with all that comes before its runs, unless it has so few of them."""
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
 CLEAR = 0.03
 """An interval of the ratio that lies this far from 1, or is so narrow, ends the measurement."""
@@ -71,10 +73,16 @@ def duel(
 
 
 def calibrate(run: Run, before: Run | None, clock: Callable[[], float]) -> int:
-    """Return how many runs make a sample, after one to warm up."""
+    """Return how many runs make a sample, after one to warm up; fewer if `before` takes long."""
     run()
     took = min(sample(run, 1, before, clock) for _ in range(2))
-    return max(1, min(1000, round(SAMPLE_SECONDS / took)))
+    count = max(1, min(1000, round(SAMPLE_SECONDS / took)))
+    if before is None:
+        return count
+    start = clock()
+    before()
+    around = clock() - start
+    return min(count, max(FEWEST, round(AROUND_SECONDS / (around + took))))
 
 
 def sample(run: Run, count: int, before: Run | None, clock: Callable[[], float]) -> float:

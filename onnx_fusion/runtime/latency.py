@@ -294,9 +294,10 @@ def read_text(text: str, where: str) -> list[Entry]:
     return found
 
 
-def read_shipped(path: Path = SHIPPED) -> dict[str, list[Entry]]:
+def read_shipped(path: Path | None = None) -> dict[str, list[Entry]]:
     """Return what ships with the package, by digest: a guess where nothing was measured."""
     found: dict[str, list[Entry]] = {}
+    path = path or SHIPPED
     if path.exists():
         for entry in read_text(path.read_text(), str(path)):
             found.setdefault(entry.digest, []).append(entry)
