@@ -106,7 +106,7 @@ def test_every_width_and_step(width, kernel, stride):
     check(shape, (kernel, kernel), (stride, stride), (1, 1), (pad, pad))
 
 
-@pytest.mark.parametrize("channels", [4, 8, 15, 16, 17, 31, 32, 33, 64])
+@pytest.mark.parametrize("channels", [3, 4, 5, 7, 8, 12, 15, 16, 17, 31, 32, 33, 64])
 def test_every_remainder_of_channels(channels):
     check((2, channels, 6, 9), (3, 3), (1, 1), (1, 1), SAME)
 

@@ -69,7 +69,8 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     plan->input_ = x.tensor;
     plan->weight_ = w.tensor;
     plan->address_ = &x.map->address;
-    if (plan->channels_ < gemm_kernels().lanes || x.map->address.coef[channel] != 1) continue;
+    plan->kernels_ = depth_kernels(plan->channels_);
+    if (plan->kernels_ == nullptr || x.map->address.coef[channel] != 1) continue;
     const LetterSet taps = s.stage->body[static_cast<size_t>(find_dot(*s.stage))].over;
     if (!find_sides(s, *x.map, taps, &plan->rows_, &plan->columns_)) continue;
     if (plan->rows_.letter == channel || plan->columns_.letter == channel) continue;
@@ -220,8 +221,7 @@ void DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int6
                        out,
                        target.row,
                        target.pixel * spread_};
-  static const DepthKernels& kernels = depth_kernels();
-  kernels.run[columns_.taps / 2][step - 1][shape][inside ? 0 : 1](tile);
+  kernels_->run[columns_.taps / 2][step - 1][shape][inside ? 0 : 1](tile);
   if (!finish_.silu) return;
   const Pass silu = cpu::kernels().silu;
   for (int64_t r = 0; r < rows_of(shape); ++r) {
@@ -300,7 +300,7 @@ void DepthPlan::run(const RunContext& context) const {
   const double work = static_cast<double>(outers_ * rows_.outputs * columns_.outputs) *
                       static_cast<double>(channels_) * static_cast<double>(taps + 4);
   const int64_t tasks =
-      task_count(*context.parallel, work / static_cast<double>(gemm_kernels().lanes) * 0.5);
+      task_count(*context.parallel, work / static_cast<double>(kernels_->lanes) * 0.5);
   const int64_t sums = fast_ ? 0 : (rows_of(shape_) * strip_ * block_ + 15) / 16 * 16;
   const int64_t own = packed_ == nullptr ? weight_step_ * taps : 0;
   const size_t bytes = static_cast<size_t>(2 * sums + own + copy_floats_) * sizeof(float) +

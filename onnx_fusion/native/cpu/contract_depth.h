@@ -57,6 +57,7 @@ class DepthPlan final : public StagePlan {
   void finish_strip(const RunContext& context, const Block& block, int64_t pixel0, int64_t pixel1,
                     const float* sums, const Room& room) const;
 
+  const DepthKernels* kernels_ = nullptr;
   size_t stage_index_ = 0;
   Axis channel_, outer_, pixel_;
   int64_t channels_ = 1, outers_ = 1;

@@ -41,14 +41,18 @@ struct Chosen {
   const FinishPasses* finish = nullptr;
   const WinogradKernels* winograd = nullptr;
   const AttentionKernels* attention = nullptr;
-  const DepthKernels* depth = nullptr;
+  const DepthKernels* depth[3] = {};  // narrowest first
+  int depths = 0;
 };
 
 const Chosen& chosen() {
   static const Chosen kernels = [] {
     const std::string name = isa_name();
     Chosen choice;
-#define X(isa)                                    \
+    bool all = false;
+#define X(isa)                                                   \
+  if (!all) choice.depth[choice.depths++] = &isa::depth_kernels; \
+  all = all || name == #isa;                                     \
   if (choice.gemm == nullptr || name == #isa) {   \
     choice.gemm = &isa::gemm_kernels;             \
     choice.tile = &isa::tile_kernels;             \
@@ -57,7 +61,6 @@ const Chosen& chosen() {
     choice.finish = &isa::finish_passes;          \
     choice.winograd = &isa::winograd_kernels;     \
     choice.attention = &isa::attention_kernels;   \
-    choice.depth = &isa::depth_kernels;           \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -75,6 +78,12 @@ const DirectKernels& direct_kernels() { return *chosen().direct; }
 const FinishPasses& finish_passes() { return *chosen().finish; }
 const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
-const DepthKernels& depth_kernels() { return *chosen().depth; }
+const DepthKernels* depth_kernels(int64_t channels) {
+  const Chosen& choice = chosen();
+  for (int i = choice.depths; i-- > 0;) {
+    if (choice.depth[i]->lanes <= channels) return choice.depth[i];
+  }
+  return nullptr;
+}
 
 }  // namespace onnx_fusion::cpu

@@ -32,13 +32,15 @@ enum DepthShape : int {
 };
 
 struct DepthKernels {
+  int lanes;  // floats in a vector
   // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
   // whether pointers are used. `channels` is at least a vector.
   using Run = void (*)(const DepthTile& tile);
   Run run[4][2][kDepthShapes][2];
 };
 
-// The ISA's in use.
-const DepthKernels& depth_kernels();
+// The widest that the instruction set in use can run on so many channels; null if there are fewer
+// than the narrowest vector has.
+const DepthKernels* depth_kernels(int64_t channels);
 
 }  // namespace onnx_fusion::cpu

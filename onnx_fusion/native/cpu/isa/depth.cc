@@ -119,6 +119,7 @@ void run(const DepthTile& tile) {
 }  // namespace
 
 extern const DepthKernels depth_kernels;
-const DepthKernels depth_kernels = {{{STEP(1, 1), STEP(1, 1)}, WIDTH(3), WIDTH(5), WIDTH(7)}};
+const DepthKernels depth_kernels = {
+    kLanes, {{STEP(1, 1), STEP(1, 1)}, WIDTH(3), WIDTH(5), WIDTH(7)}};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
