@@ -72,7 +72,11 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     plan->kernels_ = depth_kernels(plan->channels_);
     if (plan->kernels_ == nullptr || x.map->address.coef[channel] != 1) continue;
     const LetterSet taps = s.stage->body[static_cast<size_t>(find_dot(*s.stage))].over;
-    if (!find_sides(s, *x.map, taps, &plan->rows_, &plan->columns_)) continue;
+    WindowSide sides[kMostSides];
+    const int side_count = find_sides(s, *x.map, taps, sides);
+    if (side_count != 1 && side_count != 2) continue;
+    plan->columns_ = sides[side_count - 1];
+    if (side_count == 2) plan->rows_ = sides[0];
     if (plan->rows_.letter == channel || plan->columns_.letter == channel) continue;
     if (plan->rows_.taps * plan->columns_.taps > kMostTaps || !plan->choose_shape()) continue;
     for (int k = 0; k < x.own.count; ++k) {

@@ -71,13 +71,21 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
   plan->stage_index_ = stage;
   plan->input_ = load.tensor;
   plan->address_ = &map.address;
-  if (!find_sides(s, map, reduction.over, &plan->rows_, &plan->columns_)) return nullptr;
+  WindowSide sides[kMostSides];
+  const int count = find_sides(s, map, reduction.over, sides);
+  if (count == 0) return nullptr;
+  plan->columns_ = sides[count - 1];
+  if (count > 1) plan->rows_ = sides[count - 2];
+  if (count > 2) plan->planes_ = sides[0];
   // Two passes pay where windows overlap; without outputs along the columns nothing slides at all.
-  const WindowSide &rows = plan->rows_, &columns = plan->columns_;
-  if (columns.letter < 0 || rows.taps > kMostTaps || columns.taps > kMostTaps) return nullptr;
-  if (columns.reach * columns.taps <= columns.step && rows.reach * rows.taps <= rows.step) {
+  const auto overlaps = [](const WindowSide& side) {
+    return side.taps > 1 && side.reach * side.taps > side.step;
+  };
+  const WindowSide &planes = plan->planes_, &rows = plan->rows_, &columns = plan->columns_;
+  if (columns.letter < 0 || planes.taps * rows.taps > kMostTaps || columns.taps > kMostTaps) {
     return nullptr;
   }
+  if (!overlaps(columns) && !overlaps(rows) && !overlaps(planes)) return nullptr;
   const std::vector<int> stores = stores_of(s);
   if (stores.empty()) return nullptr;
   plan->store_ = &s.maps[static_cast<size_t>(stores[0])].address;
@@ -86,7 +94,7 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
     if (!kept) continue;
     if (!(reduction.letters >> l & 1)) return nullptr;
     const int letter = static_cast<int>(l);
-    if (letter == plan->rows_.letter || letter == plan->columns_.letter) continue;
+    if (letter == planes.letter || letter == rows.letter || letter == columns.letter) continue;
     plan->outer_.letters[plan->outer_.count++] = static_cast<uint8_t>(l);
   }
   sort_axis(&plan->outer_, *plan->store_);
@@ -124,8 +132,8 @@ bool PoolPlan::find_lanes(const BoundStage& stage) {
   const int64_t most = std::max<int64_t>(16, kBufferFloats / width_ / 16 * 16);
   block_ = std::min(channels_, most);
   rows_axis_ = outer_;
-  if (rows_.letter >= 0) {
-    rows_axis_.letters[rows_axis_.count++] = static_cast<uint8_t>(rows_.letter);
+  for (const int letter : {planes_.letter, rows_.letter}) {
+    if (letter >= 0) rows_axis_.letters[rows_axis_.count++] = static_cast<uint8_t>(letter);
   }
   Axis& pixels = channel_ < 0 ? lanes_axis_ : rows_axis_;
   pixels.letters[pixels.count++] = static_cast<uint8_t>(c.letter);
@@ -133,19 +141,24 @@ bool PoolPlan::find_lanes(const BoundStage& stage) {
   return true;
 }
 
-// The rows under output row `row`, joined.
+// The rows under output row `row` (counted over the planes), joined.
 void PoolPlan::join_rows(const float* x, int64_t row, int64_t lanes, const Room& room) const {
   int64_t offsets[kMostTaps], count = 0;
-  for (int64_t t = 0; t < rows_.taps; ++t) {
-    const int64_t at = rows_.step * row + rows_.reach * t + rows_.base;
-    if (rows_.inside(at, 1, 0)) offsets[count++] = rows_.reach * t * rows_.stride;
+  const int64_t plane = planes_.step * (row / rows_.outputs);
+  const int64_t line = rows_.step * (row % rows_.outputs);
+  for (int64_t u = 0; u < planes_.taps; ++u) {
+    if (!planes_.inside(plane + planes_.reach * u + planes_.base, 1, 0)) continue;
+    for (int64_t t = 0; t < rows_.taps; ++t) {
+      if (!rows_.inside(line + rows_.reach * t + rows_.base, 1, 0)) continue;
+      offsets[count++] = planes_.reach * u * planes_.stride + rows_.reach * t * rows_.stride;
+    }
   }
   float* out = room.buffer + inside0_ * lanes;
   if (count == 0) {
     std::fill(out, out + (inside1_ - inside0_) * lanes, nothing_);
     return;
   }
-  x += rows_.step * row * rows_.stride + inside0_ * columns_.stride;
+  x += plane * planes_.stride + line * rows_.stride + inside0_ * columns_.stride;
   if (columns_.stride == lanes) {
     return pass_(out, x, offsets, count, 1, (inside1_ - inside0_) * lanes);
   }
@@ -170,8 +183,10 @@ void PoolPlan::join_columns(int64_t lanes, float* out, int64_t pixel, const Room
 
 void PoolPlan::run(const RunContext& context) const {
   const int64_t blocks = (channels_ + block_ - 1) / block_;
-  const int64_t per_row = width_ * rows_.taps + columns_.outputs * (columns_.taps + 2);
-  const double work = static_cast<double>(outers_ * rows_.outputs * channels_ * per_row);
+  const int64_t lines = planes_.outputs * rows_.outputs;
+  const int64_t per_row =
+      width_ * planes_.taps * rows_.taps + columns_.outputs * (columns_.taps + 2);
+  const double work = static_cast<double>(outers_ * lines * channels_ * per_row);
   const int64_t tasks = task_count(*context.parallel, work * 0.08);
   const int64_t lanes_most = channel_ < 0 ? 1 : block_;
   const int64_t floats = (width_ * lanes_most + 15) / 16 * 16 + 16;
@@ -181,7 +196,7 @@ void PoolPlan::run(const RunContext& context) const {
   const size_t bytes = static_cast<size_t>(floats + (group * line + 15) / 16 * 16) * sizeof(float) +
                        epilogue_->scratch_bytes() + 64;
 
-  parallel_ranges(*context.parallel, outers_ * blocks * rows_.outputs, tasks,
+  parallel_ranges(*context.parallel, outers_ * blocks * lines, tasks,
                   [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return context.failed_line->store(-1);
@@ -193,7 +208,7 @@ void PoolPlan::run(const RunContext& context) const {
     for (int64_t first = begin; first < end; first += group) {
       const int64_t last = std::min(end, first + group);
       for (int64_t i = first; i < last; ++i) {
-        const int64_t lanes = std::min(block_, channels_ - i / rows_.outputs % blocks * block_);
+        const int64_t lanes = std::min(block_, channels_ - i / lines % blocks * block_);
         if (filled != lanes) {
           std::fill(room.buffer, room.buffer + inside0_ * lanes, nothing_);
           std::fill(room.buffer + inside1_ * lanes, room.buffer + width_ * lanes, nothing_);
@@ -210,7 +225,7 @@ void PoolPlan::run(const RunContext& context) const {
 void PoolPlan::run_row(const RunContext& context, int64_t i, int64_t lanes, float* sums,
                        const Room& room) const {
   const int64_t blocks = (channels_ + block_ - 1) / block_;
-  const int64_t row = i % rows_.outputs, part = i / rows_.outputs;
+  const int64_t lines = planes_.outputs * rows_.outputs, row = i % lines, part = i / lines;
   const int64_t channel = part % blocks * block_;
   int64_t letters[kMaxLetters] = {};
   locate(context.bound->stages[stage_index_], outer_, part / blocks, letters);
@@ -219,7 +234,8 @@ void PoolPlan::run_row(const RunContext& context, int64_t i, int64_t lanes, floa
     in += address_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
     to += store_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
   }
-  if (rows_.letter >= 0) to += store_->coef[rows_.letter] * row;
+  if (rows_.letter >= 0) to += store_->coef[rows_.letter] * (row % rows_.outputs);
+  if (planes_.letter >= 0) to += store_->coef[planes_.letter] * (row / rows_.outputs);
   join_rows(reinterpret_cast<const float*>(context.tensors[input_]) + in, row, lanes, room);
   if (out_ >= 0) {
     float* out = reinterpret_cast<float*>(context.tensors[out_]) + to;
@@ -237,8 +253,8 @@ void PoolPlan::finish(const RunContext& context, int64_t first, int64_t last, in
     return epilogue_->run(context, fixed, first, last, 0, columns_.outputs, room.sums,
                           columns_.outputs, room.scratch);
   }
-  const int64_t part = first / rows_.outputs, channel = part % blocks * block_;
-  const int64_t line = part / blocks * rows_.outputs + first % rows_.outputs;
+  const int64_t lines = planes_.outputs * rows_.outputs, part = first / lines;
+  const int64_t channel = part % blocks * block_, line = part / blocks * lines + first % lines;
   epilogue_->run(context, fixed, line * columns_.outputs,
                  (line + last - first) * columns_.outputs, channel, channel + lanes, room.sums,
                  lanes, room.scratch);

@@ -1,6 +1,6 @@
 // Pooling: a sum, maximum or minimum over a window, row by row in two passes. First the rows under
-// the window are joined, over all columns at once, into a buffer with a border; then, for each
-// output, the columns of that buffer. Both passes run along memory, in either layout.
+// the window (of all its planes) are joined, over all columns at once, into a buffer with a border;
+// then, for each output, the columns of that buffer. Both passes run along memory, in either layout.
 #pragma once
 
 #include <memory>
@@ -38,7 +38,7 @@ class PoolPlan final : public StagePlan {
   WindowPass pass_ = nullptr;
   float nothing_ = 0;
 
-  WindowSide rows_, columns_;
+  WindowSide planes_, rows_, columns_;
   Axis outer_;
   int channel_ = -1;       // letter of the lanes; -1: lanes are the columns
   int64_t outers_ = 1, channels_ = 1;

@@ -4,9 +4,7 @@
 
 namespace onnx_fusion::cpu {
 
-bool find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, WindowSide* rows,
-                WindowSide* columns) {
-  WindowSide sides[2];
+int find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, WindowSide* sides) {
   int count = 0;
   LetterSet seen = 0;
   for (const BoundIndex& dim : map.dims) {
@@ -27,18 +25,17 @@ bool find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, Wi
       (tap ? side.taps : side.outputs) = stage.extents[l];
     }
     if (side.tap < 0 && !dim.guarded) continue;  // not a side
-    if (!plain || count == 2) return false;
+    if (!plain || count == kMostSides) return 0;
     if (side.tap >= 0) seen |= static_cast<LetterSet>(1u << side.tap);
     sides[count++] = side;
   }
   for (int l = 0; l < kMaxLetters; ++l) {
-    if ((taps >> l & 1) && stage.extents[l] != 1 && !(seen >> l & 1)) return false;
+    if ((taps >> l & 1) && stage.extents[l] != 1 && !(seen >> l & 1)) return 0;
   }
-  if (count == 0) return false;
-  if (count == 2 && sides[0].stride < sides[1].stride) std::swap(sides[0], sides[1]);
-  *columns = sides[count - 1];
-  if (count == 2) *rows = sides[0];
-  return true;
+  std::stable_sort(sides, sides + count, [](const WindowSide& a, const WindowSide& b) {
+    return a.stride > b.stride;
+  });
+  return count;
 }
 
 }  // namespace onnx_fusion::cpu

@@ -1,4 +1,4 @@
-// The two directions in which a window moves over an image: where its taps are for each output.
+// The directions in which a window moves over an image: where its taps are for each output.
 #pragma once
 
 #include "cpu/tile.h"
@@ -18,10 +18,11 @@ struct WindowSide {
   }
 };
 
-// Sorts the map's letters into the sides of a window with these taps; columns are what lies closer
-// in memory. False if it is another kind of map: each side must be a dim of its own, moved by at
-// most one letter and one tap, forwards.
-bool find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, WindowSide* rows,
-                WindowSide* columns);
+inline constexpr int kMostSides = 3;
+
+// Sorts the map's letters into the sides of a window with these taps, the last one closest in
+// memory. Returns how many there are, or 0 if it is another kind of map: each side must be a dim of
+// its own, moved by at most one letter and one tap, forwards.
+int find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, WindowSide* sides);
 
 }  // namespace onnx_fusion::cpu
