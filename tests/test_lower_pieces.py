@@ -135,3 +135,33 @@ def test_an_empty_piece():
 def test_very_many_pieces_stay_one_stage():
     body = f"c = Concat <axis = 1> ({', '.join(['a'] * 70)})  y = Exp(c)"
     assert len(lowered(build("float[2, 1] a", "float[2, 70] y", body))) == 1
+
+
+def test_a_contraction_that_two_results_need_is_computed_once():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>\n'
+        """g (float[1, 8, 20, 20] x, float[1, 3, 20, 20] other, float[2, 8, 3, 3] w)
+           => (float[1, 2, 400] flat, float[1, 5, 20, 20] joined)
+        <int64[3] shape = {1, 2, 400}> {
+          c = Conv <pads = [1, 1, 1, 1]> (x, w)
+          s = Sigmoid(c)
+          flat = Reshape(s, shape)
+          joined = Concat <axis = 1> (s, other)
+        }"""
+    )
+    (one,) = api.plan_programs(model, policy="all").lowered
+    assert one.program.count(" = dot ") == 1
+
+
+def test_padding_before_a_reshape_needs_no_choice():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>\n'
+        """g (float[1, 30, 1] x, float[4, 1, 1, 5] w) => (float[1, 4, 1, 28] y)
+        <int64[6] pads = {0, 1, 0, 0, 1, 0}, int64[4] shape = {1, 1, 1, 32}> {
+          p = Pad(x, pads)
+          r = Reshape(p, shape)
+          y = Conv(r, w)
+        }"""
+    )
+    (one,) = api.plan_programs(model, policy="all").lowered
+    assert "select" not in one.program and "else 0" in one.program

@@ -30,12 +30,15 @@ Ranges = dict[int, tuple[int, int]]
 class Built:
     """Stages, the outputs they stored on the way, and the tensors they met.
 
-    Were one of these stored, the stages would be others.
+    Were one of these stored, the stages would be others. `owners` are the contractions computed, and
+    `contracted` the tensors met that are made of their results.
     """
 
     stages: tuple[tp.Stage, ...]
     taken: tuple[Tensor, ...]
     met: frozenset[Tensor]
+    owners: frozenset[Tensor]
+    contracted: frozenset[Tensor]
 
 
 def build(
@@ -95,7 +98,11 @@ def _join(made: list[Stage]) -> Built:
         for stage in made
     )
     met = frozenset(key[0] for stage in made for key in stage.memo)
-    return Built(tuple(stages), tuple(times), met)
+    owners = frozenset(owner for stage in made for owner, *_ in stage.dots)
+    contracted = frozenset(
+        key[0] for stage in made for key, ref in stage.memo.items() if stage.contracted(ref)
+    )
+    return Built(tuple(stages), tuple(times), met, owners, contracted)
 
 
 def _write(

@@ -334,6 +334,7 @@ def _attempt(
     memory = {t: f"s{t.serial}" for t in draft.sources}
     memory.update({t: names[t] for t in forced})
     absorbed: set[Tensor] = set()
+    summed: dict[Tensor, Built] = {}
     stages: list[tuple[int, tp.Stage]] = []
     for root in sorted(names, key=lambda t: -t.serial):
         if root in absorbed:
@@ -347,6 +348,10 @@ def _attempt(
         if twice:
             raise NeedsTemp(min(twice, key=lambda t: t.serial))
         absorbed.update(one.taken)
+        for owner in sorted(one.owners & summed.keys(), key=lambda t: t.serial):
+            # What two stages would compute is stored as late as both have use for it.
+            raise NeedsTemp(max(one.contracted & summed[owner].contracted, key=lambda t: t.serial))
+        summed.update(dict.fromkeys(one.owners, one))
         stages += [(root.serial, stage) for stage in one.stages]
     return [stage for _, stage in sorted(stages, key=lambda s: s[0])]
 

@@ -224,7 +224,10 @@ def lower_pad(site: Site) -> list[Tensor | None]:
                 conds.append(Cond(number(entry, tensor), "<", x.shape[k]))
         if not conds:
             return x.at(stage, inner, guard)
-        return stage.select(tuple(conds), x.at(stage, inner, ANY), stage.const(x.dtype, fill))
+        element = x.at(stage, inner, ANY)
+        if guard is None and (filled := stage.refill(element, tuple(conds), fill)) is not None:
+            return filled
+        return stage.select(tuple(conds), element, stage.const(x.dtype, fill))
 
     tensor = Tensor(x.dtype, shape, read, x.steps + 1)
     return [tensor]

@@ -315,6 +315,31 @@ class Stage:
             letters |= cond.left.letters() | cond.right.letters()
         return self._add(tp.Select(conds, a, b), self.type_of(a), letters)
 
+    def refill(self, ref: tp.Ref, conds: tuple[tp.Cond, ...], fill: tp.Literal) -> tp.Ref | None:
+        """Write a load that is `fill` where the conditions do not hold, None if no load says that.
+
+        `ref` must be the value written last: if it is a load with a fill of its own, and the
+        conditions are bounds of its index, it is written anew.
+        """
+        line = self.body[-1] if self.body else None
+        if ref.k != len(self._types) - 1 or not isinstance(line, tp.Load) or line.fill is None:
+            return None
+        shape = next(t.shape for t, name in self.stored.items() if name == line.tensor)
+        bounds = {
+            bound
+            for entry, extent in zip(line.index, shape, strict=True)
+            if isinstance(entry, ex.Expr)
+            for bound in ((ex.const(0), "<=", entry), (entry, "<", extent))
+        }
+        said = {(self.simplify(c.left), c.op, self.simplify(c.right)) for c in conds}
+        if self._cse.get(line) != ref or not said <= bounds:
+            return None
+        dtype, letters = self._types.pop(), self._letters.pop()
+        self._contracted.pop()
+        del self._cse[line], self.body[-1]
+        self.memo = {key: known for key, known in self.memo.items() if known != ref}
+        return self._add(tp.Load(line.tensor, line.index, fill), dtype, letters)
+
     def apply(self, op: str, *args: tp.Ref) -> tp.Ref:
         """Write an element-wise instruction."""
         dtype = self.type_of(args[-1])
