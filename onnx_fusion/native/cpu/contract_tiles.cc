@@ -162,6 +162,11 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
       row += count;
     }
   }
+  if (finish == nullptr || !finish->again()) return;
+  rows = *finish;
+  rows.rows = row1 - row0;
+  rows.columns = std::min(columns_, panel1 * width_) - panel0 * width_;
+  finish_passes().activate(rows);
 }
 
 void ContractPlan::run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,

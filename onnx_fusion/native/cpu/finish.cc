@@ -1,5 +1,6 @@
 #include "cpu/finish.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -34,6 +35,95 @@ bool constant_of(const Stage& stage, int value, float* out) {
   return !std::isnan(*out);
 }
 
+constexpr int kX = -1, kNothing = -2, kFree = 100;  // kFree + i: a constant, which becomes p[i]
+constexpr int kZero = 200, kOne = 201;
+
+struct ShapeLine {
+  Op op;
+  int args[3];  // kX, an earlier line of the shape, a constant
+};
+
+struct Shape {
+  Activation activation;
+  std::vector<ShapeLine> lines;
+};
+
+// What lowering writes for activations; longer shapes come before those they begin with.
+const std::vector<Shape>& shapes() {
+  static const std::vector<Shape> all = {
+      {Activation::gate,
+       {{Op::op_mul, {kX, kFree, kNothing}},
+        {Op::op_add, {0, kFree + 1, kNothing}},
+        {Op::op_max, {1, kFree + 2, kNothing}},
+        {Op::op_min, {2, kFree + 3, kNothing}},
+        {Op::op_mul, {kX, 3, kNothing}}}},
+      {Activation::ramp,
+       {{Op::op_mul, {kX, kFree, kNothing}},
+        {Op::op_add, {0, kFree + 1, kNothing}},
+        {Op::op_max, {1, kFree + 2, kNothing}},
+        {Op::op_min, {2, kFree + 3, kNothing}}}},
+      {Activation::leaky,
+       {{Op::op_mul, {kX, kFree, kNothing}},
+        {Op::op_lt, {kX, kZero, kNothing}},
+        {Op::op_where, {1, 0, kX}}}},
+      {Activation::silu, {{Op::op_sigmoid, {kX, kNothing, kNothing}}, {Op::op_mul, {kX, 0, kNothing}}}},
+      {Activation::sigmoid, {{Op::op_sigmoid, {kX, kNothing, kNothing}}}},
+      {Activation::tanh, {{Op::op_tanh, {kX, kNothing, kNothing}}}},
+      {Activation::gelu,
+       {{Op::op_mul, {kX, kFree, kNothing}},
+        {Op::op_mul, {kX, kFree + 1, kNothing}},
+        {Op::op_erf, {1, kNothing, kNothing}},
+        {Op::op_add, {2, kOne, kNothing}},
+        {Op::op_mul, {0, 3, kNothing}}}},
+      {Activation::gelu_tanh,
+       {{Op::op_mul, {kX, kFree, kNothing}},
+        {Op::op_mul, {kX, kX, kNothing}},
+        {Op::op_mul, {kX, kFree + 1, kNothing}},
+        {Op::op_mul, {1, 2, kNothing}},
+        {Op::op_add, {kX, 3, kNothing}},
+        {Op::op_mul, {4, kFree + 2, kNothing}},
+        {Op::op_tanh, {5, kNothing, kNothing}},
+        {Op::op_add, {6, kOne, kNothing}},
+        {Op::op_mul, {0, 7, kNothing}}}},
+  };
+  return all;
+}
+
+// Whether the lines from `at` on, loads and constants left out, are this shape over line x; then p
+// has its constants and *end its last line.
+bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p, size_t* end) {
+  std::vector<int> found;
+  const auto fits = [&](int value, int want) {
+    const int line = s.values[static_cast<size_t>(value)];
+    if (want == kX) return line == x;
+    if (want < kFree) return want >= 0 && line == found[static_cast<size_t>(want)];
+    float number = 0;
+    if (!constant_of(s, value, &number)) return false;
+    if (want == kZero) return number == 0.0f;
+    if (want == kOne) return number == 1.0f;
+    p[want - kFree] = number;
+    return true;
+  };
+  for (const ShapeLine& want : shape.lines) {
+    while (at < s.body.size() && (s.body[at].op == Op::op_const || s.body[at].op == Op::op_load)) ++at;
+    if (at == s.body.size() || s.body[at].op != want.op) return false;
+    const Instruction& line = s.body[at];
+    if (line.dtype != DType::f32 && line.op != Op::op_lt) return false;
+    const int count = static_cast<int>(std::count_if(want.args, want.args + 3,
+                                                     [](int arg) { return arg != kNothing; }));
+    if (line.arg_count != count) return false;
+    bool ok = true;
+    for (int i = 0; i < count; ++i) ok = ok && fits(line.args[i], want.args[i]);
+    const bool either = count == 2 && line.op != Op::op_lt;
+    if (!ok && !(either && fits(line.args[1], want.args[0]) && fits(line.args[0], want.args[1]))) {
+      return false;
+    }
+    found.push_back(static_cast<int>(at++));
+  }
+  *end = at - 1;
+  return true;
+}
+
 }  // namespace
 
 bool Finish::flatten(const BoundStage& stage, const BoundMap& map, const Axis& rows,
@@ -59,7 +149,9 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   // The chain from the dot to the one store; every other line must be a load or a constant.
   const Op op = s.body[static_cast<size_t>(dot)].op;
   int last = op == Op::op_dot || op_is_reduction(op) ? dot : -1;
-  int order = 0;  // scale 1, bias 2, residual 3, low 4, high 5: in this order, each at most once
+  // Scale 1, bias 2, residual 3, low 4, high 5, activation 6, late residual 7: in this order, each at
+  // most once.
+  int order = 0;
   bool stored = false;
   const auto advance = [&](int to) {
     const bool ok = order < to;
@@ -79,13 +171,24 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
       stored = true;
       continue;
     }
+    bool active = false;
+    for (const Shape& shape : shapes()) {
+      size_t end = 0;
+      if (order >= 6 || !match_shape(s, shape, last, at, plan->p_, &end)) continue;
+      order = 6;
+      active = true;
+      plan->activation_ = shape.activation;
+      last = static_cast<int>(at = end);
+      break;
+    }
+    if (active) continue;
     if (line.arg_count != 2 || line.dtype != DType::f32) return nullptr;
     const int side = line_of(line.args[0]) == last ? 1 : line_of(line.args[1]) == last ? 0 : -1;
     if (side < 0) return nullptr;
     const int other = line.args[side];
     float number = 0;
     if (line.op == Op::op_mul && constant_of(s, other, &number)) {
-      if (!advance(1)) return nullptr;
+      if (order == 6 || !advance(1)) return nullptr;
       plan->scale_ = number;
     } else if (line.op == Op::op_max && constant_of(s, other, &number)) {
       if (!advance(4)) return nullptr;
@@ -106,8 +209,9 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
       } else if (plane.row == 0 && plane.column == 1 && order < 2) {
         order = 2;
         plan->column_bias_ = plane;
-      } else if (plane.column == 1 && order < 3) {
-        order = 3;
+      } else if (plane.column == 1 && (order < 3 || (order == 6 && plan->residual_.tensor < 0))) {
+        plan->late_ = order == 6;
+        order = order == 6 ? 7 : 3;
         plan->residual_ = plane;
       } else {
         return nullptr;
@@ -149,6 +253,9 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
   rows.column_bias = memory(column_bias_);
   rows.residual = memory(residual_);
   rows.residual_ld = residual_.row;
+  rows.activation = activation_;
+  rows.late = late_;
+  std::copy(p_, p_ + 4, rows.p);
   rows.out = memory(out_);
   rows.out_ld = out_.row;
   return rows;
@@ -156,7 +263,7 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
 
 void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                  int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
-  finish_passes().affine(rows(context, fixed, r0, r1, c0, c1, accumulators, ld));
+  finish_passes().all(rows(context, fixed, r0, r1, c0, c1, accumulators, ld));
 }
 
 }  // namespace onnx_fusion::cpu

@@ -1,9 +1,10 @@
 // The epilogue that most contractions have, in one pass over the accumulators:
 //
-//   result * scale + bias + residual, clamped to [low, high]
+//   activation(result * scale + bias + residual, clamped to [low, high])
 //
-// with a scalar scale, a bias along rows or columns, and a residual of the result's shape, each of which may
-// be missing. Everything else goes through the tile machine (tile.cc).
+// with a scalar scale, a bias along rows or columns, and a residual of the result's shape, each of
+// which may be missing; the residual may also be added last. Everything else goes through the tile
+// machine (tile.cc).
 #pragma once
 
 #include <memory>
@@ -11,6 +12,18 @@
 #include "cpu/tile.h"
 
 namespace onnx_fusion::cpu {
+
+enum class Activation : int32_t {
+  none,
+  gate,       // x * clamp(x * p0 + p1, p2, p3): HardSwish
+  ramp,       // clamp(x * p0 + p1, p2, p3): HardSigmoid
+  leaky,      // x < 0 ? x * p0 : x
+  sigmoid,
+  tanh,
+  silu,       // x * sigmoid(x)
+  gelu,       // x * p0 * (erf(x * p1) + 1)
+  gelu_tanh,  // x * p0 * (tanh((x + x * x * x * p1) * p2) + 1)
+};
 
 struct FinishRows {
   const float* accumulators;
@@ -26,10 +39,17 @@ struct FinishRows {
   int64_t residual_ld;
   float* out;
   int64_t out_ld;
+  Activation activation;
+  bool late;  // the residual comes after the activation
+  float p[4];
+
+  // A register tile leaves the activation to another pass over what it stored.
+  bool again() const { return activation > Activation::gate || late; }
 };
 
 struct FinishPasses {
-  void (*affine)(const FinishRows& rows);  // from the accumulators to out
+  void (*all)(const FinishRows& rows);       // from the accumulators to out
+  void (*activate)(const FinishRows& rows);  // what `again` says, in place
 };
 
 // The ISA's in use.
@@ -46,6 +66,7 @@ class Finish {
   // What `run` passes to the ISA.
   FinishRows rows(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                   int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
+  bool affine() const { return activation_ == Activation::none; }
   bool has_row_bias() const { return row_bias_.tensor >= 0; }
 
  private:
@@ -64,6 +85,9 @@ class Finish {
   LetterSet free_ = 0;  // letters fixed per call
   Plane out_, row_bias_, column_bias_, residual_;
   float scale_ = 1, low_ = 0, high_ = 0;
+  Activation activation_ = Activation::none;
+  bool late_ = false;
+  float p_[4] = {};
 };
 
 }  // namespace onnx_fusion::cpu

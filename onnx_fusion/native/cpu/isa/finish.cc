@@ -1,49 +1,116 @@
-// Scale, bias, residual and clamp of a rectangle of accumulators.
+// Scale, bias, residual, clamp and activation of a rectangle of accumulators.
 #include "cpu/finish.h"
 
 #include "cpu/isa/lanes.h"
+#include "cpu/isa/vector_math.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
+template <Activation A>
+inline Floats activate(Floats x, const float* p) {
+  switch (A) {
+    case Activation::none: return x;
+    case Activation::gate: return x * clamp(x * p[0] + p[1], broadcast(p[2]), broadcast(p[3]));
+    case Activation::ramp: return clamp(x * p[0] + p[1], broadcast(p[2]), broadcast(p[3]));
+    case Activation::leaky: return x < Floats{} ? x * p[0] : x;
+    case Activation::sigmoid: return v_sigmoid(x);
+    case Activation::tanh: return v_tanh(x);
+    case Activation::silu: return x * v_sigmoid(x);
+    case Activation::gelu: return x * p[0] * (v_erf(x * p[1]) + 1.0f);
+    case Activation::gelu_tanh: return x * p[0] * (v_tanh((x + x * x * (x * p[1])) * p[2]) + 1.0f);
+  }
+  return x;
+}
+
+// body(at, count, whole) for each vector of a row; `count` lanes of it exist.
+template <typename Body>
+inline void each_part(int64_t columns, const Body& body) {
+  int64_t c = 0;
+  for (; c + kLanes <= columns; c += kLanes) body(c, kLanes, true);
+  if (c < columns) body(c, static_cast<int>(columns - c), false);
+}
+
+template <Activation A, bool Late>
+void activate_rows(const FinishRows& f) {
+  for (int64_t r = 0; r < f.rows; ++r) {
+    float* out = f.out + r * f.out_ld;
+    const float* more = Late ? f.residual + r * f.residual_ld : nullptr;
+    each_part(f.columns, [&](int64_t c, int count, bool whole) {
+      Floats x = whole ? load(out + c) : load_some(out + c, count);
+      x = activate<A>(x, f.p);
+      if (Late) x += whole ? load(more + c) : load_some(more + c, count);
+      if (whole) {
+        store(out + c, x);
+      } else {
+        store_some(out + c, x, count);
+      }
+    });
+  }
+}
+
+template <Activation A>
+void activate_late(const FinishRows& f) {
+  if (f.late) return activate_rows<A, true>(f);
+  if (A != Activation::none) activate_rows<A, false>(f);
+}
+
+void run_activate(const FinishRows& f) {
+  switch (f.activation) {
+    case Activation::none:
+    case Activation::gate: return activate_late<Activation::none>(f);
+    case Activation::ramp: return activate_late<Activation::ramp>(f);
+    case Activation::leaky: return activate_late<Activation::leaky>(f);
+    case Activation::sigmoid: return activate_late<Activation::sigmoid>(f);
+    case Activation::tanh: return activate_late<Activation::tanh>(f);
+    case Activation::silu: return activate_late<Activation::silu>(f);
+    case Activation::gelu: return activate_late<Activation::gelu>(f);
+    case Activation::gelu_tanh: return activate_late<Activation::gelu_tanh>(f);
+  }
+}
+
+template <bool ColumnBias, bool Residual, bool Clamp>
+void affine_row(const FinishRows& f, int64_t r) {
+  const Floats low = broadcast(f.low), high = broadcast(f.high);
+  const float* a = f.accumulators + r * f.ld;
+  const float* more = Residual ? f.residual + r * f.residual_ld : nullptr;
+  float* out = f.out + r * f.out_ld;
+  const bool plain = f.row_bias == nullptr;
+  const Floats bias = broadcast(plain ? 0.0f : f.row_bias[r * f.row_step]);
+  each_part(f.columns, [&](int64_t c, int count, bool whole) {
+    Floats x = (whole ? load(a + c) : load_some(a + c, count)) * f.scale;
+    if (ColumnBias) {
+      x += whole ? load(f.column_bias + c) : load_some(f.column_bias + c, count);
+    } else if (!plain) {
+      x += bias;
+    }
+    if (Residual) x += whole ? load(more + c) : load_some(more + c, count);
+    if (Clamp) x = clamp(x, low, high);
+    if (f.activation == Activation::gate) x = activate<Activation::gate>(x, f.p);
+    if (whole) {
+      store(out + c, x);
+    } else {
+      store_some(out + c, x, count);
+    }
+  });
+}
+
 template <bool ColumnBias, bool Residual, bool Clamp>
 void finish(const FinishRows& f) {
-  const Floats scale = broadcast(f.scale), low = broadcast(f.low), high = broadcast(f.high);
+  FinishRows row = f;
+  row.rows = 1;
   for (int64_t r = 0; r < f.rows; ++r) {
-    const float* a = f.accumulators + r * f.ld;
-    const float* more = Residual ? f.residual + r * f.residual_ld : nullptr;
-    float* out = f.out + r * f.out_ld;
-    const float row_bias = f.row_bias != nullptr ? f.row_bias[r * f.row_step] : 0.0f;
-    const Floats bias = broadcast(row_bias);
-    const bool plain = f.row_bias == nullptr;
-    int64_t c = 0;
-    for (; c + kLanes <= f.columns; c += kLanes) {
-      Floats x = load(a + c) * scale;
-      if (ColumnBias) {
-        x += load(f.column_bias + c);
-      } else if (!plain) {
-        x += bias;
-      }
-      if (Residual) x += load(more + c);
-      if (Clamp) x = clamp(x, low, high);
-      store(out + c, x);
-    }
-    for (; c < f.columns; ++c) {
-      float x = a[c] * f.scale;
-      if (ColumnBias) {
-        x += f.column_bias[c];
-      } else if (!plain) {
-        x += row_bias;
-      }
-      if (Residual) x += more[c];
-      if (Clamp) x = clamp(x, f.low, f.high);
-      out[c] = x;
-    }
+    affine_row<ColumnBias, Residual, Clamp>(f, r);
+    if (!f.again()) continue;
+    row.out = f.out + r * f.out_ld;
+    if (f.late) row.residual = f.residual + r * f.residual_ld;
+    run_activate(row);
   }
 }
 
 void run_finish(const FinishRows& f) {
-  switch ((f.column_bias != nullptr ? 4 : 0) + (f.residual != nullptr ? 2 : 0) + (f.clamps ? 1 : 0)) {
+  const bool residual = f.residual != nullptr && !f.late;
+  switch ((f.column_bias != nullptr ? 4 : 0) + (residual ? 2 : 0) + (f.clamps ? 1 : 0)) {
     case 0: return finish<false, false, false>(f);
     case 1: return finish<false, false, true>(f);
     case 2: return finish<false, true, false>(f);
@@ -58,6 +125,6 @@ void run_finish(const FinishRows& f) {
 }  // namespace
 
 extern const FinishPasses finish_passes;
-const FinishPasses finish_passes = {run_finish};
+const FinishPasses finish_passes = {run_finish, run_activate};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

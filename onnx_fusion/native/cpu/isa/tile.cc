@@ -41,7 +41,7 @@ inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
       for (int v = 0; v < V; ++v) sum[i][v] += bias;
     }
   }
-  if (f.residual != nullptr) {
+  if (f.residual != nullptr && !f.late) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
@@ -57,6 +57,16 @@ inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) sum[i][v] = clamp(sum[i][v], low, high);
+    }
+  }
+  if (f.activation == Activation::gate) {
+    const Floats low = broadcast(f.p[2]), high = broadcast(f.p[3]);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) {
+        sum[i][v] *= clamp(sum[i][v] * f.p[0] + f.p[1], low, high);
+      }
     }
   }
 #pragma GCC unroll 16

@@ -1,0 +1,120 @@
+"""What follows a contraction and is done in registers or in one pass, against the interpreter.
+
+Columns lie around the vectors' lengths; a k above one block takes the path through sums.
+"""
+
+from __future__ import annotations
+
+import native_lib
+import numpy as np
+import pytest
+
+from onnx_fusion.program import interpret, parse_program
+
+RNG = np.random.default_rng(21)
+
+# Lines from the biased sum %4 on, the number of the last one in {}.
+ACTIVATIONS = {
+    "none": ("", 4),
+    "hard_swish": (
+        "%5 = const f32 0.16666667\n%6 = mul %4 %5\n%7 = const f32 0.5\n%8 = add %6 %7\n"
+        "%9 = const f32 0\n%10 = max %8 %9\n%11 = const f32 1\n%12 = min %11 %10\n"
+        "%13 = mul %12 %4\n", 13,
+    ),
+    "hard_sigmoid": (
+        "%5 = const f32 0.2\n%6 = mul %4 %5\n%7 = const f32 0.5\n%8 = add %7 %6\n"
+        "%9 = const f32 0\n%10 = max %8 %9\n%11 = const f32 1\n%12 = min %10 %11\n", 12,
+    ),
+    "leaky": (
+        "%5 = const f32 0.1\n%6 = mul %4 %5\n%7 = const f32 0\n%8 = lt %4 %7\n"
+        "%9 = where %8 %6 %4\n", 9,
+    ),
+    "sigmoid": ("%5 = sigmoid %4\n", 5),
+    "tanh": ("%5 = tanh %4\n", 5),
+    "silu": ("%5 = sigmoid %4\n%6 = mul %4 %5\n", 6),
+    "gelu": (
+        "%5 = const f32 0.5\n%6 = mul %4 %5\n%7 = const f32 0.70710677\n%8 = mul %4 %7\n"
+        "%9 = erf %8\n%10 = const f32 1\n%11 = add %9 %10\n%12 = mul %6 %11\n", 12,
+    ),
+    "gelu_tanh": (
+        "%5 = const f32 0.5\n%6 = mul %4 %5\n%7 = mul %4 %4\n%8 = const f32 0.044715\n"
+        "%9 = mul %4 %8\n%10 = mul %7 %9\n%11 = add %4 %10\n%12 = const f32 0.7978846\n"
+        "%13 = mul %11 %12\n%14 = tanh %13\n%15 = const f32 1\n%16 = add %14 %15\n"
+        "%17 = mul %6 %16\n", 17,
+    ),
+    "clamp_then_silu": (
+        "%5 = const f32 -1\n%6 = max %4 %5\n%7 = sigmoid %6\n%8 = mul %6 %7\n", 8,
+    ),
+    # Like an activation, and none: the constants, the operands or the order differ.
+    "not_gelu": (
+        "%5 = const f32 0.5\n%6 = mul %4 %5\n%7 = const f32 0.7\n%8 = mul %4 %7\n"
+        "%9 = erf %8\n%10 = const f32 2\n%11 = add %9 %10\n%12 = mul %6 %11\n", 12,
+    ),
+    "not_silu": ("%5 = sigmoid %4\n%6 = mul %5 %5\n", 6),
+    "not_leaky": (
+        "%5 = const f32 0.1\n%6 = mul %4 %5\n%7 = const f32 0\n%8 = lt %7 %4\n"
+        "%9 = where %8 %6 %4\n", 9,
+    ),
+}  # fmt: skip
+
+
+def product(m: int, k: int, n: int, activation: str, residual: str, turned: bool) -> str:
+    """Return x @ w + b, activated; `residual` is "", "early" or "late"."""
+    lines, last = ACTIVATIONS[activation]
+    place = "j, i" if turned else "i, j"
+    shape = f"{n}, {m}" if turned else f"{m}, {n}"
+    load = f"load r ({place})"
+    if residual == "early":
+        lines = lines.replace("%4 ", "%X ").replace("%4\n", "%X\n")
+        numbers = {f"%{i}": f"%{i + 2}" for i in range(5, last + 1)}
+        lines = "".join(
+            " ".join(numbers.get(w, w) for w in line.split(" ")) + "\n" for line in lines.splitlines()
+        ).replace("%X", "%6")
+        lines, last = f"%5 = {load}\n%6 = add %4 %5\n{lines}", last + 2
+    elif residual == "late":
+        lines, last = f"{lines}%{last + 1} = {load}\n%{last + 2} = add %{last} %{last + 1}\n", last + 2
+    return f"""tile_program 1
+input x f32[{m}, {k}] row
+input w f32[{k}, {n}] row
+input b f32[{n}] row
+input r f32[{shape}] row
+output y f32[{shape}] row
+stage i: {m}, j: {n}, k: {k}
+%0 = load x (i, k)
+%1 = load w (k, j)
+%2 = dot %0 %1 over k
+%3 = load b (j)
+%4 = add %2 %3
+{lines}store y ({place}) %{last}
+""" if residual else f"""tile_program 1
+input x f32[{m}, {k}] row
+input w f32[{k}, {n}] row
+input b f32[{n}] row
+output y f32[{shape}] row
+stage i: {m}, j: {n}, k: {k}
+%0 = load x (i, k)
+%1 = load w (k, j)
+%2 = dot %0 %1 over k
+%3 = load b (j)
+%4 = add %2 %3
+{lines}store y ({place}) %{last}
+"""
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("residual", ["", "early", "late"])
+def test_activations_equal_the_interpreter(activation, residual):
+    for m, k, n, turned in (
+        (7, 20, 37, False), (1, 33, 50, False), (2, 9, 100, False), (60, 800, 24, False),
+        (19, 12, 40, True),
+    ):  # fmt: skip
+        text = product(m, k, n, activation, residual, turned)
+        shapes = ((m, k), (k, n), (n,), (n, m) if turned else (m, n))
+        inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in shapes]
+        inputs[1] *= 6 / k**0.5
+        inputs = inputs if residual else inputs[:3]
+        (want,) = interpret(parse_program(text), inputs)
+        for isa in native_lib.isas():
+            for threads, constant in ((1, (1, 2)), (2, ())):
+                (got,) = native_lib.server(isa).run(text, inputs, threads, constant)
+                np.testing.assert_allclose(got, want, rtol=2e-6, atol=4e-6, err_msg=f"{isa} {m}")
