@@ -68,6 +68,8 @@ void ContractPlan::choose_blocks() {
   const bool one_block = blocks_.size() == 1;
   streams_ = rows_ <= 2 && columns_side_.source != Source::direct;
   finishes_ = epilogue_->finish() != nullptr && !transposed_ && !streams_;
+  const bool indexed = rows_side_.source == Source::indexed;
+  const int64_t most_rows = std::min(indexed ? kChunkRows : kMostRows, kPointers / most_pieces);
   const auto even = [&](int64_t all, int64_t most) {  // parts of about the same size
     const int64_t parts = (all + most - 1) / most;
     return std::min(round_up(all, tile_rows_), round_up((all + parts - 1) / parts, tile_rows_));
@@ -78,17 +80,17 @@ void ContractPlan::choose_blocks() {
     row_block_ = std::min(all_rows, round_up(rows, tile_rows_));
   }
   int64_t most = kChunkFloats / (deepest + std::min<int64_t>(columns_, 1024));
-  most = std::min(std::max(most, kChunkRows), std::min(kMostRows, kPointers / most_pieces));
+  most = std::min(std::max(most, kChunkRows), most_rows);
   strip_rows_ = even(row_block_, std::max(most, tile_rows_));
   row_chunk_ = row_block_;
   if (!one_block) {
-    row_chunk_ = even(row_block_, std::max(tile_rows_, std::min(kMostRows, kPointers / most_pieces)));
+    row_chunk_ = even(row_block_, std::max(tile_rows_, most_rows));
   }
 
   // The epilogue wants long stretches of what lies together: columns, or rows if it is transposed.
   const int64_t stream = tiles_.streams[std::min<int64_t>(rows_, 2)];
   if (transposed_) {
-    const int64_t rows = std::min<int64_t>(256, kPointers / most_pieces);
+    const int64_t rows = std::min<int64_t>(256, indexed ? most_rows : kPointers / most_pieces);
     strip_rows_ = std::min(row_chunk_, round_up(rows, tile_rows_));
     strip_panels_ = 1;
   } else if (streams_) {
@@ -118,7 +120,10 @@ void ContractPlan::choose_blocks() {
   if (one_block) {
     sum_floats_ = finishes_ ? 0 : round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   }
-  if (rows_side_.source == Source::direct) {
+  if (rows_side_.source == Source::indexed) {
+    border_floats_ = (one_block ? strip_rows_ : row_chunk_) * deepest;
+  }
+  if (rows_side_.source == Source::direct || rows_side_.source == Source::indexed) {
     pointers_ = (one_block ? strip_rows_ : row_chunk_) * most_pieces + kMostTileRows;
   }
   if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;

@@ -60,7 +60,8 @@ struct FinishRows;
 enum class TileRows {
   direct,  // each where it lies, k contiguous; columns packed
   packed,  // together: the first row's pointer is k's first, a_step apart; columns packed
-  strided  // k a_step apart, the columns' b_step
+  strided,  // k a_step apart, the columns' b_step
+  indexed  // each where it lies, k at the offsets; columns packed; one piece
 };
 
 // Packed columns are [k][column of the tile].
@@ -75,6 +76,7 @@ struct TileCall {
   int64_t ldc;
   bool add;                  // to what c holds
   const FinishRows* finish;  // where the finished sums go, and how; null: into c
+  const int64_t* offsets = nullptr;  // of k, where rows are indexed
 };
 
 // One or two rows, one piece of k, several packed panels that lie b_panel apart; a row of c is

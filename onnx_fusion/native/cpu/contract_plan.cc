@@ -42,6 +42,9 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
 namespace cpu {
 namespace {
 
+constexpr int64_t kMostLines = 192, kMostPages = 32;  // that an indexed row touches
+constexpr int64_t kIndexedRows = 9;                   // at least
+
 constexpr double kLoad = 0.05;  // cycles of a load beside a multiplication
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -72,13 +75,29 @@ double column_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
   return along_k && k.count == 1 && !map->guarded ? 0.25 : 1.0;
 }
 
+// Whether a row's elements lie on few lines and pages, so that it pays to read them where they are.
+bool is_near(const BoundStage& stage, const BoundMap& map, const Axis& k) {
+  int64_t lines = 1, pages = 1;
+  for (int i = 0; i < k.count; ++i) {
+    const int letter = k.letters[i];
+    const int64_t step = std::abs(map.address.coef[letter]) * static_cast<int64_t>(sizeof(float));
+    if (step >= 64) lines *= stage.extents[letter];
+    if (step >= 4096) pages *= stage.extents[letter];
+    if (lines > kMostLines || pages > kMostPages) return false;
+  }
+  return true;
+}
+
 double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
   const BoundMap* map = x.operand->map;
   if (x.constant) return 0;
   if (map == nullptr) return 1.5;
   int letter = 0;
-  if (least_step(stage, k, map->address, &letter) != 1) return 1.0;
-  return stage.extents[letter] < 8 || is_guarded_by(*map, letter) ? 1.0 : 0.02;
+  if (least_step(stage, k, map->address, &letter) == 1 && stage.extents[letter] >= 8 &&
+      !is_guarded_by(*map, letter)) {
+    return 0.02;
+  }
+  return x.extent >= kIndexedRows && is_near(stage, *map, k) ? 0.15 : 1.0;
 }
 
 // The vectors of a panel that need the least time per row for all columns: multiplications two at
@@ -193,6 +212,19 @@ void ContractPlan::choose_row_source(const BoundProgram& bound, const DotOperand
   const bool in_place = runs.step == 1 || (!guarded && panels_ <= 2);
   if (!long_runs || !in_place) {
     side.source = Source::tables;
+    if (rows_ < kIndexedRows || !is_near(stage_, *operand.map, k_)) return;
+    side.source = Source::indexed;
+    runs_ = runs.runs;
+    inside_.assign(static_cast<size_t>(rows_), 1);
+    for (const TableGuard& guard : side.tables.guards) {
+      const auto [low, high] = std::minmax_element(guard.inner.begin(), guard.inner.end());
+      for (int64_t row = 0; row < rows_ && depth_ > 0; ++row) {
+        if (guard.outer[row] + *low < 0 ||
+            guard.outer[row] + *high >= static_cast<int64_t>(guard.extent)) {
+          inside_[row] = 0;
+        }
+      }
+    }
     return;
   }
   side.source = Source::direct;

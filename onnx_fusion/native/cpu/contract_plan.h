@@ -20,6 +20,7 @@ namespace onnx_fusion::cpu {
 enum class Source {
   cached,    // packed panels in the plan
   direct,    // read in place, through tables
+  indexed,   // rows: the same, of which only short runs of k lie together
   tables,    // packed per block, through tables
   computed,  // packed per block, by the prologue
   dots       // one row, columns along k: read in place
@@ -64,6 +65,8 @@ class ContractPlan final : public StagePlan {
     float* sums;
     float* turned;           // a finished strip, transposed
     const float** pointers;  // to direct rows: [tile][piece][row of the tile]
+    float* borders;          // indexed rows that are partly outside, copied
+    uint8_t* whole;          // per tile: it has no such row
     char* prologue;
     char* epilogue;
   };
@@ -90,6 +93,9 @@ class ContractPlan final : public StagePlan {
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
                  int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row) const;
   int next_rows(int64_t row, int64_t row1) const;
+  void copy_border(const float* base, const Block& block, int64_t row, float* to) const;
+  void point_indexed(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
+                     int64_t row1) const;
   void point_rows(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
                   int64_t row1) const;
   void run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
@@ -125,6 +131,8 @@ class ContractPlan final : public StagePlan {
   bool along_k_ = false;
   int64_t row_step_ = 1, column_step_ = 1;  // direct: between one k and the next
   std::vector<float> padding_;              // direct rows outside a guard
+  std::vector<Run> runs_;                   // indexed rows: of k
+  std::vector<uint8_t> inside_;             // indexed rows: whether all k are
 
   std::vector<Piece> pieces_;
   std::vector<int64_t> depths_;  // of the pieces
@@ -134,7 +142,7 @@ class ContractPlan final : public StagePlan {
   int64_t strip_rows_ = 1, strip_panels_ = 1;    // carried through the epilogue at once
   int64_t row_floats_ = 0, column_floats_ = 0;  // of a task's buffers
   int64_t sum_floats_ = 0, turned_floats_ = 0;
-  int64_t pointers_ = 0;  // of a task's rows
+  int64_t pointers_ = 0, border_floats_ = 0;  // of a task's rows
   size_t prologue_bytes_ = 0;
   bool streams_ = false;  // one or two rows: several panels at once
   bool finishes_ = false;  // tiles store their results themselves

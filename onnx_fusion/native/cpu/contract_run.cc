@@ -57,7 +57,8 @@ void ContractPlan::run(const RunContext& context) const {
   const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_ +
                                            turned_floats_) *
                            sizeof(float) +
-                       static_cast<size_t>(pointers_) * sizeof(float*) + prologue_bytes_ + epilogue_->scratch_bytes() + 7 * 64;
+                       static_cast<size_t>(border_floats_) * sizeof(float) +
+                       static_cast<size_t>(pointers_) * (sizeof(float*) + 1) + prologue_bytes_ + epilogue_->scratch_bytes() + 9 * 64;
   const auto task = [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return context.failed_line->store(-1);
@@ -68,6 +69,8 @@ void ContractPlan::run(const RunContext& context) const {
     buffers.sums = take<float>(&at, sum_floats_);
     buffers.turned = take<float>(&at, turned_floats_);
     buffers.pointers = take<const float*>(&at, pointers_);
+    buffers.borders = take<float>(&at, border_floats_);
+    buffers.whole = take<uint8_t>(&at, pointers_);
     buffers.prologue = at;
     buffers.epilogue = at + (prologue_bytes_ + 63) / 64 * 64;
     for (int64_t i = begin; i < end; ++i) {

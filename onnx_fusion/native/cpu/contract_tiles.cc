@@ -15,7 +15,9 @@ int ContractPlan::panel_vectors(int64_t panel) const {
 // How many rows the tile at `row` has: tiles of direct rows are of about the same size.
 int ContractPlan::next_rows(int64_t row, int64_t row1) const {
   const int64_t left = row1 - row;
-  if (rows_side_.source != Source::direct) return static_cast<int>(std::min(tile_rows_, left));
+  if (rows_side_.source != Source::direct && rows_side_.source != Source::indexed) {
+    return static_cast<int>(std::min(tile_rows_, left));
+  }
   const int64_t tiles = (left + tile_rows_ - 1) / tile_rows_;
   return static_cast<int>((left + tiles - 1) / tiles);
 }
@@ -44,6 +46,48 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
   }
   // What is fetched ahead of the last tile.
   std::fill(to, to + kMostTileRows, to[-1]);
+}
+
+// The block's k of one row, with what is outside filled in.
+void ContractPlan::copy_border(const float* base, const Block& block, int64_t row,
+                               float* to) const {
+  const OperandTables& tables = rows_side_.tables;
+  const int64_t k0 = pieces_[block.first].k0, k1 = pieces_[block.last - 1].k1;
+  for (const Run& run : runs_) {
+    const int64_t begin = std::max(run.begin, k0), end = std::min(run.end, k1);
+    if (begin >= end) continue;
+    bool inside = true;
+    for (const TableGuard& guard : tables.guards) {
+      inside = inside &&
+               static_cast<uint32_t>(guard.outer[row] + guard.inner[begin]) < guard.extent;
+    }
+    for (int64_t k = begin; k < end; ++k) {
+      to[k - k0] = inside ? base[tables.inner[k]] : tables.fill;
+    }
+  }
+}
+
+void ContractPlan::point_indexed(const Item& item, const Buffers& buffers, const Block& block,
+                                 int64_t row0, int64_t row1) const {
+  const OperandTables& tables = rows_side_.tables;
+  const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
+  const float** to = buffers.pointers;
+  float* copy = buffers.borders;
+  uint8_t* whole = buffers.whole;
+  for (int64_t row = row0; row < row1;) {
+    const int count = next_rows(row, row1);
+    *whole = std::all_of(inside_.begin() + row, inside_.begin() + row + count,
+                         [](uint8_t inside) { return inside != 0; });
+    for (int i = 0; i < count; ++i, ++row, ++to) {
+      const float* base = item.rows + tables.outer[row];
+      *to = base;
+      if (*whole) continue;
+      copy_border(base, block, row, copy);
+      *to = copy;
+      copy += depth;
+    }
+    ++whole;
+  }
 }
 
 const float* ContractPlan::find_panel(const Item& item, const Buffers& buffers, const Place& packed,
@@ -105,19 +149,20 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
                              const Block& block, int64_t row0, int64_t row1, int64_t panel0,
                              int64_t panel1, float* c, int64_t ldc, bool add,
                              const FinishRows* finish) const {
+  const bool indexed = rows_side_.source == Source::indexed;
   const bool direct = rows_side_.source == Source::direct;
+  if (indexed) point_indexed(item, buffers, block, row0, row1);
   if (direct) point_rows(item, buffers, block, row0, row1);
   if (streams_) {
     return run_streams(item, buffers, packed, block, panel0, panel1, c, ldc, add);
   }
   const int pieces = block.last - block.first;
   const bool strided = columns_side_.source == Source::direct || (direct && row_step_ != 1);
-  const TileRows kind = strided  ? TileRows::strided
-                        : direct ? TileRows::direct
-                                 : TileRows::packed;
+  TileRows kind = strided ? TileRows::strided : direct ? TileRows::direct : TileRows::packed;
   TileCall call{};
   call.pieces = pieces;
   call.depths = depths_.data() + block.first;
+  if (indexed) call.offsets = rows_side_.tables.inner.data() + pieces_[block.first].k0;
   call.add = add;
   call.ldc = ldc;
   call.a_step = direct ? row_step_ : tile_rows_;
@@ -132,9 +177,14 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
                       : static_cast<int64_t>(vectors) * kernels_.lanes;
     const int64_t column = (panel - panel0) * width_;
     const float* const* a = buffers.pointers;
+    const uint8_t* whole = buffers.whole;
     for (int64_t row = row0; row < row1;) {
       const int count = next_rows(row, row1);
-      if (direct) {
+      if (indexed) {
+        call.a = a;
+        a += count;
+        kind = *whole++ ? TileRows::indexed : TileRows::direct;
+      } else if (direct) {
         call.a = a;
         a += static_cast<int64_t>(count) * pieces;
         call.ahead = blocks_.size() == 1 && pieces == 1 ? a : nullptr;

@@ -114,6 +114,12 @@ void tile(const TileCall& call) {
     };
     if constexpr (Kind == TileRows::strided) {
       for (; left > 0; --left, at += call.a_step) step(at);
+    } else if constexpr (Kind == TileRows::indexed) {
+      for (; left >= 4; left -= 4, at += 4) {
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; ++u) step(call.offsets[at + u]);
+      }
+      for (; left > 0; --left, ++at) step(call.offsets[at]);
     } else {
       for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
         if (Kind == TileRows::direct && call.ahead != nullptr) {
@@ -153,8 +159,8 @@ using Tile = void (*)(const TileCall&);
 #else
 #define KIND(K) {SHORT_ROW(K, 1), SHORT_ROW(K, 2), SHORT_ROW(K, 3), SHORT_ROW(K, 4)}
 #endif
-constexpr Tile kTiles[3][kMostTileRows][3] = {KIND(TileRows::direct), KIND(TileRows::packed),
-                                          KIND(TileRows::strided)};
+constexpr Tile kTiles[4][kMostTileRows][3] = {KIND(TileRows::direct), KIND(TileRows::packed),
+                                              KIND(TileRows::strided), KIND(TileRows::indexed)};
 #undef KIND
 #undef SHORT_ROW
 #undef ROW
