@@ -141,6 +141,22 @@ def test_what_ships_is_used_where_nothing_was_measured(source, tmp_path):
     assert api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL).tuned is None
 
 
+def test_what_another_build_measured_is_a_guess(source, tmp_path):
+    """Until this one has measured: a guess must win by more."""
+    run(source, tmp_path / "out.onnx", Fake(by_kind("Sin", 0.95)))
+    run(source, tmp_path / "again.onnx", Fake(by_kind("Sin")), measure=False)
+    assert kinds_of(tmp_path / "again.onnx") == {"Tanh", "Softmax", "Sin"}
+    parts = [entry for entry in Database().entries() if not entry.what.startswith("whole")]
+    Database().clear()
+    Database().put(parts)
+    tuning = Tuning(host=dataclasses.replace(HOST, library="new"), shipped={})
+    made = api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL)
+    assert made.tuned is not None and not made.plan.regions
+    fake = Fake(by_kind("none"))
+    tuning = Tuning(True, (1,), measurer=fake, host=tuning.host, shipped={}, clock=fake.clock)
+    assert len(api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL).plan.regions) == 4
+
+
 def test_if_nothing_wins_the_original_is_written(source, tmp_path):
     summary = run(source, tmp_path / "out.onnx", Fake(by_kind("", 2.0)))
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()

@@ -97,11 +97,13 @@ class Database:
         if self.path.exists():
             self._open()
 
-    def find(self, digest: str, shapes: str | None, threads: int | None, host: Host) -> list[Entry]:
-        """Return what was measured there; at any sizes, with any threads where those are None."""
+    def find(
+        self, digest: str, shapes: str | None, threads: int | None, host: Host | None
+    ) -> list[Entry]:
+        """Return what was measured there; at any sizes, with any threads, anywhere if None."""
         where = {"digest": digest, "shapes": shapes, "threads": threads}
         where = {name: value for name, value in where.items() if value is not None}
-        return self._select({**where, **dataclasses.asdict(host)})
+        return self._select({**where, **(dataclasses.asdict(host) if host is not None else {})})
 
     def entries(self) -> list[Entry]:
         """Return all entries, in the order of their keys."""
@@ -118,9 +120,9 @@ class Database:
             connection.executemany(f"INSERT OR REPLACE INTO latency VALUES ({marks})", rows)
         return len(rows)
 
-    def has(self, host: Host) -> bool:
-        """Return whether anything was measured there."""
-        return bool(self._select(dataclasses.asdict(host), most=1))
+    def is_empty(self) -> bool:
+        """Return whether nothing was measured at all."""
+        return not self._select({}, most=1)
 
     def clear(self) -> int:
         """Remove all entries and return how many there were."""

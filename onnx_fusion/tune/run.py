@@ -97,8 +97,7 @@ def is_idle(tuning: Tuning) -> bool:
     """Return whether nothing is to be measured, and nothing is known on this machine."""
     if tuning.measure or (read_shipped() if tuning.shipped is None else tuning.shipped):
         return False
-    database = tuning.database or Database()
-    return not database.has(tuning.host or this_host())
+    return (tuning.database or Database()).is_empty()
 
 
 def tune(
