@@ -1,11 +1,21 @@
 """Every test works with a latency database of its own, and with nothing that ships."""
 
+import itertools
+
 import pytest
 
 from onnx_fusion.runtime import latency
 
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory):
+    return tmp_path_factory.mktemp("caches")
+
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
+def _own_cache(_caches, monkeypatch):
+    # The folder is made when something is put in: most tests measure nothing.
     monkeypatch.setattr(latency, "SHIPPED", latency.SHIPPED.with_name("nothing_ships.jsonl"))
-    monkeypatch.setenv(latency.VARIABLE, str(tmp_path_factory.mktemp("cache", numbered=True)))
+    monkeypatch.setenv(latency.VARIABLE, str(_caches / str(next(NUMBERS))))
