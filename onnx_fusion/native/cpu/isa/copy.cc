@@ -25,15 +25,17 @@ void copy_ends(char* __restrict out, int64_t out_step, const char* __restrict in
   }
 }
 
+inline void copy_vector(char* out, const char* in) {
+  typedef char Bytes __attribute__((vector_size(kVector), aligned(1), may_alias));
+  *reinterpret_cast<Bytes*>(out) = *reinterpret_cast<const Bytes*>(in);
+}
+
 // At least one vector: whole ones, the last of them again covering the rest.
 void copy_vectors(char* __restrict out, int64_t out_step, const char* __restrict in,
                   int64_t in_step, int64_t bytes, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r, out += out_step, in += in_step) {
-    for (int64_t i = 0; i < bytes - kVector; i += kVector) {
-      store(reinterpret_cast<float*>(out + i), load(reinterpret_cast<const float*>(in + i)));
-    }
-    const int64_t i = bytes - kVector;
-    store(reinterpret_cast<float*>(out + i), load(reinterpret_cast<const float*>(in + i)));
+    for (int64_t i = 0; i < bytes - kVector; i += kVector) copy_vector(out + i, in + i);
+    copy_vector(out + bytes - kVector, in + bytes - kVector);
   }
 }
 
