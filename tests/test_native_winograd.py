@@ -32,6 +32,13 @@ EPILOGUES = {
         "%7 = load z (n, o, p, q)\n%8 = add %6 %7\n",
         8,
     ),
+    "gate": (
+        "input b f32[{o}] row\n",
+        "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 0.25\n%6 = mul %4 %5\n"
+        "%7 = const f32 0.5\n%8 = add %6 %7\n%9 = const f32 0\n%10 = max %8 %9\n"
+        "%11 = const f32 1\n%12 = min %10 %11\n%13 = mul %4 %12\n",
+        13,
+    ),
     "hard_swish": (
         "input b f32[{o}] row\n",
         "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 3\n%6 = add %4 %5\n%7 = const f32 0\n"
@@ -89,6 +96,8 @@ def finish(name, y, b, z):
         return np.clip(y + z, 0, 6)
     if name == "silu_residual":
         return y / (1 + np.exp(-y)) + z
+    if name == "gate":
+        return y * np.clip(y / 4 + 0.5, 0, 1)
     return y * np.clip(y + 3, 0, 6) / 6
 
 

@@ -41,7 +41,8 @@ struct WinogradProduct {
   float* out;
 };
 
-// One tile's outputs: clamp(result * scale + bias + residual, low, high).
+// One tile's outputs: x = clamp(result * scale + bias + residual, low, high), or with `gate` four numbers p
+// x * clamp(x * p0 + p1, p2, p3).
 struct WinogradOutput {
   const float* in;  // [plane][filter]
   int vectors;
@@ -53,6 +54,7 @@ struct WinogradOutput {
   int64_t residual_line, residual_pixel;
   const float* bias;  // per filter; null if there is none
   float scale, low, high;
+  const float* gate;  // null if there is none
 };
 
 struct WinogradKernels {

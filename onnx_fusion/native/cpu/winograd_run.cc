@@ -226,9 +226,9 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
     const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
     const int64_t lines = std::min<int64_t>(size_.lines, down_.outputs - line);
     const int64_t at = line * along_.outputs + begin;
-    const FinishRows f = finish_->rows(context, fixed, at, at + end - begin, filter,
-                                       filter + filters, nullptr, 0);
-    const float* residual = f.residual;
+    FinishRows f = finish_->rows(context, fixed, at, at + end - begin, filter, filter + filters,
+                                 nullptr, 0);
+    const float* residual = f.late ? nullptr : f.residual;
     WinogradOutput tile{from.products + segment.tile * planes_ * width_,
                         vectors_,
                         filters,
@@ -243,13 +243,19 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
                         f.column_bias,
                         f.scale,
                         f.low,
-                        f.high};
+                        f.high,
+                        f.activation == Activation::gate ? f.p : nullptr};
     for (int64_t pixel = begin; pixel < end; pixel += size_.pixels) {
       tile.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel));
       winograd_kernels().output(shape_, tile);
       tile.in += planes_ * width_;
       tile.out += size_.pixels * f.out_ld;
       if (residual != nullptr) tile.residual += size_.pixels * f.residual_ld;
+    }
+    for (int64_t i = 0; i < lines && f.again(); ++i) {
+      finish_passes().activate(f);
+      f.out += along_.outputs * f.out_ld;
+      if (f.late) f.residual += along_.outputs * f.residual_ld;
     }
   });
 }
@@ -268,7 +274,7 @@ void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
                   static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
                   static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel)),
                   from.sums + (segment.pixel + t * size_.pixels) * ld + column, (end - begin) * ld, ld,
-                  nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity});
+                  nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity, nullptr});
     }
   });
 }

@@ -223,9 +223,10 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
       if (t.residual != nullptr) {
         z += fetch<Whole>(t.residual + i * t.residual_line + j * t.residual_pixel + c, mask);
       }
-      // Comparisons are false for NaN, which therefore passes.
-      z = z < low ? low : z;
-      z = z > high ? high : z;
+      z = clamp(z, low, high);
+      if (t.gate != nullptr) {
+        z *= clamp(z * t.gate[0] + t.gate[1], broadcast(t.gate[2]), broadcast(t.gate[3]));
+      }
       float* out = t.out + i * t.line + j * t.pixel + c;
       if (Whole) {
         store(out, z);
