@@ -177,7 +177,7 @@ def test_rows_are_gathered_and_added(count, width):
     other = rng.normal(0, 1, (count, width)).astype(np.float32)
     index = rng.integers(-50, 50, count)
     head = (
-        f"tile_program 1\ninput t f32[V, N] row\ninput k i64[M] row\ninput o f32[M, N] row\n"
+        "tile_program 1\ninput t f32[V, N] row\ninput k i64[M] row\ninput o f32[M, N] row\n"
         "output y f32[M, N] row\nstage i: M, j: N\n%0 = load k (i)\n%1 = index V\n"
         "%2 = add %0 %1\n%3 = index 0\n%4 = lt %0 %3\n%5 = where %4 %2 %0\n%6 = load t (%5, j)\n"
     )

@@ -12,6 +12,8 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
+typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
+
 // The second operand where either is NaN. (Masked, since GCC warns of what the others leave undefined.)
 #if defined(__AVX512F__)
 ONNX_FUSION_INLINE Floats least(Floats a, Floats b) {
@@ -64,7 +66,7 @@ ONNX_FUSION_INLINE Floats v_exp_negative(Floats a) {
   const Floats shifted = a * 1.44269504088896341f + 12582912.0f;
   const Floats n = shifted - 12582912.0f;
   const Floats r = (a - n * 0.693359375f) - n * -2.12194440e-4f;
-  const Floats y = (Floats)((Ints)v_exp_part(r) + ((Ints)shifted << 23));
+  const Floats y = (Floats)((Bits)v_exp_part(r) + ((Bits)shifted << 23));
   return a < -87.33654f ? Floats{} : y;
 #endif
 }
