@@ -66,7 +66,6 @@ class Finish {
   // What `run` passes to the ISA.
   FinishRows rows(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                   int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
-  bool affine() const { return activation_ == Activation::none; }
   bool has_row_bias() const { return row_bias_.tensor >= 0; }
 
  private:
