@@ -228,10 +228,11 @@ void DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int6
   kernels_->run[columns_.taps / 2][step - 1][shape][inside ? 0 : 1](tile);
   if (!finish_.silu) return;
   const Pass silu = cpu::kernels().silu;
+  const int64_t joined = tile.out_pixel == block.channels ? pixels : 1;  // pixels of a call
   for (int64_t r = 0; r < rows_of(shape); ++r) {
-    for (int64_t i = 0; i < pixels; ++i) {
+    for (int64_t i = 0; i < pixels; i += joined) {
       float* at = out + r * tile.out_row + i * tile.out_pixel;
-      silu(at, at, nullptr, nullptr, block.channels);
+      silu(at, at, nullptr, nullptr, block.channels * joined);
     }
   }
 }
