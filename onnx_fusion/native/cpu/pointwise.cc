@@ -210,7 +210,14 @@ std::unique_ptr<TileProgram> tile(const Slice& slice) {
   Compiler again(slice);
   choose_chunks(&again, kUnbuffered);
   std::unique_ptr<TileProgram> longer = again.whole(false);
-  return longer->buffers == 0 ? std::move(longer) : std::move(program);
+  if (longer->buffers == 0) return longer;
+  // What is one for each row (a bias of channels) is one for a tile that is no more than a row.
+  Compiler row(slice);
+  for (TileAxis& axis : row.axes()) axis.chunk = 1;
+  row.axes().back().chunk = even_chunk(row.axes().back().extent, kUnbuffered);
+  longer = row.whole(false);
+  return longer->buffers == 0 && longer->tiles() < program->tiles() ? std::move(longer)
+                                                                   : std::move(program);
 }
 
 }  // namespace
