@@ -80,6 +80,7 @@ class Kernel {
 
  private:
   Kernel();
+  void bind_early() const;
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -1,5 +1,6 @@
 // Constant operands of a contraction, packed for good.
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "cpu/contract_plan.h"
@@ -49,15 +50,51 @@ size_t bytes_of(const TensorView& view) {
   return bytes;
 }
 
+// out[k * width + i] for count columns of a panel, of elements that lie one after the other along
+// the columns, or along k.
+bool pack_quickly(const float* data, const OperandTables& tables, bool along_k,
+                  const std::vector<Run>& runs, int64_t first, int64_t count, int64_t width,
+                  float* out) {
+  const int64_t* outer = tables.outer.data() + first;
+  const int64_t step = count > 1 ? outer[1] - outer[0] : 1;
+  for (int64_t i = 2; i < count; ++i) {
+    if (outer[i] - outer[i - 1] != step) return false;
+  }
+  if (step == 1) {
+    for (const int64_t inner : tables.inner) {
+      std::memcpy(out, data + outer[0] + inner, static_cast<size_t>(count) * sizeof(float));
+      std::fill(out + count, out + width, 0.0f);
+      out += width;
+    }
+    return true;
+  }
+  if (!along_k) return false;
+  for (const Run& run : runs) {
+    gemm_kernels().transpose(data + outer[0] + tables.inner[run.begin], step, count,
+                             run.end - run.begin, out + run.begin * width, width);
+  }
+  for (int64_t k = 0; count < width && k < static_cast<int64_t>(tables.inner.size()); ++k) {
+    std::fill(out + k * width + count, out + (k + 1) * width, 0.0f);
+  }
+  return true;
+}
+
 // out[(outer / panel) * depth * panel + k * panel + outer % panel]; absent ones are 0. The last panel
 // is as narrow as whole units allow.
 void pack_panels(const float* data, const OperandTables& tables, int64_t panel, int64_t unit,
                  float* out) {
   const int64_t outers = static_cast<int64_t>(tables.outer.size());
   const int64_t depth = static_cast<int64_t>(tables.inner.size());
+  const RunTables runs = build_runs(tables);
+  const bool plain = tables.guards.empty();
+  const bool along = runs.step == 1 && static_cast<int64_t>(runs.runs.size()) * 4 <= depth;
   for (int64_t first = 0; first < outers; first += panel) {
     const int64_t count = std::min(panel, outers - first);
     const int64_t width = (count + unit - 1) / unit * unit;
+    if (plain && pack_quickly(data, tables, along, runs.runs, first, count, width, out)) {
+      out += depth * width;
+      continue;
+    }
     for (int64_t k = 0; k < depth; ++k, out += width) {
       const float* base = data + tables.inner[k];
       for (int64_t i = 0; i < count; ++i) {

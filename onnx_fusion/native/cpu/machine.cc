@@ -45,6 +45,7 @@ namespace {
 
 constexpr size_t kSlots = 8;
 constexpr size_t kAlignment = 64;
+constexpr int64_t kEarlyElements = 1 << 26;  // of an input, to be planned for before it is seen
 
 struct Retired {
   BoundSlot* slot;
@@ -134,7 +135,39 @@ std::unique_ptr<Kernel> Kernel::create(std::string_view text, const TensorView* 
     view.dims = state.constant_dims.back().data();
     state.constants.push_back(view);
   }
+  kernel->bind_early();
   return kernel;
+}
+
+// Where the text alone says every shape, plans and packs now what the first run would.
+void Kernel::bind_early() const {
+  const State& state = *state_;
+  const Program& program = state.program;
+  if (state.constants.size() != program.inputs) return;
+  bool packs = false;
+  std::vector<TensorView> views = state.constants;
+  std::vector<std::vector<int64_t>> dims(views.size());
+  for (size_t i = 0; i < views.size(); ++i) {
+    packs = packs || views[i].data != nullptr;
+    if (views[i].data != nullptr) continue;
+    const Tensor& tensor = program.tensors[i];
+    if (!tensor.contents.empty()) return;
+    int64_t elements = 1;
+    for (const uint8_t logical : tensor.order) {
+      const ExprNode& extent = program.exprs[static_cast<size_t>(tensor.shape[logical])];
+      if (extent.op != ExprOp::number || extent.value > kEarlyElements) return;
+      elements *= std::max<int64_t>(extent.value, 1);
+      if (elements > kEarlyElements) return;
+      dims[i].push_back(extent.value);
+    }
+    views[i] = {nullptr, dims[i].data(), dims[i].size(), tensor.dtype};
+  }
+  const bool contracts = std::find(state.forms.begin(), state.forms.end(),
+                                   StageForm::contraction) != state.forms.end();
+  if (!packs || !contracts) return;
+  BoundRef bound;
+  const Status status = bind(views.data(), &bound);
+  (void)status;  // what is wrong will be said by the first run
 }
 
 size_t Kernel::input_count() const { return state_->program.inputs; }
