@@ -97,7 +97,8 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
       !is_guarded_by(*map, letter)) {
     return 0.02;
   }
-  return x.extent >= kIndexedRows && is_near(stage, *map, k) ? 0.15 : 1.0;
+  // Rows at the border are copied; the wider the vectors, the more that is beside the product.
+  return x.extent >= kIndexedRows && is_near(stage, *map, k) ? gemm_kernels().lanes / 40.0 : 1.0;
 }
 
 // The vectors of a panel that need the least time per row for all columns: multiplications two at
