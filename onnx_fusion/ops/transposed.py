@@ -166,7 +166,8 @@ def lower_conv_transpose(site: Site) -> list[Tensor | None]:
     tensor = Tensor(DType.F32, shape, read, 1)
     made = tensor
     if axes != wanted:
-        made = cropped(tensor, [a.before for a in wanted], [a.extent for a in wanted])
+        left = [w.before - a.before for w, a in zip(wanted, axes, strict=True)]
+        made = cropped(tensor, left, [a.extent for a in wanted])
     shape = made.shape
     if bias is None:
         return [made]
