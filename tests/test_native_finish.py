@@ -73,24 +73,12 @@ def product(m: int, k: int, n: int, activation: str, residual: str, turned: bool
         lines, last = f"%5 = {load}\n%6 = add %4 %5\n{lines}", last + 2
     elif residual == "late":
         lines, last = f"{lines}%{last + 1} = {load}\n%{last + 2} = add %{last} %{last + 1}\n", last + 2
+    also = f"input r f32[{shape}] row\n" if residual else ""
     return f"""tile_program 1
 input x f32[{m}, {k}] row
 input w f32[{k}, {n}] row
 input b f32[{n}] row
-input r f32[{shape}] row
-output y f32[{shape}] row
-stage i: {m}, j: {n}, k: {k}
-%0 = load x (i, k)
-%1 = load w (k, j)
-%2 = dot %0 %1 over k
-%3 = load b (j)
-%4 = add %2 %3
-{lines}store y ({place}) %{last}
-""" if residual else f"""tile_program 1
-input x f32[{m}, {k}] row
-input w f32[{k}, {n}] row
-input b f32[{n}] row
-output y f32[{shape}] row
+{also}output y f32[{shape}] row
 stage i: {m}, j: {n}, k: {k}
 %0 = load x (i, k)
 %1 = load w (k, j)

@@ -1,0 +1,123 @@
+"""What defines a program's dims where inputs' shapes do not, and what is not computed for extents alone."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+
+import onnx_fusion
+from onnx_fusion import api
+from onnx_fusion.graph.save import to_proto
+
+EXPANDED = """g (float[1, S, 4] x, float[B, S] like) => (float[B, S, 4] y)
+<int64[1] four = {4}> {
+  shape = Shape(like)
+  target = Concat <axis = 0> (shape, four)
+  wide = Expand(x, target)
+  y = Exp(wide)
+}"""
+FLAT = """g (float[B, S, 4] x, float[P] flat) => (float[B, S] y) <int64[2] two = {0, 1}, int64[1] axes = {2}> {
+  shape = Shape(x)
+  target = Gather(shape, two)
+  wide = Reshape(flat, target)
+  sums = ReduceSum <keepdims = 0> (x, axes)
+  y = Add(wide, sums)
+}"""
+RANGE = """g (float[B, S] x) => (int64[S] y) <int64 one = {1}, int64 zero = {0}, int64 three = {3}> {
+  shape = Shape(x)
+  length = Gather(shape, one)
+  count = Range(zero, length, one)
+  y = Mul(count, three)
+}"""
+
+
+def parsed(text):
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+
+
+def session_of(model, library):
+    options = onnxruntime.SessionOptions()
+    if library:
+        options.register_custom_ops_library(onnx_fusion.get_library_path())
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def agree(model, made, feeds):
+    """Fail if the models differ, with the library or without it."""
+    wanted = session_of(model, False).run(None, feeds)
+    for library in (True, False):
+        results = session_of(made, library).run(None, feeds)
+        for actual, right in zip(results, wanted, strict=True):
+            np.testing.assert_allclose(actual, right, rtol=1e-5)
+
+
+def random(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("skip", [(), ("Concat",)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_shape_tensor_defines_what_no_shape_gives(skip, batch):
+    """With Concat outside, only the target's contents say how wide Expand makes its input."""
+    model = parsed(EXPANDED)
+    planned = api.plan_programs(model, policy="all", skip=skip)
+    (one,) = [one for one in planned.lowered if "exp" in one.program]
+    assert " as (" in one.program
+    made = api.optimize(model, policy="all", skip=skip)
+    agree(model, made, {"x": random(1, 5, 4), "like": random(batch, 5)})
+
+
+def test_rows_that_a_range_numbers():
+    model = parsed(RANGE)
+    made = api.optimize(model, policy="all")
+    assert not any(node.op_type == "Range" for node in made.graph.node)
+    for size in (1, 7):
+        agree(model, made, {"x": random(2, size)})
+
+
+def test_a_reshape_whose_extents_are_known_by_name_runs_at_any_size():
+    model = parsed(FLAT)
+    made = api.optimize(model, policy="all")
+    for batch, length in ((1, 1), (2, 3)):
+        agree(model, made, {"x": random(batch, length, 4), "flat": random(batch * length)})
+
+
+def test_an_extent_that_is_decided_keeps_no_convolution():
+    """Resize's size is that of c: a constant, for which nothing is computed a second time."""
+    model = parsed("""g (float[1, 4, 8, 8] x, float[1, 4, 4, 4] small, float[4, 4, 3, 3] w)
+      => (float[1, 4, 8, 8] y) <float[0] none = {}> {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        size = Shape(c)
+        up = Resize <mode = "cubic"> (small, none, none, size)
+        y = Add(c, up)
+      }""")
+    planned = api.plan_programs(model, policy="all")
+    emitted = api._emit(planned, True)
+    made = to_proto(emitted.proto, emitted.weights)
+    assert [n.op_type for n in made.graph.node if n.domain == ""] == ["Resize"]
+    agree(model, made, {"x": random(1, 4, 8, 8), "small": random(1, 4, 4, 4), "w": random(4, 4, 3, 3)})
+
+
+def test_a_region_that_only_renames_a_shape_is_not_made():
+    model = parsed("""g (float[2, 3, 4] x) => (float[6, 4] y) <int64[2] s = {6, 4}> {
+      r = Reshape(x, s)
+      y = Identity(r)
+    }""")
+    made = api.plan(model, policy="all")
+    assert not made.regions
+    moved = parsed("g (float[2, 3, 4] x) => (float[3, 2, 4] y) { y = Transpose <perm = [1, 0, 2]> (x) }")
+    assert api.plan(moved, policy="all").regions
+
+
+def test_bodies_of_an_if_are_planned_though_an_identity_reads_it():
+    branch = "{} () => (float[64, 64] {}) {{ {} = Exp(x) {} = Tanh({}) }}"
+    then = branch.format("t", "t1", "t0", "t1", "t0")
+    other = branch.format("e", "e1", "e0", "e1", "e0")
+    model = parsed(f"""g (float[64, 64] x, bool c) => (float[64, 64] y) {{
+      i = If (c) <then_branch = {then}, else_branch = {other}>
+      y = Identity(i)
+    }}""")
+    assert len(api.plan(model, policy="all").regions) == 2
