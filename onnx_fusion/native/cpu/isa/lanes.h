@@ -37,6 +37,24 @@ typedef int32_t LooseInts __attribute__((vector_size(kLanes * 4), aligned(4), ma
 [[maybe_unused]] inline Floats broadcast(float x) { return x - Floats{}; }
 
 // The first `count` lanes alone, 0 < count < kLanes.
+#if defined(__AVX512F__)
+[[maybe_unused]] inline Floats load_some(const float* p, int count) {
+  return (Floats)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), p);
+}
+[[maybe_unused]] inline void store_some(float* p, Floats x, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), (__m512)x);
+}
+#elif defined(__AVX2__)
+[[maybe_unused]] inline __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+[[maybe_unused]] inline Floats load_some(const float* p, int count) {
+  return (Floats)_mm256_maskload_ps(p, first_lanes(count));
+}
+[[maybe_unused]] inline void store_some(float* p, Floats x, int count) {
+  _mm256_maskstore_ps(p, first_lanes(count), (__m256)x);
+}
+#else
 [[maybe_unused]] inline Floats load_some(const float* p, int count) {
   float all[kLanes] = {};
   for (int l = 0; l < count; ++l) all[l] = p[l];
@@ -51,6 +69,7 @@ typedef int32_t LooseInts __attribute__((vector_size(kLanes * 4), aligned(4), ma
     p += part;
   }
 }
+#endif
 
 // Comparisons are false for NaN, which therefore passes.
 template <typename V>
