@@ -121,3 +121,15 @@ def test_bodies_of_an_if_are_planned_though_an_identity_reads_it():
       y = Identity(i)
     }}""")
     assert len(api.plan(model, policy="all").regions) == 2
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("shape", [(1, 2, 2, 9), (2, 1, 1, 2), (1, 3, 7, 1), (1, 1, 3, 3)])
+def test_an_axis_shorter_than_a_pooling_window_has_one_output_as_in_onnx_runtime(pool, shape):
+    model = parsed(
+        f"g (float[N, C, H, W] x) => (float[N, C, P, Q] y) {{\n"
+        f"  wide = Exp(x)\n  y = {pool} <kernel_shape = [3, 2], strides = [3, 2]> (wide)\n}}"
+    )
+    made = api.optimize(model, policy="all")
+    assert [node.domain for node in made.graph.node] == ["onnx_fusion"]
+    agree(model, made, {"x": random(*shape)})

@@ -109,6 +109,12 @@ class Window:
             result.append(ex.const(steps))
         return tuple(result)
 
+    def may_overhang(self, axis: int, extent: ex.Expr) -> bool:
+        """Return whether the window may be longer than an axis of unknown extent above 0."""
+        pads, span = self.before[axis] + self.after[axis], ex.as_int(self.span(axis))
+        unknown = ex.as_int(extent) is None and span is not None
+        return unknown and self.strides[axis] > 1 and pads + 1 < span
+
     def at(self, index: tuple[ex.Expr, ...], taps: tuple[ex.Expr, ...]) -> tuple[ex.Expr, ...]:
         """Return the input position of window taps at an output index."""
         return tuple(
@@ -230,8 +236,13 @@ def pooled(
     kernel = tuple(ex.const(int(k)) for k in site.attr("kernel_shape"))
     window = window_of(site, kernel, x.shape[2:])
     ceil = bool(site.attr("ceil_mode", 0)) and site.attr("auto_pad", "NOTSET") == "NOTSET"
-    outputs = window.outputs(x.shape[2:], ceil)
-    overhang = False
+    spatial = x.shape[2:]
+    overhang = any(window.may_overhang(k, extent) for k, extent in enumerate(spatial))
+    if overhang:
+        # ONNX Runtime's division truncates: an axis shorter than the window has one output.
+        least = [window.span(k) - window.before[k] - window.after[k] for k in range(len(spatial))]
+        spatial = tuple(map(ex.maximum, spatial, least))
+    outputs = window.outputs(spatial, ceil)
     for k, extent in enumerate(x.shape[2:]):
         if ceil:
             last = (ex.as_int(outputs[k]) - 1) * window.strides[k] + ex.as_int(window.span(k))
