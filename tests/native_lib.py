@@ -1,7 +1,8 @@
 """The native core by its plain C interface, for tests: check texts, run programs on arrays.
 
 The instruction set is chosen when a process first uses the library, so the other ones run in
-`server`s: child processes with ONNX_FUSION_ISA set, that run programs sent to them.
+`server`s: child processes with ONNX_FUSION_ISA set, that run programs sent to them. An ISA of another
+machine is that of ONNX_FUSION_NATIVE_RUNNER, a command that runs tests/native_runner.cc in an emulator.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import ctypes
 import functools
 import multiprocessing
 import os
+import shlex
+import struct
+import subprocess
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +23,7 @@ from onnx_fusion.program import parse_program
 from onnx_fusion.runtime.library import get_library_path
 
 ISAS = ("base", "avx2", "avx512", "neon")
+EMULATED = "emulated"
 _ERROR = 400
 
 
@@ -197,13 +202,79 @@ def _serve(pipe) -> None:
             pipe.send(error)
 
 
+class Emulated:
+    """The process of tests/native_runner.cc in an emulator; it answers as a Server does."""
+
+    def __init__(self, command: str) -> None:
+        self.process = subprocess.Popen(
+            shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.isa = self.read_sized().decode()
+
+    def run(
+        self,
+        text: str,
+        inputs: Sequence[np.ndarray],
+        threads: int = 1,
+        constant: Sequence[int] = (),
+    ) -> list[np.ndarray]:
+        """Return what `run` returns there, or raise what it raises."""
+        program = parse_program(text)
+        request = [_sized(text.encode()), struct.pack("=Q", len(inputs))]
+        for k, (a, t) in enumerate(zip(inputs, program.inputs, strict=True)):
+            dtype = DType.BF16 if t.dtype is DType.BF16 else _onnx(a.dtype)
+            request += [
+                struct.pack("=QQ", dtype.onnx, k in constant),
+                _sized(struct.pack(f"={a.ndim}q", *a.shape), a.ndim),
+                _sized(np.ascontiguousarray(a).tobytes()),
+            ]
+        sizes = [t.dtype.size for t in program.outputs]
+        request += [
+            struct.pack("=Q", threads),
+            _sized(struct.pack(f"={len(sizes)}Q", *sizes), len(sizes)),
+        ]
+        self.process.stdin.write(b"".join(request))
+        self.process.stdin.flush()
+        message = self.read_sized()
+        if message:
+            raise NativeError(message.decode())
+        outputs = []
+        for t in program.outputs:
+            shape = np.frombuffer(self.read_sized(8), np.int64)
+            outputs.append(np.frombuffer(self.read_sized(), t.dtype.numpy).reshape(shape))
+        return outputs
+
+    def read_sized(self, width: int = 1) -> bytes:
+        """Return what follows its length, which counts things of `width` bytes."""
+        (count,) = struct.unpack("=Q", self.read(8))
+        return self.read(count * width)
+
+    def read(self, count: int) -> bytes:
+        data = self.process.stdout.read(count)
+        if len(data) != count:
+            raise NativeError(f"the emulated process ended with {self.process.wait()}")
+        return data
+
+
+def _sized(data: bytes, count: int | None = None) -> bytes:
+    return struct.pack("=Q", len(data) if count is None else count) + data
+
+
 @functools.cache
-def server(name: str) -> Server:
+def server(name: str) -> Server | Emulated:
     """Return the process for one instruction set, started once."""
-    return Server(name)
+    return emulated() if name == EMULATED else Server(name)
+
+
+@functools.cache
+def emulated() -> Emulated:
+    """Return the process in the emulator, started once."""
+    return Emulated(os.environ["ONNX_FUSION_NATIVE_RUNNER"])
 
 
 @functools.cache
 def isas() -> tuple[str, ...]:
-    """Return the instruction sets that this machine and library have, without falling back."""
+    """Return the instruction sets that run here: this machine's, or only the emulator's."""
+    if "ONNX_FUSION_NATIVE_RUNNER" in os.environ:
+        return (EMULATED,)
     return tuple(name for name in ISAS if server(name).isa == name)
