@@ -42,6 +42,30 @@ ACTIVATIONS = {
         "%13 = mul %11 %12\n%14 = tanh %13\n%15 = const f32 1\n%16 = add %14 %15\n"
         "%17 = mul %6 %16\n", 17,
     ),
+    "gelu_tanh_factored": (
+        "%5 = const f32 0.044715\n%6 = mul %5 %4\n%7 = mul %4 %6\n%8 = const f32 1\n"
+        "%9 = add %7 %8\n%10 = mul %4 %9\n%11 = const f32 0.7978846\n%12 = mul %11 %10\n"
+        "%13 = tanh %12\n%14 = add %8 %13\n%15 = const f32 0.5\n%16 = mul %15 %14\n"
+        "%17 = mul %4 %16\n", 17,
+    ),
+    "hard_swish_scaled": (
+        "%5 = const f32 0.16666667\n%6 = mul %4 %5\n%7 = const f32 0.5\n%8 = add %6 %7\n"
+        "%9 = const f32 0\n%10 = max %8 %9\n%11 = const f32 1\n%12 = min %11 %10\n"
+        "%13 = mul %12 %4\n%14 = const f32 -1.75\n%15 = mul %14 %13\n%16 = const f32 0.3\n"
+        "%17 = add %15 %16\n", 17,
+    ),
+    "relu_scaled": (
+        "%5 = const f32 0\n%6 = max %4 %5\n%7 = const f32 2.5\n%8 = mul %6 %7\n"
+        "%9 = const f32 -0.25\n%10 = add %8 %9\n", 10,
+    ),
+    "sigmoid_scaled": (
+        "%5 = sigmoid %4\n%6 = const f32 2\n%7 = mul %5 %6\n%8 = const f32 -1\n"
+        "%9 = add %7 %8\n", 9,
+    ),
+    "shift_then_tanh": ("%5 = const f32 0.7\n%6 = add %4 %5\n%7 = tanh %6\n", 7),
+    "shift_then_scale": (
+        "%5 = const f32 0.7\n%6 = add %4 %5\n%7 = const f32 3\n%8 = mul %6 %7\n", 8,
+    ),
     "clamp_then_silu": (
         "%5 = const f32 -1\n%6 = max %4 %5\n%7 = sigmoid %6\n%8 = mul %6 %7\n", 8,
     ),
@@ -106,3 +130,50 @@ def test_activations_equal_the_interpreter(activation, residual):
             for threads, constant in ((1, (1, 2)), (2, ())):
                 (got,) = native_lib.server(isa).run(text, inputs, threads, constant)
                 np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6 * k**0.5, err_msg=f"{isa} {m}")
+
+
+# What follows a product in pieces: the result's rows and columns do not each lie evenly in memory.
+PIECES = """tile_program 1
+input x f32[{h}, {w}, {k}] row
+input m f32[{k}, {n}, 2, 2] row
+input b f32[{n}] row
+{more}output y {y}
+stage i: {h}, a: 2, j: {w}, c: 2, o: {n}, k: {k}
+%0 = load x (i, j, k)
+%1 = load m (k, o, a, c)
+%2 = dot %0 %1 over k
+{end}"""
+BIASED = "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 0\n%6 = max %4 %5\n"
+SHIFTED = "%3 = const f32 -0.5\n%4 = add %2 %3\n%5 = sigmoid %4\n"
+LAST = "(o, 2 * i + a, 2 * j + c)"
+
+
+@pytest.mark.parametrize("h, w, k, n", [(3, 5, 24, 24), (4, 20, 9, 1), (2, 33, 40, 7), (9, 16, 3, 8)])
+def test_scattered_results_equal_the_interpreter(h, w, k, n):
+    last = f"f32[{n}, {2 * h}, {2 * w}] order(1, 2, 0)"
+    rows = f"f32[{n}, {2 * h}, {2 * w}] row"
+    for y, more, end in (
+        (last, "", f"{BIASED}store y {LAST} %6\n"),
+        (rows, "", f"{SHIFTED}store y {LAST} %5\n"),
+        (last, f"output z {last}\n", f"{BIASED}store y {LAST} %6\nstore z {LAST} %6\n"),
+        (rows, f"output z f32[{n}, {h}, {4 * w}] row\n",
+         f"{BIASED}store z (o, i, {2 * w} * a + 2 * j + c) %6\nstore y {LAST} %6\n"),
+    ):  # fmt: skip
+        text = PIECES.format(h=h, w=w, k=k, n=n, y=y, more=more, end=end)
+        inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in ((h, w, k), (k, n, 2, 2), (n,))]
+        want = interpret(parse_program(text), inputs)
+        for isa in native_lib.isas():
+            for threads in (1, 2):
+                got = native_lib.server(isa).run(text, inputs, threads, (1, 2))
+                for one, other in zip(got, want, strict=True):
+                    np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-5, err_msg=isa)
+
+
+@pytest.mark.parametrize("n", [1, 3, 8, 20])
+def test_short_rows_with_bias_and_residual_equal_the_interpreter(n):
+    text = product(700, 12, n, "hard_swish_scaled", "late", False)
+    inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in ((700, 12), (12, n), (n,), (700, n))]
+    (want,) = interpret(parse_program(text), inputs)
+    for isa in native_lib.isas():
+        (got,) = native_lib.server(isa).run(text, inputs, 1, (1, 2))
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-5, err_msg=isa)

@@ -67,7 +67,8 @@ void ContractPlan::choose_blocks() {
   }
   const bool one_block = blocks_.size() == 1;
   streams_ = rows_ <= 2 && columns_side_.source != Source::direct;
-  finishes_ = epilogue_->finish() != nullptr && !transposed_ && !streams_;
+  const Finish* finish = epilogue_->finish();
+  finishes_ = finish != nullptr && finish->whole() && !transposed_ && !streams_;
   const bool indexed = rows_side_.source == Source::indexed;
   const int64_t most_rows = std::min(indexed ? kChunkRows : kMostRows, kPointers / most_pieces);
   const auto even = [&](int64_t all, int64_t most) {  // parts of about the same size

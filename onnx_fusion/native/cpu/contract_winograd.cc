@@ -72,7 +72,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     const Axis& columns = plan->transposed_ ? plan->pixel_ : plan->filter_;
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, rows, columns);
     if (!plan->transposed_) plan->finish_ = Finish::make(s, find_dot(*s.stage), rows, columns);
-    if (plan->finish_ != nullptr && plan->finish_->has_row_bias()) plan->finish_ = nullptr;
+    const Finish* finish = plan->finish_.get();
+    if (finish != nullptr && (finish->has_row_bias() || !finish->whole())) plan->finish_ = nullptr;
     // Other epilogues are faster on whole lines.
     if (plan->finish_ == nullptr && plan->along_.tiles <= plan->most_tiles_) {
       plan->unit_ = plan->along_.tiles;

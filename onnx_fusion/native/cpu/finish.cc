@@ -10,21 +10,36 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The step between neighbours of a flattened axis, if it is the same everywhere.
-bool step_along(const BoundStage& stage, const Axis& axis, const Linear& address, int64_t* step) {
-  *step = 0;
-  int64_t extent = 1;
+constexpr int64_t kLeastPiece = 32;  // points between two jumps
+constexpr int64_t kRepeated = 512;   // floats of a bias repeated for short columns
+
+// The step between neighbours of a flattened axis, and how many of them have it.
+int64_t step_along(const BoundStage& stage, const Axis& axis, const Linear& address, int64_t* run) {
+  int64_t step = 0;
+  *run = 1;
   for (int k = axis.count; k-- > 0;) {
     const int letter = axis.letters[k];
     if (stage.extents[letter] == 1) continue;
-    if (extent == 1) {
-      *step = address.coef[letter];
-    } else if (address.coef[letter] != *step * extent) {
-      return false;
+    if (*run == 1) {
+      step = address.coef[letter];
+    } else if (address.coef[letter] != step * *run) {
+      break;
     }
-    extent *= stage.extents[letter];
+    *run *= stage.extents[letter];
   }
-  return true;
+  return step;
+}
+
+// How far the index of a flattened axis is from its beginning in memory.
+int64_t offset_along(const BoundStage& stage, const Axis& axis, const Linear& address,
+                     int64_t index) {
+  int64_t offset = 0;
+  for (int k = axis.count; k-- > 0 && index > 0;) {
+    const int letter = axis.letters[k];
+    offset += index % stage.extents[letter] * address.coef[letter];
+    index /= stage.extents[letter];
+  }
+  return offset;
 }
 
 bool constant_of(const Stage& stage, int value, float* out) {
@@ -85,6 +100,16 @@ const std::vector<Shape>& shapes() {
         {Op::op_tanh, {5, kNothing, kNothing}},
         {Op::op_add, {6, kOne, kNothing}},
         {Op::op_mul, {0, 7, kNothing}}}},
+      {Activation::gelu_tanh,
+       {{Op::op_mul, {kX, kFree + 1, kNothing}},
+        {Op::op_mul, {kX, 0, kNothing}},
+        {Op::op_add, {1, kOne, kNothing}},
+        {Op::op_mul, {kX, 2, kNothing}},
+        {Op::op_mul, {3, kFree + 2, kNothing}},
+        {Op::op_tanh, {4, kNothing, kNothing}},
+        {Op::op_add, {5, kOne, kNothing}},
+        {Op::op_mul, {6, kFree, kNothing}},
+        {Op::op_mul, {kX, 7, kNothing}}}},
   };
   return all;
 }
@@ -126,12 +151,15 @@ bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p,
 
 }  // namespace
 
-bool Finish::flatten(const BoundStage& stage, const BoundMap& map, const Axis& rows,
-                     const Axis& columns, Plane* plane) {
+bool Finish::flatten(const BoundMap& map, Plane* plane) {
   if (!map.linear || map.guarded || map.indirect) return false;
   plane->address = &map.address;
-  return step_along(stage, rows, map.address, &plane->row) &&
-         step_along(stage, columns, map.address, &plane->column);
+  int64_t rows = 1, columns = 1;
+  plane->row = step_along(*stage_, rows_, map.address, &rows);
+  plane->column = step_along(*stage_, columns_, map.address, &columns);
+  row_run_ = std::min(row_run_, rows);
+  column_run_ = std::min(column_run_, columns);
+  return true;
 }
 
 std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axis& rows,
@@ -140,19 +168,25 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   std::unique_ptr<Finish> plan(new Finish);
   plan->low_ = -kInfinity;
   plan->high_ = kInfinity;
+  plan->stage_ = &stage;
+  plan->rows_ = rows;
+  plan->columns_ = columns;
+  const int64_t all_rows = axis_extent(stage, rows), all_columns = axis_extent(stage, columns);
+  plan->row_run_ = all_rows;
+  plan->column_run_ = all_columns;
   LetterSet in_axes = 0;
   for (const Axis* axis : {&rows, &columns}) {
     for (int k = 0; k < axis->count; ++k) in_axes |= static_cast<LetterSet>(1u << axis->letters[k]);
   }
   plan->free_ = static_cast<LetterSet>(~in_axes);
 
-  // The chain from the dot to the one store; every other line must be a load or a constant.
+  // The chain from the dot to the stores; every other line must be a load or a constant.
   const Op op = s.body[static_cast<size_t>(dot)].op;
   int last = op == Op::op_dot || op_is_reduction(op) ? dot : -1;
-  // Scale 1, bias 2, residual 3, low 4, high 5, activation 6, late residual 7: in this order, each at
-  // most once.
+  // Scale 1, bias and shift 2, residual 3, low 4, high 5, activation 6, scale 7, shift 8, late residual
+  // 9: in this order, each at most once.
   int order = 0;
-  bool stored = false;
+  bool stored = false, shifted = false;
   const auto advance = [&](int to) {
     const bool ok = order < to;
     order = to;
@@ -160,17 +194,24 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   };
   for (size_t at = static_cast<size_t>(dot) + 1; at < s.body.size(); ++at) {
     const Instruction& line = s.body[at];
-    if (stored) return nullptr;
     if (line.op == Op::op_const || line.op == Op::op_load) continue;
     const auto line_of = [&](int value) { return s.values[static_cast<size_t>(value)]; };
     if (line.op == Op::op_store) {
       if (line_of(line.args[0]) != last || line.dtype != DType::f32) return nullptr;
-      plan->out_.tensor = line.tensor;
-      if (!flatten(stage, stage.maps[at], rows, columns, &plan->out_)) return nullptr;
-      if (plan->out_.column != 1 && !(columns.count == 0)) return nullptr;
+      Plane plane;
+      plane.tensor = line.tensor;
+      if (!plan->flatten(stage.maps[at], &plane)) return nullptr;
+      if (plane.column != 1 && columns.count != 0) return nullptr;
+      if (stored && (plane.row != plan->out_.row || plane.column != plan->out_.column)) return nullptr;
+      if (stored) {
+        plan->copies_.push_back(plane);
+      } else {
+        plan->out_ = plane;
+      }
       stored = true;
       continue;
     }
+    if (stored) return nullptr;
     bool active = false;
     for (const Shape& shape : shapes()) {
       size_t end = 0;
@@ -188,8 +229,20 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
     const int other = line.args[side];
     float number = 0;
     if (line.op == Op::op_mul && constant_of(s, other, &number)) {
-      if (order == 6 || !advance(1)) return nullptr;
-      plan->scale_ = number;
+      const bool first = order == 0;
+      if (!advance(first ? 1 : 7)) return nullptr;
+      (first ? plan->scale_ : plan->after_[0]) = number;
+      plan->scaled_ = !first;
+    } else if (line.op == Op::op_add && constant_of(s, other, &number)) {
+      if (order <= 2 && !shifted) {
+        order = 2;
+        shifted = true;
+        plan->shift_ = number;
+      } else {
+        if (order < 3 || !advance(8)) return nullptr;
+        plan->scaled_ = true;
+        plan->after_[1] = number;
+      }
     } else if (line.op == Op::op_max && constant_of(s, other, &number)) {
       if (!advance(4)) return nullptr;
       plan->low_ = number;
@@ -202,16 +255,16 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
       if (load.op != Op::op_load || load.dtype != DType::f32) return nullptr;
       Plane plane;
       plane.tensor = load.tensor;
-      if (!flatten(stage, stage.maps[from], rows, columns, &plane)) return nullptr;
+      if (!plan->flatten(stage.maps[from], &plane)) return nullptr;
       if (plane.column == 0 && order < 2) {
         order = 2;
         plan->row_bias_ = plane;
       } else if (plane.row == 0 && plane.column == 1 && order < 2) {
         order = 2;
         plan->column_bias_ = plane;
-      } else if (plane.column == 1 && (order < 3 || (order == 6 && plan->residual_.tensor < 0))) {
-        plan->late_ = order == 6;
-        order = order == 6 ? 7 : 3;
+      } else if (plane.column == 1 && (order < 3 || (order >= 6 && plan->residual_.tensor < 0))) {
+        plan->late_ = order >= 6;
+        order = plan->late_ ? 9 : 3;
         plan->residual_ = plane;
       } else {
         return nullptr;
@@ -221,11 +274,16 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
     }
     last = static_cast<int>(at);
   }
-  return stored ? std::move(plan) : nullptr;
+  const bool even = plan->row_run_ == all_rows && plan->column_run_ == all_columns;
+  if (!stored || (!even && plan->row_run_ * plan->column_run_ < kLeastPiece)) return nullptr;
+  plan->whole_ = even && plan->copies_.empty();
+  return plan;
 }
 
-int64_t Finish::begin(const Plane& plane, const int64_t* fixed) const {
+int64_t Finish::begin(const Plane& plane, const int64_t* fixed, int64_t row, int64_t column) const {
   int64_t at = plane.address->base;
+  at += whole_ ? row * plane.row : offset_along(*stage_, rows_, *plane.address, row);
+  at += whole_ ? column * plane.column : offset_along(*stage_, columns_, *plane.address, column);
   for (int l = 0; l < kMaxLetters; ++l) {
     if (free_ >> l & 1) at += plane.address->coef[l] * fixed[l];
   }
@@ -236,8 +294,7 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
                         int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
   const auto memory = [&](const Plane& plane) -> float* {
     if (plane.tensor < 0) return nullptr;
-    return reinterpret_cast<float*>(context.tensors[plane.tensor]) + begin(plane, fixed) +
-           r0 * plane.row + c0 * plane.column;
+    return reinterpret_cast<float*>(context.tensors[plane.tensor]) + begin(plane, fixed, r0, c0);
   };
   FinishRows rows{};
   rows.accumulators = accumulators;
@@ -245,6 +302,7 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
   rows.rows = r1 - r0;
   rows.columns = c1 - c0;
   rows.scale = scale_;
+  rows.shift = shift_;
   rows.clamps = low_ != -kInfinity || high_ != kInfinity;
   rows.low = low_;
   rows.high = high_;
@@ -255,7 +313,9 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
   rows.residual_ld = residual_.row;
   rows.activation = activation_;
   rows.late = late_;
+  rows.scaled = scaled_;
   std::copy(p_, p_ + 4, rows.p);
+  std::copy(after_, after_ + 2, rows.after);
   rows.out = memory(out_);
   rows.out_ld = out_.row;
   return rows;
@@ -263,7 +323,50 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
 
 void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                  int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const {
-  finish_passes().all(rows(context, fixed, r0, r1, c0, c1, accumulators, ld));
+  for (int64_t r = r0; r < r1;) {
+    const int64_t row_end = std::min(r1, (r / row_run_ + 1) * row_run_);
+    for (int64_t c = c0; c < c1;) {
+      const int64_t column_end = std::min(c1, (c / column_run_ + 1) * column_run_);
+      const float* from = accumulators + (r - r0) * ld + (c - c0);
+      FinishRows piece = rows(context, fixed, r, row_end, c, column_end, from, ld);
+      run_piece(piece);
+      for (const Plane& plane : copies_) {
+        float* to = reinterpret_cast<float*>(context.tensors[plane.tensor]) +
+                    begin(plane, fixed, r, c);
+        for (int64_t i = 0; i < piece.rows; ++i) {
+          std::memcpy(to + i * plane.row, piece.out + i * piece.out_ld,
+                      static_cast<size_t>(piece.columns) * sizeof(float));
+        }
+      }
+      c = column_end;
+    }
+    r = row_end;
+  }
+}
+
+// Short rows that lie together are one.
+void Finish::run_piece(FinishRows rows) const {
+  const int64_t columns = rows.columns, count = rows.rows;
+  const bool together = count > 1 && rows.ld == columns && rows.out_ld == columns &&
+                        rows.row_bias == nullptr &&
+                        (rows.residual == nullptr || rows.residual_ld == columns);
+  const int64_t group = rows.column_bias == nullptr ? count : kRepeated / columns;
+  if (!together || group < 8) return finish_passes().all(rows);
+  float repeated[kRepeated];
+  if (rows.column_bias != nullptr) {
+    for (int64_t i = 0; i < std::min(group, count); ++i) {
+      std::copy(rows.column_bias, rows.column_bias + columns, repeated + i * columns);
+    }
+    rows.column_bias = repeated;
+  }
+  rows.rows = 1;
+  for (int64_t r = 0; r < count; r += group) {
+    rows.columns = std::min(group, count - r) * columns;
+    finish_passes().all(rows);
+    rows.accumulators += rows.columns;
+    rows.out += rows.columns;
+    if (rows.residual != nullptr) rows.residual += rows.columns;
+  }
 }
 
 }  // namespace onnx_fusion::cpu

@@ -1,13 +1,14 @@
 // The epilogue that most contractions have, in one pass over the accumulators:
 //
-//   activation(result * scale + bias + residual, clamped to [low, high])
+//   activation(result * scale + bias + shift + residual, clamped to [low, high]) * scale + shift
 //
-// with a scalar scale, a bias along rows or columns, and a residual of the result's shape, each of
-// which may be missing; the residual may also be added last. Everything else goes through the tile
+// with scalar scales and shifts, a bias along rows or columns, and a residual of the result's shape, each
+// of which may be missing; the residual may also be added last. Everything else goes through the tile
 // machine (tile.cc).
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "cpu/tile.h"
 
@@ -29,7 +30,7 @@ struct FinishRows {
   const float* accumulators;
   int64_t ld;
   int64_t rows, columns;
-  float scale;
+  float scale, shift;
   bool clamps;
   float low, high;
   const float* row_bias;  // row_step apart; null if there is none
@@ -40,8 +41,9 @@ struct FinishRows {
   float* out;
   int64_t out_ld;
   Activation activation;
-  bool late;  // the residual comes after the activation
-  float p[4];
+  bool late;    // the residual comes after the activation
+  bool scaled;  // after the activation: * after[0] + after[1]
+  float p[4], after[2];
 
   // A register tile leaves the activation to another pass over what it stored.
   bool again() const { return activation > Activation::gate || late; }
@@ -57,19 +59,22 @@ const FinishPasses& finish_passes();
 
 class Finish {
  public:
-  // Null if the stage's epilogue is another one.
+  // Null if the stage's epilogue is another one, or lies in too small pieces.
   static std::unique_ptr<Finish> make(const BoundStage& stage, int dot, const Axis& rows,
                                       const Axis& columns);
   // As Epilogue::run.
   void run(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1, int64_t c0,
            int64_t c1, const float* accumulators, int64_t ld) const;
-  // What `run` passes to the ISA.
+  // One `rows` serves any rectangle.
+  bool whole() const { return whole_; }
+  // What `run` passes to the ISA, if it is whole.
   FinishRows rows(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                   int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
   bool has_row_bias() const { return row_bias_.tensor >= 0; }
 
  private:
-  // An operand over the flattened axes: element (row, column) is at base + row * row + column * column.
+  // An operand over the flattened axes: element (row, column) is at base + row * row + column * column
+  // within a run of rows and of columns.
   struct Plane {
     int tensor = -1;
     const Linear* address = nullptr;
@@ -77,16 +82,21 @@ class Finish {
   };
 
   Finish() = default;
-  static bool flatten(const BoundStage& stage, const BoundMap& map, const Axis& rows,
-                      const Axis& columns, Plane* plane);
-  int64_t begin(const Plane& plane, const int64_t* fixed) const;
+  bool flatten(const BoundMap& map, Plane* plane);
+  int64_t begin(const Plane& plane, const int64_t* fixed, int64_t row, int64_t column) const;
+  void run_piece(FinishRows rows) const;
 
+  const BoundStage* stage_ = nullptr;
+  Axis rows_, columns_;
   LetterSet free_ = 0;  // letters fixed per call
+  int64_t row_run_ = 1, column_run_ = 1;
+  bool whole_ = true;
   Plane out_, row_bias_, column_bias_, residual_;
-  float scale_ = 1, low_ = 0, high_ = 0;
+  std::vector<Plane> copies_;  // further stores, which lie as the first does
+  float scale_ = 1, shift_ = 0, low_ = 0, high_ = 0;
   Activation activation_ = Activation::none;
-  bool late_ = false;
-  float p_[4] = {};
+  bool late_ = false, scaled_ = false;
+  float p_[4] = {}, after_[2] = {1, 0};
 };
 
 }  // namespace onnx_fusion::cpu

@@ -41,8 +41,8 @@ struct WinogradProduct {
   float* out;
 };
 
-// One tile's outputs: x = clamp(result * scale + bias + residual, low, high), or with `gate` four numbers p
-// x * clamp(x * p0 + p1, p2, p3).
+// One tile's outputs: x = clamp(result * scale + bias + shift + residual, low, high), or with `gate` four
+// numbers p x * clamp(x * p0 + p1, p2, p3); then, with `after`, times after[0] plus after[1].
 struct WinogradOutput {
   const float* in;  // [plane][filter]
   int vectors;
@@ -55,6 +55,8 @@ struct WinogradOutput {
   const float* bias;  // per filter; null if there is none
   float scale, low, high;
   const float* gate;  // null if there is none
+  float shift;
+  const float* after;  // null if there is none
 };
 
 struct WinogradKernels {

@@ -244,7 +244,9 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
                         f.scale,
                         f.low,
                         f.high,
-                        f.activation == Activation::gate ? f.p : nullptr};
+                        f.activation == Activation::gate ? f.p : nullptr,
+                        f.shift,
+                        f.scaled && f.activation <= Activation::gate ? f.after : nullptr};
     for (int64_t pixel = begin; pixel < end; pixel += size_.pixels) {
       tile.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel));
       winograd_kernels().output(shape_, tile);
@@ -274,7 +276,7 @@ void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
                   static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
                   static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel)),
                   from.sums + (segment.pixel + t * size_.pixels) * ld + column, (end - begin) * ld, ld,
-                  nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity, nullptr});
+                  nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity, nullptr, 0.0f, nullptr});
     }
   });
 }

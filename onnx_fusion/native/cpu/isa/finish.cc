@@ -39,6 +39,7 @@ void activate_rows(const FinishRows& f) {
     each_part(f.columns, [&](int64_t c, int count, bool whole) {
       Floats x = whole ? load(out + c) : load_some(out + c, count);
       x = activate<A>(x, f.p);
+      if (A != Activation::none && f.scaled) x = x * f.after[0] + f.after[1];
       if (Late) x += whole ? load(more + c) : load_some(more + c, count);
       if (whole) {
         store(out + c, x);
@@ -75,18 +76,20 @@ void affine_row(const FinishRows& f, int64_t r) {
   const float* a = f.accumulators + r * f.ld;
   const float* more = Residual ? f.residual + r * f.residual_ld : nullptr;
   float* out = f.out + r * f.out_ld;
-  const bool plain = f.row_bias == nullptr;
-  const Floats bias = broadcast(plain ? 0.0f : f.row_bias[r * f.row_step]);
+  const bool shifts = f.shift != 0.0f, plain = f.row_bias == nullptr && !shifts;
+  const Floats bias = broadcast((f.row_bias == nullptr ? 0.0f : f.row_bias[r * f.row_step]) + f.shift);
   each_part(f.columns, [&](int64_t c, int count, bool whole) {
     Floats x = (whole ? load(a + c) : load_some(a + c, count)) * f.scale;
     if (ColumnBias) {
       x += whole ? load(f.column_bias + c) : load_some(f.column_bias + c, count);
+      if (shifts) x += f.shift;
     } else if (!plain) {
       x += bias;
     }
     if (Residual) x += whole ? load(more + c) : load_some(more + c, count);
     if (Clamp) x = clamp(x, low, high);
     if (f.activation == Activation::gate) x = activate<Activation::gate>(x, f.p);
+    if (f.scaled && f.activation <= Activation::gate) x = x * f.after[0] + f.after[1];
     if (whole) {
       store(out + c, x);
     } else {

@@ -41,6 +41,13 @@ inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
       for (int v = 0; v < V; ++v) sum[i][v] += bias;
     }
   }
+  if (f.shift != 0.0f) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[i][v] += f.shift;
+    }
+  }
   if (f.residual != nullptr && !f.late) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -67,6 +74,13 @@ inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
       for (int v = 0; v < V; ++v) {
         sum[i][v] *= clamp(sum[i][v] * f.p[0] + f.p[1], low, high);
       }
+    }
+  }
+  if (f.scaled && f.activation <= Activation::gate) {
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) sum[i][v] = sum[i][v] * f.after[0] + f.after[1];
     }
   }
 #pragma GCC unroll 16

@@ -208,6 +208,7 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
     }
   }
   const Floats low = broadcast(t.low), high = broadcast(t.high), scale = broadcast(t.scale);
+  const Floats shift = broadcast(t.shift);
   const Floats bias = t.bias != nullptr ? fetch<Whole>(t.bias + c, mask) : Floats{};
 #pragma GCC unroll 4
   for (int i = 0; i < P; ++i) {
@@ -219,7 +220,7 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
 #pragma GCC unroll 4
     for (int j = 0; j < Q; ++j) {
       if (j >= t.pixels) break;
-      Floats z = y[j] * scale + bias;
+      Floats z = y[j] * scale + bias + shift;
       if (t.residual != nullptr) {
         z += fetch<Whole>(t.residual + i * t.residual_line + j * t.residual_pixel + c, mask);
       }
@@ -227,6 +228,7 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
       if (t.gate != nullptr) {
         z *= clamp(z * t.gate[0] + t.gate[1], broadcast(t.gate[2]), broadcast(t.gate[3]));
       }
+      if (t.after != nullptr) z = z * t.after[0] + t.after[1];
       float* out = t.out + i * t.line + j * t.pixel + c;
       if (Whole) {
         store(out, z);
