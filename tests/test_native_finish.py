@@ -148,7 +148,9 @@ SHIFTED = "%3 = const f32 -0.5\n%4 = add %2 %3\n%5 = sigmoid %4\n"
 LAST = "(o, 2 * i + a, 2 * j + c)"
 
 
-@pytest.mark.parametrize("h, w, k, n", [(3, 5, 24, 24), (4, 20, 9, 1), (2, 33, 40, 7), (9, 16, 3, 8)])
+@pytest.mark.parametrize(
+    "h, w, k, n", [(3, 5, 24, 24), (4, 20, 9, 1), (2, 33, 40, 7), (9, 16, 3, 8)]
+)
 def test_scattered_results_equal_the_interpreter(h, w, k, n):
     last = f"f32[{n}, {2 * h}, {2 * w}] order(1, 2, 0)"
     rows = f"f32[{n}, {2 * h}, {2 * w}] row"
@@ -172,7 +174,8 @@ def test_scattered_results_equal_the_interpreter(h, w, k, n):
 @pytest.mark.parametrize("n", [1, 3, 8, 20])
 def test_short_rows_with_bias_and_residual_equal_the_interpreter(n):
     text = product(700, 12, n, "hard_swish_scaled", "late", False)
-    inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in ((700, 12), (12, n), (n,), (700, n))]
+    shapes = ((700, 12), (12, n), (n,), (700, n))
+    inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in shapes]
     (want,) = interpret(parse_program(text), inputs)
     for isa in native_lib.isas():
         (got,) = native_lib.server(isa).run(text, inputs, 1, (1, 2))

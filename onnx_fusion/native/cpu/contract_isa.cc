@@ -6,6 +6,7 @@
 #include "cpu/depth_kernels.h"
 #include "cpu/direct_kernels.h"
 #include "cpu/finish.h"
+#include "cpu/narrow_kernels.h"
 #include "cpu/winograd_kernels.h"
 #include "machine.h"
 
@@ -27,6 +28,7 @@ namespace onnx_fusion::cpu {
   extern const WinogradKernels winograd_kernels;   \
   extern const AttentionKernels attention_kernels; \
   extern const DepthKernels depth_kernels;         \
+  extern const NarrowKernels narrow_kernels;       \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -41,6 +43,7 @@ struct Chosen {
   const FinishPasses* finish = nullptr;
   const WinogradKernels* winograd = nullptr;
   const AttentionKernels* attention = nullptr;
+  const NarrowKernels* narrow = nullptr;
   const DepthKernels* depth[3] = {};  // narrowest first
   int depths = 0;
 };
@@ -61,6 +64,7 @@ const Chosen& chosen() {
     choice.finish = &isa::finish_passes;          \
     choice.winograd = &isa::winograd_kernels;     \
     choice.attention = &isa::attention_kernels;   \
+    choice.narrow = &isa::narrow_kernels;         \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -78,6 +82,7 @@ const DirectKernels& direct_kernels() { return *chosen().direct; }
 const FinishPasses& finish_passes() { return *chosen().finish; }
 const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
+const NarrowKernels& narrow_kernels() { return *chosen().narrow; }
 const DepthKernels* depth_kernels(int64_t channels) {
   const Chosen& choice = chosen();
   for (int i = choice.depths; i-- > 0;) {

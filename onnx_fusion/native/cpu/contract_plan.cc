@@ -7,6 +7,7 @@
 #include "cpu/contract_axes.h"
 #include "cpu/contract_depth.h"
 #include "cpu/contract_direct.h"
+#include "cpu/contract_narrow.h"
 #include "cpu/contract_window.h"
 #include "cpu/contract_winograd.h"
 
@@ -35,6 +36,8 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
     if (winograd != nullptr) return winograd;
     auto direct = cpu::DirectPlan::make(bound, stage, constants, count);
     if (direct != nullptr) return direct;
+    auto narrow = cpu::NarrowPlan::make(bound, stage, constants, count);
+    if (narrow != nullptr) return narrow;
   }
   return std::make_unique<cpu::ContractPlan>(bound, stage, constants, count);
 }
