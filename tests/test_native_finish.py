@@ -180,3 +180,45 @@ def test_short_rows_with_bias_and_residual_equal_the_interpreter(n):
     for isa in native_lib.isas():
         (got,) = native_lib.server(isa).run(text, inputs, 1, (1, 2))
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-5, err_msg=isa)
+
+
+# Lines from the biased sum %4 on: gain and shift along columns, a residual before or after them.
+GAINS = {
+    "gain": ("%5 = load g (j)\n%6 = mul %4 %5\n", 6),
+    "gain_shift": ("%5 = load g (j)\n%6 = mul %5 %4\n%7 = load s (j)\n%8 = add %6 %7\n", 8),
+    "gain_shift_residual": (
+        "%5 = load g (j)\n%6 = mul %4 %5\n%7 = load s (j)\n%8 = add %7 %6\n"
+        "%9 = load r (i, j)\n%10 = add %8 %9\n", 10,
+    ),
+    "residual_gain_shift_relu": (
+        "%5 = load r (i, j)\n%6 = add %4 %5\n%7 = load g (j)\n%8 = mul %6 %7\n%9 = load s (j)\n"
+        "%10 = add %8 %9\n%11 = const f32 0\n%12 = max %10 %11\n", 12,
+    ),
+    "gain_residual_silu": (
+        "%5 = load g (j)\n%6 = mul %4 %5\n%7 = sigmoid %6\n%8 = mul %6 %7\n%9 = load r (i, j)\n"
+        "%10 = add %8 %9\n", 10,
+    ),
+    # What one pass cannot do: two gains, a gain that is no row of columns.
+    "two_gains": ("%5 = load g (j)\n%6 = mul %4 %5\n%7 = load s (j)\n%8 = mul %6 %7\n", 8),
+    "gain_of_all": ("%5 = load r (i, j)\n%6 = mul %4 %5\n%7 = load s (j)\n%8 = add %6 %7\n", 8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", GAINS)
+def test_gains_equal_the_interpreter(kind):
+    lines, last = GAINS[kind]
+    for m, k, n in ((7, 20, 37), (1, 33, 50), (2, 9, 100), (60, 800, 24), (17, 40, 96)):
+        text = product(m, k, n, "none", "", False)
+        text = text.replace("input b", f"input g f32[{n}] row\ninput s f32[{n}] row\n"
+                            f"input r f32[{m}, {n}] row\ninput b")
+        text = text.replace("store y (i, j) %4", f"{lines}store y (i, j) %{last}")
+        shapes = ((m, k), (k, n), (n,), (n,), (m, n), (n,))
+        inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in shapes]
+        inputs[1] *= 6 / k**0.5
+        (want,) = interpret(parse_program(text), inputs)
+        for isa in native_lib.isas():
+            for threads, constant in ((1, (1, 2, 3, 5)), (2, ())):
+                (got,) = native_lib.server(isa).run(text, inputs, threads, constant)
+                np.testing.assert_allclose(
+                    got, want, rtol=2e-6, atol=1e-6 * k**0.5, err_msg=f"{isa} {m}"
+                )

@@ -77,7 +77,11 @@ struct TileCall {
   bool add;                  // to what c holds
   const FinishRows* finish;  // where the finished sums go, and how; null: into c
   const int64_t* offsets = nullptr;  // of k, where rows are indexed
+  const float* fetch = nullptr;      // lines of 64 bytes to bring near meanwhile, or null
+  int fetch_lines = 0;               // of them, per kFetchStep of k
 };
+
+inline constexpr int kFetchStep = 16;  // of k, between two groups of fetched lines
 
 // One or two rows, one piece of k, several packed panels that lie b_panel apart; a row of c is
 // contiguous.

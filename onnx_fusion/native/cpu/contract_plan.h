@@ -106,6 +106,14 @@ class ContractPlan final : public StagePlan {
   void run_tiles(const Item& item, const Buffers& buffers, const Place& packed, const Block& block,
                  int64_t row0, int64_t row1, int64_t panel0, int64_t panel1, float* c, int64_t ldc,
                  bool add, const FinishRows* finish) const;
+  // Memory to fetch while a panel is multiplied: from one tile to the next, and lines per kFetchStep.
+  struct Fetch {
+    const float* begin;
+    int64_t step;
+    int lines;
+  };
+  Fetch fetch_next(const Block& block, const float* b, int64_t panel, int64_t panel1,
+                   int64_t rows) const;
   int panel_vectors(int64_t panel) const;
   const float* find_panel(const Item& item, const Buffers& buffers, const Place& packed,
                           const Block& block, int64_t panel, int64_t* panel_floats) const;

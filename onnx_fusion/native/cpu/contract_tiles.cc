@@ -5,6 +5,12 @@
 #include "cpu/contract_plan.h"
 
 namespace onnx_fusion::cpu {
+namespace {
+
+constexpr int64_t kLineFloats = 16;
+constexpr int64_t kMostFetches = 12;  // lines per step: more would crowd out the product's own loads
+
+}  // namespace
 
 // Of the panel, less what only pads the last one.
 int ContractPlan::panel_vectors(int64_t panel) const {
@@ -144,6 +150,27 @@ void ContractPlan::run_streams(const Item& item, const Buffers& buffers, const P
   }
 }
 
+// What the tiles of a panel fetch: the next panel, of which each brings its part. Weights come from
+// afar, and every panel's first tile would wait for them.
+ContractPlan::Fetch ContractPlan::fetch_next(const Block& block, const float* b, int64_t panel,
+                                             int64_t panel1, int64_t rows) const {
+  if (columns_side_.source != Source::cached || rows_side_.source == Source::indexed ||
+      panel + 1 >= panel1 || rows < 2 * tile_rows_) {
+    return {b, 0, 0};
+  }
+  const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
+  const int64_t steps = depth / kFetchStep;
+  const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
+  if (steps == 0) return {b, 0, 0};
+  const int64_t k0 = pieces_[block.first].k0;
+  const int64_t width = static_cast<int64_t>(panel_vectors(panel)) * kernels_.lanes;
+  const int64_t next_width = static_cast<int64_t>(panel_vectors(panel + 1)) * kernels_.lanes;
+  const float* next = b + width_ * depth_ + k0 * (next_width - width);
+  const int64_t lines = (next_width * depth + kLineFloats - 1) / kLineFloats;
+  const int64_t each = std::min<int64_t>((lines + tiles * steps - 1) / (tiles * steps), kMostFetches);
+  return {next, each * steps * kLineFloats, static_cast<int>(each)};
+}
+
 // One block of k of all tiles of a rectangle, into c, or finished.
 void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Place& packed,
                              const Block& block, int64_t row0, int64_t row1, int64_t panel0,
@@ -176,6 +203,9 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
                       ? column_step_
                       : static_cast<int64_t>(vectors) * kernels_.lanes;
     const int64_t column = (panel - panel0) * width_;
+    const Fetch fetch = fetch_next(block, call.b, panel, panel1, row1 - row0);
+    call.fetch = fetch.begin;
+    call.fetch_lines = fetch.lines;
     const float* const* a = buffers.pointers;
     const uint8_t* whole = buffers.whole;
     for (int64_t row = row0; row < row1;) {
@@ -202,6 +232,8 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
         const int64_t r = row - row0;
         if (rows.row_bias != nullptr) rows.row_bias += r * rows.row_step;
         if (rows.column_bias != nullptr) rows.column_bias += column;
+        if (rows.gain != nullptr) rows.gain += column;
+        if (rows.gain_bias != nullptr) rows.gain_bias += column;
         if (rows.residual != nullptr) rows.residual += r * rows.residual_ld + column;
         rows.out += r * rows.out_ld + column;
         rows.columns = std::min(columns_ - panel * width_,
@@ -209,6 +241,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
         call.finish = &rows;
       }
       tiles_.tile(kind, count, vectors, call);
+      call.fetch += fetch.step;
       row += count;
     }
   }

@@ -73,7 +73,9 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, rows, columns);
     if (!plan->transposed_) plan->finish_ = Finish::make(s, find_dot(*s.stage), rows, columns);
     const Finish* finish = plan->finish_.get();
-    if (finish != nullptr && (finish->has_row_bias() || !finish->whole())) plan->finish_ = nullptr;
+    if (finish != nullptr && (finish->has_row_bias() || finish->has_gain() || !finish->whole())) {
+      plan->finish_ = nullptr;
+    }
     // Other epilogues are faster on whole lines.
     if (plan->finish_ == nullptr && plan->along_.tiles <= plan->most_tiles_) {
       plan->unit_ = plan->along_.tiles;

@@ -183,8 +183,11 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   // The chain from the dot to the stores; every other line must be a load or a constant.
   const Op op = s.body[static_cast<size_t>(dot)].op;
   int last = op == Op::op_dot || op_is_reduction(op) ? dot : -1;
-  // Scale 1, bias and shift 2, residual 3, low 4, high 5, activation 6, scale 7, shift 8, late residual
-  // 9: in this order, each at most once.
+  // In this order, each at most once; the gain on one side of the residual.
+  enum {
+    kScale = 1, kBias, kEarlyGain, kEarlyGainBias, kResidual, kGain, kGainBias, kLow, kHigh, kActive,
+    kAfterScale, kAfterShift, kLateResidual
+  };
   int order = 0;
   bool stored = false, shifted = false;
   const auto advance = [&](int to) {
@@ -215,8 +218,8 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
     bool active = false;
     for (const Shape& shape : shapes()) {
       size_t end = 0;
-      if (order >= 6 || !match_shape(s, shape, last, at, plan->p_, &end)) continue;
-      order = 6;
+      if (order >= kActive || !match_shape(s, shape, last, at, plan->p_, &end)) continue;
+      order = kActive;
       active = true;
       plan->activation_ = shape.activation;
       last = static_cast<int>(at = end);
@@ -230,41 +233,52 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
     float number = 0;
     if (line.op == Op::op_mul && constant_of(s, other, &number)) {
       const bool first = order == 0;
-      if (!advance(first ? 1 : 7)) return nullptr;
+      if (!advance(first ? kScale : kAfterScale)) return nullptr;
       (first ? plan->scale_ : plan->after_[0]) = number;
       plan->scaled_ = !first;
     } else if (line.op == Op::op_add && constant_of(s, other, &number)) {
-      if (order <= 2 && !shifted) {
-        order = 2;
+      if (order <= kBias && !shifted) {
+        order = kBias;
         shifted = true;
         plan->shift_ = number;
       } else {
-        if (order < 3 || !advance(8)) return nullptr;
+        if (order < kResidual || !advance(kAfterShift)) return nullptr;
         plan->scaled_ = true;
         plan->after_[1] = number;
       }
     } else if (line.op == Op::op_max && constant_of(s, other, &number)) {
-      if (!advance(4)) return nullptr;
+      if (!advance(kLow)) return nullptr;
       plan->low_ = number;
     } else if (line.op == Op::op_min && constant_of(s, other, &number)) {
-      if (!advance(5)) return nullptr;
+      if (!advance(kHigh)) return nullptr;
       plan->high_ = number;
-    } else if (line.op == Op::op_add) {
+    } else if (line.op == Op::op_add || line.op == Op::op_mul) {
       const size_t from = static_cast<size_t>(line_of(other));
       const Instruction& load = s.body[from];
       if (load.op != Op::op_load || load.dtype != DType::f32) return nullptr;
       Plane plane;
       plane.tensor = load.tensor;
       if (!plan->flatten(stage.maps[from], &plane)) return nullptr;
-      if (plane.column == 0 && order < 2) {
-        order = 2;
+      const bool along = plane.row == 0 && plane.column == 1;
+      if (line.op == Op::op_mul) {
+        plan->gain_first_ = order < kResidual;
+        if (!along || plan->gain_.tensor >= 0 || !advance(order < kResidual ? kEarlyGain : kGain)) {
+          return nullptr;
+        }
+        plan->gain_ = plane;
+      } else if (plane.column == 0 && order < kBias) {
+        order = kBias;
         plan->row_bias_ = plane;
-      } else if (plane.row == 0 && plane.column == 1 && order < 2) {
-        order = 2;
+      } else if (along && order < kBias) {
+        order = kBias;
         plan->column_bias_ = plane;
-      } else if (plane.column == 1 && (order < 3 || (order >= 6 && plan->residual_.tensor < 0))) {
-        plan->late_ = order >= 6;
-        order = plan->late_ ? 9 : 3;
+      } else if (along && (order == kEarlyGain || order == kGain)) {
+        ++order;
+        plan->gain_bias_ = plane;
+      } else if (plane.column == 1 &&
+                 (order < kResidual || (order >= kActive && plan->residual_.tensor < 0))) {
+        plan->late_ = order >= kActive;
+        order = plan->late_ ? kLateResidual : kResidual;
         plan->residual_ = plane;
       } else {
         return nullptr;
@@ -311,6 +325,9 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
   rows.column_bias = memory(column_bias_);
   rows.residual = memory(residual_);
   rows.residual_ld = residual_.row;
+  rows.gain = memory(gain_);
+  rows.gain_bias = memory(gain_bias_);
+  rows.gain_first = gain_first_;
   rows.activation = activation_;
   rows.late = late_;
   rows.scaled = scaled_;
@@ -348,7 +365,7 @@ void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, in
 void Finish::run_piece(FinishRows rows) const {
   const int64_t columns = rows.columns, count = rows.rows;
   const bool together = count > 1 && rows.ld == columns && rows.out_ld == columns &&
-                        rows.row_bias == nullptr &&
+                        rows.row_bias == nullptr && rows.gain == nullptr &&
                         (rows.residual == nullptr || rows.residual_ld == columns);
   const int64_t group = rows.column_bias == nullptr ? count : kRepeated / columns;
   if (!together || group < 8) return finish_passes().all(rows);

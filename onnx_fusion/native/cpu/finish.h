@@ -1,10 +1,11 @@
 // The epilogue that most contractions have, in one pass over the accumulators:
 //
-//   activation(result * scale + bias + shift + residual, clamped to [low, high]) * scale + shift
+//   x = (result * scale + bias + shift + residual) * gain + gain_bias
+//   activation(x, clamped to [low, high]) * scale + shift
 //
-// with scalar scales and shifts, a bias along rows or columns, and a residual of the result's shape, each
-// of which may be missing; the residual may also be added last. Everything else goes through the tile
-// machine (tile.cc).
+// with scalar scales and shifts, a bias along rows or columns, a residual of the result's shape, gain and
+// its bias along columns, each of which may be missing; the residual may also be added last, or after the
+// gain. Everything else goes through the tile machine (tile.cc).
 #pragma once
 
 #include <memory>
@@ -38,6 +39,9 @@ struct FinishRows {
   const float* column_bias;  // contiguous; null if there is none
   const float* residual;     // null if there is none
   int64_t residual_ld;
+  const float* gain;       // along columns, contiguous; null if there is none
+  const float* gain_bias;  // the same; null without a gain
+  bool gain_first;         // before the residual
   float* out;
   int64_t out_ld;
   Activation activation;
@@ -71,6 +75,7 @@ class Finish {
   FinishRows rows(const RunContext& context, const int64_t* fixed, int64_t r0, int64_t r1,
                   int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
   bool has_row_bias() const { return row_bias_.tensor >= 0; }
+  bool has_gain() const { return gain_.tensor >= 0; }
 
  private:
   // An operand over the flattened axes: element (row, column) is at base + row * row + column * column
@@ -91,7 +96,8 @@ class Finish {
   LetterSet free_ = 0;  // letters fixed per call
   int64_t row_run_ = 1, column_run_ = 1;
   bool whole_ = true;
-  Plane out_, row_bias_, column_bias_, residual_;
+  Plane out_, row_bias_, column_bias_, residual_, gain_, gain_bias_;
+  bool gain_first_ = false;
   std::vector<Plane> copies_;  // further stores, which lie as the first does
   float scale_ = 1, shift_ = 0, low_ = 0, high_ = 0;
   Activation activation_ = Activation::none;

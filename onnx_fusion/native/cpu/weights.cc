@@ -1,10 +1,66 @@
 #include "cpu/weights.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 namespace onnx_fusion::cpu {
+
+// Where many packings lie one after the other, on huge pages where the system has them: a core reads
+// weights from memory a fifth faster so, since its prefetchers stop at the end of a page.
+class WeightSlab {
+ public:
+  static constexpr size_t kPage = size_t{1} << 21;
+  static constexpr size_t kBytes = size_t{1} << 25;   // untouched pages cost nothing
+  static constexpr size_t kLeast = size_t{1} << 16;  // of a packing that goes into a slab
+
+  // Null if memory ran out.
+  static std::shared_ptr<WeightSlab> make(size_t bytes) {
+    const size_t all = std::max(kBytes, (bytes + kPage - 1) / kPage * kPage);
+    void* data = std::aligned_alloc(kPage, all);
+    if (data == nullptr) return nullptr;
+#if defined(__linux__)
+    madvise(data, all, MADV_HUGEPAGE);
+#endif
+    return std::shared_ptr<WeightSlab>(new WeightSlab(static_cast<char*>(data), all));
+  }
+  ~WeightSlab() { std::free(data_); }
+  WeightSlab(const WeightSlab&) = delete;
+  WeightSlab& operator=(const WeightSlab&) = delete;
+
+  // Null if not so much is left.
+  char* take(size_t bytes) {
+    if (size_ - used_ < bytes) return nullptr;
+    char* taken = data_ + used_;
+    used_ += bytes;
+    return taken;
+  }
+
+  // Returns the pages that lie inside a packing whose kernels are gone.
+  static void give_back(char* data, size_t bytes) {
+#if defined(__linux__)
+    const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+#else
+    (void)data;
+    (void)bytes;
+#endif
+  }
+
+ private:
+  WeightSlab(char* data, size_t size) : data_(data), size_(size) {}
+  char* data_;
+  size_t size_, used_ = 0;
+};
+
 namespace {
 
 // One packing, possibly under way. Its mutex is held while it is packed.
@@ -16,6 +72,7 @@ struct Entry {
 struct Cache {
   std::mutex mutex;
   std::map<std::pair<uint64_t, uint64_t>, std::shared_ptr<Entry>> entries;
+  std::weak_ptr<WeightSlab> slab;  // the last one
 };
 
 // Never destroyed: kernels may outlive this library's static objects.
@@ -68,7 +125,31 @@ ContentHash hash_constant(const void* data, size_t bytes) {
   return hash;
 }
 
-PackedWeights::~PackedWeights() { std::free(data_); }
+PackedWeights::~PackedWeights() {
+  if (slab_ == nullptr) {
+    std::free(data_);
+  } else {
+    WeightSlab::give_back(reinterpret_cast<char*>(data_), bytes_);
+  }
+}
+
+bool PackedWeights::allocate(size_t bytes) {
+  bytes_ = bytes;
+  if (bytes < WeightSlab::kLeast) {
+    data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
+    return data_ != nullptr;
+  }
+  Cache& all = cache();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  slab_ = all.slab.lock();
+  data_ = slab_ == nullptr ? nullptr : reinterpret_cast<float*>(slab_->take(bytes));
+  if (data_ != nullptr) return true;
+  slab_ = WeightSlab::make(bytes);
+  if (slab_ == nullptr) return false;
+  all.slab = slab_;
+  data_ = reinterpret_cast<float*>(slab_->take(bytes));
+  return true;
+}
 
 std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_t floats,
                                                    const std::function<void(float*)>& pack) {
@@ -88,9 +169,7 @@ std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_
   const std::lock_guard<std::mutex> lock(entry->mutex);
   if (std::shared_ptr<const PackedWeights> found = entry->weights.lock()) return found;
   auto made = std::make_shared<PackedWeights>();
-  const size_t bytes = (floats * sizeof(float) + 127) / 64 * 64;
-  made->data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-  if (made->data_ == nullptr) return nullptr;
+  if (!made->allocate((floats * sizeof(float) + 127) / 64 * 64)) return nullptr;
   pack(made->data_);
   entry->weights = made;
   return made;

@@ -49,16 +49,25 @@ class ConstantHashes {
 // The hash of a constant's bytes; more can be added to it.
 ContentHash hash_constant(const void* data, size_t bytes);
 
+class WeightSlab;
+
 // Floats aligned to 64 bytes; freed with the last reference.
 class PackedWeights {
  public:
+  PackedWeights() = default;
   ~PackedWeights();
+  PackedWeights(const PackedWeights&) = delete;
+  PackedWeights& operator=(const PackedWeights&) = delete;
   const float* data() const { return data_; }
 
  private:
   friend std::shared_ptr<const PackedWeights> share_weights(
       const ContentHash& key, size_t floats, const std::function<void(float*)>& pack);
+  bool allocate(size_t bytes);
+
   float* data_ = nullptr;
+  size_t bytes_ = 0;
+  std::shared_ptr<WeightSlab> slab_;  // null: of its own
 };
 
 // What `pack` writes into `floats` floats: computed once per key while anyone holds it. Keys that are

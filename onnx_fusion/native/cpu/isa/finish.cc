@@ -78,6 +78,11 @@ void affine_row(const FinishRows& f, int64_t r) {
   float* out = f.out + r * f.out_ld;
   const bool shifts = f.shift != 0.0f, plain = f.row_bias == nullptr && !shifts;
   const Floats bias = broadcast((f.row_bias == nullptr ? 0.0f : f.row_bias[r * f.row_step]) + f.shift);
+  const auto scale = [&](Floats x, int64_t c, int count, bool whole) {
+    x *= whole ? load(f.gain + c) : load_some(f.gain + c, count);
+    if (f.gain_bias == nullptr) return x;
+    return x + (whole ? load(f.gain_bias + c) : load_some(f.gain_bias + c, count));
+  };
   each_part(f.columns, [&](int64_t c, int count, bool whole) {
     Floats x = (whole ? load(a + c) : load_some(a + c, count)) * f.scale;
     if (ColumnBias) {
@@ -86,7 +91,9 @@ void affine_row(const FinishRows& f, int64_t r) {
     } else if (!plain) {
       x += bias;
     }
+    if (f.gain != nullptr && f.gain_first) x = scale(x, c, count, whole);
     if (Residual) x += whole ? load(more + c) : load_some(more + c, count);
+    if (f.gain != nullptr && !f.gain_first) x = scale(x, c, count, whole);
     if (Clamp) x = clamp(x, low, high);
     if (f.activation == Activation::gate) x = activate<Activation::gate>(x, f.p);
     if (f.scaled && f.activation <= Activation::gate) x = x * f.after[0] + f.after[1];

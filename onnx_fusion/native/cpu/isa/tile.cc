@@ -12,7 +12,23 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-constexpr int kStream = 4, kUnroll = 16;
+constexpr int kStream = 4, kUnroll = kFetchStep;
+constexpr int kLineFloats = 16;
+
+template <int R, int V>
+inline void scale(Floats (&sum)[R][V], const FinishRows& f, int last) {
+#pragma GCC unroll 16
+  for (int v = 0; v < V; ++v) {
+    const auto take = [&](const float* at) {
+      at += v * kLanes;
+      return v < V - 1 || last == kLanes ? load(at) : load_some(at, last);
+    };
+    const Floats gain = take(f.gain);
+    const Floats bias = f.gain_bias != nullptr ? take(f.gain_bias) : broadcast(-0.0f);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) sum[i][v] = sum[i][v] * gain + bias;
+  }
+}
 
 template <int R, int V>
 inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
@@ -48,6 +64,7 @@ inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
       for (int v = 0; v < V; ++v) sum[i][v] += f.shift;
     }
   }
+  if (f.gain != nullptr && f.gain_first) scale(sum, f, last);
   if (f.residual != nullptr && !f.late) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
@@ -58,6 +75,7 @@ inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
       }
     }
   }
+  if (f.gain != nullptr && !f.gain_first) scale(sum, f, last);
   if (f.clamps) {
     const Floats low = broadcast(f.low), high = broadcast(f.high);
 #pragma GCC unroll 16
@@ -106,6 +124,7 @@ void tile(const TileCall& call) {
     for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
   }
   const float* b = call.b;
+  const float* fetch = call.fetch;
   const float* const* rows = call.a;
   for (int piece = 0; piece < call.pieces; ++piece, rows += R) {
     const float* a[R];
@@ -139,6 +158,9 @@ void tile(const TileCall& call) {
         if (Kind == TileRows::direct && call.ahead != nullptr) {
 #pragma GCC unroll 16
           for (int i = 0; i < R; ++i) __builtin_prefetch(call.ahead[i] + at);
+        }
+        for (int i = 0; i < call.fetch_lines; ++i, fetch += kLineFloats) {
+          __builtin_prefetch(fetch, 0, 2);  // into the second-level cache
         }
 #pragma GCC unroll 16
         for (int u = 0; u < kUnroll; ++u) step(at + u);
