@@ -77,6 +77,22 @@ def test_depthwise_joins_the_pointwise_convolution_after_it():
     assert planned(body, IMAGE, "float[1, 64, 56, 56] y") == [("depthwise", "Conv Relu Conv")]
 
 
+WIDEN = "e = Conv(x, w1)\n c = Relu(e)\n d = Conv<group = 64, pads = [1, 1, 1, 1]>(c, wd)\n"
+
+
+def test_expanding_joins_the_depthwise_convolution_and_what_follows():
+    made = planned(WIDEN + "r = Relu(d)\n y = Conv(r, w1)", IMAGE, "float[1, 64, 56, 56] y")
+    assert made == [("expand", "Conv Relu Conv Relu Conv")]
+    made = planned(WIDEN + "y = Relu(d)", IMAGE, "float[1, 64, 56, 56] y")
+    assert made == [("expand", "Conv Relu Conv Relu")]
+
+
+def test_expanding_for_two_readers_stays():
+    result = "float[1, 64, 56, 56] y, float[1, 64, 56, 56] z"
+    made = planned(WIDEN + "y = Relu(d)\n z = Conv<pads = [1, 1, 1, 1]>(c, w3)", IMAGE, result)
+    assert {name for name, _ in made} == {None}
+
+
 def test_depthwise_before_a_larger_convolution_stays():
     body = (
         "d = Conv<group = 64, pads = [1, 1, 1, 1]>(x, wd)\n y = Conv<pads = [1, 1, 1, 1]>(d, w3)"

@@ -173,6 +173,19 @@ def _depthwise(blocks: Blocks, block: Block) -> list[list[Block]]:
     return [[block, following[0]]] if fine else []
 
 
+def _expand(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """1x1 convolution + depthwise (+ 1x1): the widest image lives for a few rows at a time."""
+    following = blocks.after(block)
+    if len(following) != 1 or Role.POINTWISE not in _roles(block):
+        return []
+    if not _WINDOWS.isdisjoint(_roles(block)) or Role.DEPTHWISE not in _roles(following[0]):
+        return []
+    pair = [block, following[0]]
+    if Role.POINTWISE in _roles(following[0]):
+        return [pair]
+    return [[*pair, last] for _, last in _depthwise(blocks, following[0])] + [pair]
+
+
 def _norm(blocks: Blocks, block: Block) -> list[list[Block]]:
     """Row normalization after a contraction, whose rows are in the cache, or else before the only one."""
     if Role.NORM not in _roles(block) or _contracts(block):
@@ -214,6 +227,7 @@ TEMPLATES = (
     Template("attention", "MatMul, mask, softmax and MatMul are one region", _attention),
     Template("excite", "squeeze-and-excite on a vector of channels is one region", _excite),
     Template("pooling", "a contraction and the poolings that only read its result", _pooling),
+    Template("expand", "a 1x1 convolution, the depthwise one that alone reads it, and its 1x1", _expand),
     Template("depthwise", "a depthwise convolution and the 1x1 convolution after it", _depthwise),
     Template("norm", "a row normalization and the contraction before it, or its only reader", _norm),
     Template("mlp", "two layers that stay in the cache with their weights", _mlp),

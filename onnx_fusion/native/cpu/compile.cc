@@ -8,6 +8,17 @@ namespace {
 
 constexpr int64_t kMostTabulated = 4096;  // values of an expression
 
+bool form_range(const Linear& form, const Interval* box, Interval* range) {
+  *range = {form.base, form.base};
+  for (int l = 0; l < kMaxLetters; ++l) {
+    if (form.coef[l] == 0) continue;
+    const int64_t a = form.coef[l] * box[l].lo, b = form.coef[l] * box[l].hi;
+    range->lo += std::min(a, b);
+    range->hi += std::max(a, b);
+  }
+  return true;
+}
+
 }  // namespace
 
 Compiler::Compiler(const Slice& slice)
@@ -179,11 +190,12 @@ void Compiler::analyse(int line) {
       }
       letters |= expr_letters(program, index.expr);
       Interval range;
-      Linear form;
-      const bool known = expr_range(program, dims, slice_.box, index.expr, &range);
+      Linear form = map.dims[d].form;
+      const bool linear = map.dims[d].linear;
+      const bool known = linear ? form_range(form, slice_.box, &range)
+                                : expr_range(program, dims, slice_.box, index.expr, &range);
       const bool inside = known && range.lo >= 0 && range.hi < extent;
-      if (known && (inside || map.dims[d].linear) &&
-          expr_linear(program, dims, slice_.box, index.expr, &form)) {
+      if (linear || (inside && expr_linear(program, dims, slice_.box, index.expr, &form))) {
         load.address.base += form.base * stride;
         for (int l = 0; l < kMaxLetters; ++l) load.address.coef[l] += form.coef[l] * stride;
         if (!inside) load.guards.push_back({form, extent});

@@ -29,6 +29,7 @@ class WinogradPlan final : public StagePlan {
   static std::unique_ptr<WinogradPlan> make(const BoundProgram& bound, size_t stage,
                                             const TensorView* constants, size_t count);
   void run(const RunContext& context) const override;
+  bool may_be_cut() const override { return false; }
 
  private:
   // A dim of the tiles: output letter and tap letter, both with coefficient 1.

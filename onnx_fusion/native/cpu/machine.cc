@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/attention.h"
+#include "cpu/band.h"
 #include "cpu/contract.h"
 #include "cpu/stage.h"
 #include "cpu/weights.h"
@@ -105,6 +106,7 @@ struct Kernel::State {
   }
 
   Status plan(const TensorView* inputs, Bound* bound) const;
+  std::unique_ptr<StagePlan> plan_stage(const BoundProgram& bound, size_t s) const;
   bool may_attend(size_t stage) const;
   void place_temps(const std::vector<size_t>& plan_of, Bound* bound) const;
 };
@@ -227,26 +229,29 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
   }
   const cpu::ConstantHashes::Use use(&hashes);
   std::vector<size_t> plan_of;  // per stage
-  for (size_t s = 0; s < forms.size(); ++s) {
-    auto attention = may_attend(s) ? plan_attention(bound->program, s) : nullptr;
-    plan_of.resize(s + (attention != nullptr ? kAttentionStages : 1), bound->plans.size());
-    if (attention != nullptr) {
-      bound->plans.push_back(std::move(attention));
-      s += kAttentionStages - 1;
-      continue;
+  for (size_t s = 0; s < forms.size();) {
+    size_t taken = kAttentionStages;
+    std::unique_ptr<StagePlan> plan = may_attend(s) ? plan_attention(bound->program, s) : nullptr;
+    const auto one = [&](const BoundProgram& b, size_t stage) { return plan_stage(b, stage); };
+    if (plan == nullptr) plan = plan_bands(bound->program, s, one, &taken);
+    if (plan == nullptr) {
+      plan = plan_stage(bound->program, s);
+      taken = 1;
     }
-    // A contraction of which a letter has no position is either not stored, or a sum over nothing.
-    const bool nothing = bound->program.stages[s].empty != 0;
-    if (forms[s] == StageForm::rows) {
-      bound->plans.push_back(plan_rows(bound->program, s));
-    } else if (forms[s] == StageForm::pointwise || nothing) {
-      bound->plans.push_back(plan_pointwise(bound->program, s));
-    } else {
-      bound->plans.push_back(plan_contraction(bound->program, s, constants.data(), constants.size()));
-    }
+    s += taken;
+    plan_of.resize(s, bound->plans.size());
+    bound->plans.push_back(std::move(plan));
   }
   place_temps(plan_of, bound);
   return Status();
+}
+
+std::unique_ptr<StagePlan> Kernel::State::plan_stage(const BoundProgram& bound, size_t s) const {
+  // A contraction of which a letter has no position is either not stored, or a sum over nothing.
+  const bool nothing = bound.stages[s].empty != 0;
+  if (forms[s] == StageForm::rows) return plan_rows(bound, s);
+  if (forms[s] == StageForm::pointwise || nothing) return plan_pointwise(bound, s);
+  return plan_contraction(bound, s, constants.data(), constants.size());
 }
 
 bool Kernel::State::may_attend(size_t stage) const {

@@ -24,6 +24,8 @@ class StagePlan {
  public:
   virtual ~StagePlan() = default;
   virtual void run(const RunContext& context) const = 0;
+  // Whether a few lines of the result cost no more, each, than all of them (cpu/band.h).
+  virtual bool may_be_cut() const { return true; }
 };
 
 enum class StageForm { pointwise, rows, contraction };

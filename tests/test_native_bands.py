@@ -1,0 +1,168 @@
+"""Stages that hand images to each other band by band, against NumPy in float64, on every ISA.
+
+Images between stages are larger than what is run one stage after the other.
+"""
+
+from __future__ import annotations
+
+import native_lib
+import numpy as np
+import pytest
+from test_native_contract import convolve
+
+RNG = np.random.default_rng(22)
+ORDER = "order(0, 2, 3, 1)"
+
+
+class Chain:
+    """A program of convolutions on channels-last images, and what it means."""
+
+    def __init__(self, channels: int, height: int, width: int, batch: int = 1) -> None:
+        self.image = self.array(batch, channels, height, width)
+        self.inputs = [self.image]
+        self.value = self.image.astype(np.float64)
+        self.stages: list[str] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.name = "x0"
+
+    @staticmethod
+    def array(*shape: int) -> np.ndarray:
+        return RNG.uniform(-1, 1, shape).astype(np.float32)
+
+    def add(self, array: np.ndarray) -> str:
+        self.inputs.append(array)
+        return f"x{len(self.inputs) - 1}"
+
+    def store(self, letters: str, body: str, value: np.ndarray) -> Chain:
+        source, self.name = self.name, f"t{len(self.stages)}"
+        body = body.replace("SOURCE", source).replace("TARGET", self.name)
+        self.stages.append(f"stage {letters}\n{body}")
+        self.value = value
+        self.shapes.append(value.shape)
+        return self
+
+    def conv(
+        self,
+        channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        pad: tuple[int, int] | None = None,
+        depthwise: bool = False,
+        more: np.ndarray | None = None,
+    ) -> Chain:
+        """Convolve, add a bias, clip; `more` is added last."""
+        n, c = self.value.shape[:2]
+        pad = (dilation * (kernel // 2),) * 2 if pad is None else pad
+        w = self.array(channels, 1 if depthwise else c, kernel, kernel) / kernel
+        b = self.array(channels)
+        y = convolve(self.value, w, (stride,) * 2, [pad] * 2, (dilation,) * 2, c if depthwise else 1)
+        y = np.clip(y + b.reshape(-1, 1, 1).astype(np.float64), -0.5, 1.5)
+        over = "r, s" if depthwise else "c, r, s"
+        extents = "" if depthwise else f"c: {c}, "
+        p, q = (f"{stride} * {at} + {dilation} * {t} - {pad[0]}" for at, t in ("pr", "qs"))
+        body = (
+            f"%0 = load SOURCE (n, {'o' if depthwise else 'c'}, {p}, {q}) else 0\n"
+            f"%1 = load {self.add(w)} (o, {0 if depthwise else 'c'}, r, s)\n"
+            f"%2 = dot %0 %1 over {over}\n%3 = load {self.add(b)} (o)\n%4 = add %2 %3\n"
+            "%5 = const f32 -0.5\n%6 = max %4 %5\n%7 = const f32 1.5\n%8 = min %6 %7\n"
+        )
+        if more is not None:
+            body += f"%9 = load {self.add(more)} (n, o, p, q)\n%10 = add %8 %9\n"
+            y = y + more.astype(np.float64)
+        body += f"store TARGET (n, o, p, q) %{8 if more is None else 10}"
+        sizes = f"n: {n}, o: {channels}, p: {y.shape[2]}, q: {y.shape[3]}"
+        return self.store(f"{sizes}, {extents}r: {kernel}, s: {kernel}", body, y)
+
+    def scale(self) -> Chain:
+        """Multiply each channel by a number, and add the image moved down by one line."""
+        n, c, h, w = self.value.shape
+        gate = self.array(c)
+        moved = np.concatenate([np.full((n, c, 1, w), 0.5), self.value[:, :, :-1]], axis=2)
+        body = (
+            f"%0 = load SOURCE (n, c, h, w)\n%1 = load {self.add(gate)} (c)\n%2 = mul %0 %1\n"
+            "%3 = load SOURCE (n, c, h - 1, w) else 0.5\n%4 = add %2 %3\nstore TARGET (n, c, h, w) %4"
+        )
+        value = self.value * gate.reshape(-1, 1, 1).astype(np.float64) + moved
+        return self.store(f"n: {n}, c: {c}, h: {h}, w: {w}", body, value)
+
+    def pool(self) -> Chain:
+        """The largest of 3 x 3, every other."""
+        n, c, h, w = self.value.shape
+        padded = np.pad(self.value, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=-np.inf)
+        parts = [padded[:, :, r : r + h : 2, s : s + w : 2] for r in range(3) for s in range(3)]
+        value = np.max(parts, axis=0)
+        body = (
+            "%0 = load SOURCE (n, c, 2 * p + r - 1, 2 * q + s - 1) else -inf\n"
+            "%1 = reduce_max %0 over r, s\nstore TARGET (n, c, p, q) %1"
+        )
+        sizes = f"n: {n}, c: {c}, p: {value.shape[2]}, q: {value.shape[3]}, r: 3, s: 3"
+        return self.store(sizes, body, value)
+
+    def check(self, plans: int = 1, order: str = ORDER) -> None:
+        lines = ["tile_program 1", f"input x0 f32{list(self.image.shape)} {ORDER}"]
+        arrays = [np.ascontiguousarray(np.moveaxis(self.image, 1, -1))]
+        for k, a in enumerate(self.inputs[1:], 1):
+            image = a.ndim == 4 and a.shape == self.value.shape
+            lines.append(f"input x{k} f32{list(a.shape)} {ORDER if image else 'row'}")
+            arrays.append(np.ascontiguousarray(np.moveaxis(a, 1, -1)) if image else a)
+        last = len(self.stages) - 1
+        for k, shape in enumerate(self.shapes[:-1]):
+            lines.append(f"temp t{k} f32{list(shape)} {ORDER}")
+        lines.append(f"output y f32{list(self.shapes[-1])} {order}")
+        text = "\n".join([*lines, *self.stages]).replace(f"store t{last} ", "store y ") + "\n"
+        want = self.value if order == "row" else np.moveaxis(self.value, 1, -1)
+        assert native_lib.Kernel(text).plans(arrays) == plans
+        weights = tuple(k for k, a in enumerate(self.inputs) if k and a.shape != self.value.shape)
+        for isa in native_lib.isas():
+            for threads, constant in ((1, weights), (3, ())):
+                (got,) = native_lib.server(isa).run(text, arrays, threads, constant)
+                scale = max(1.0, float(np.abs(want).max()))
+                np.testing.assert_allclose(got, want, atol=3e-6 * scale, rtol=0, err_msg=isa)
+
+
+@pytest.mark.parametrize("height", [61, 64])
+@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_inverted_residual(kernel, stride, height):
+    chain = Chain(7, height, 53).conv(60).conv(60, kernel, stride, depthwise=True)
+    more = Chain.array(1, 9, *chain.value.shape[2:])
+    chain.conv(9, more=more).check()
+
+
+def test_a_row_layout_behind_bands():
+    Chain(8, 60, 50).conv(64).conv(64, 3, depthwise=True).conv(24).check(order="row")
+
+
+def test_borders_of_several_lines():
+    Chain(8, 40, 50).conv(80).conv(80, 5, 1, 2, depthwise=True).conv(8).check()
+
+
+def test_a_border_on_one_side_and_a_larger_one_than_the_window():
+    Chain(8, 50, 60).conv(64).conv(64, 3, 1, pad=(0, 2), depthwise=True).check()
+    Chain(8, 50, 60).conv(64).conv(64, 3, 2, pad=(4, 5), depthwise=True).check()
+
+
+def test_lines_that_nobody_reads():
+    Chain(8, 70, 60).conv(64).conv(16, 1, 3).check()
+
+
+def test_five_stages():
+    chain = Chain(8, 64, 40).conv(48, 3).conv(48, 3, depthwise=True)
+    chain.conv(24).conv(72).conv(72, 3, 2, depthwise=True).check()
+
+
+def test_pooling_and_pointwise_stages():
+    Chain(3, 90, 70).conv(32, 7).pool().check()
+    Chain(40, 80, 60).conv(40, 3, depthwise=True).conv(8).check()
+
+
+def test_a_line_that_an_elementwise_stage_reads_twice_is_no_band():
+    Chain(40, 80, 60).conv(40, 3, depthwise=True).scale().conv(8).check(plans=2)
+
+
+def test_images_of_a_batch_are_lines():
+    Chain(8, 50, 40, batch=5).conv(64).conv(64, 3, depthwise=True).check()
+
+
+def test_small_images_are_no_bands():
+    Chain(8, 20, 20).conv(32).conv(32, 3, depthwise=True).conv(8).check(plans=3)
