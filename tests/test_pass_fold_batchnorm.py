@@ -73,6 +73,44 @@ def test_folded_is_what_both_compute(name):
     assert np.array_equal(run(rebuild(graph, expand=True), x), want)
 
 
+def with_add(proto, shape, also=""):
+    """Return the model with an Add of a constant between the two; `also` is read elsewhere."""
+    proto.graph.initializer.append(numpy_helper.from_array(
+        R.standard_normal(shape).astype("f4"), "more"))
+    norm = proto.graph.node[1]
+    norm.input[0] = "added"
+    proto.graph.node.insert(1, helper.make_node("Add", ["more", "y"], ["added"], name="add"))
+    if also:
+        proto.graph.node.add(op_type="Neg", input=[also], output=["v"])
+        proto.graph.output.add(name="v")
+    return proto
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("Conv", (1, 8, 1, 1)), ("Conv with bias", (8, 1, 1)), ("ConvTranspose", (1, 8, 1, 1)),
+    ("ConvTranspose in groups", (6, 1)), ("Conv in 3-D", (1, 1, 1, 1, 1)),
+])  # fmt: skip
+def test_an_add_between_is_folded_too(name, shape):
+    op, weight, channels, size, bias, attrs = CASES[name]
+    proto = with_add(network(op, weight, channels, size, bias, **attrs), shape)
+    graph = prepare(load(proto))
+    (node,) = graph.nodes
+    assert [part.name for part in node.parts] == ["op", "add", "bn"] and node.origin == {0, 1, 2}
+    x = R.standard_normal(size).astype("f4")
+    want = run(proto, x)
+    assert np.allclose(run(rebuild(graph, expand=False), x), want, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(run(rebuild(graph, expand=True), x), want)
+
+
+@pytest.mark.parametrize("shape, also", [
+    ((1, 8, 7, 6), ""), ((1, 8, 1, 6), ""), ((8, 1, 1), "y"), ((8, 1, 1), "added"),
+])  # fmt: skip
+def test_an_add_of_more_than_channels_or_read_elsewhere_is_not_folded(shape, also):
+    op, weight, channels, size, bias, attrs = CASES["Conv with bias"]
+    proto = with_add(network(op, weight, channels, size, bias, **attrs), shape, also)
+    assert "BatchNormalization" in [node.op_type for node in prepare(load(proto)).nodes]
+
+
 def test_weights_are_rounded_once():
     proto = network("Conv", (4, 3, 1, 1), 4, (1, 3, 2, 2), (4,))
     arrays = {tensor.name: numpy_helper.to_array(tensor).astype("f8")

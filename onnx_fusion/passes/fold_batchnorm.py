@@ -1,4 +1,7 @@
-"""Folds BatchNormalization into the weights of the contraction before it, or its own."""
+"""Folds BatchNormalization into the weights of the contraction before it, or its own.
+
+    Conv -- [Add of a constant per channel] -- BatchNormalization   =   Conv with a bias
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _CONTRACTIONS = frozenset(("Conv", "ConvTranspose", "Gemm"))
 
 def fold_batchnorm(graph: Graph) -> Graph:
     """Replace each Conv, ConvTranspose or Gemm with a BatchNormalization after it by one node;
-    return `graph`.
+    return `graph`. An Add of a constant per channel may stand between a convolution and the norm.
 
     With s = scale / sqrt(var + epsilon), the new weight is w * s and the new bias (b - mean) * s +
     bias (ONNX spec, BatchNormalization in inference mode), computed in float64 and rounded once.
@@ -27,20 +30,41 @@ def fold_batchnorm(graph: Graph) -> Graph:
     for norm in list(graph.nodes):
         if norm.op_type != "BatchNormalization" or norm.domain or not _is_inference(norm):
             continue
-        source = norm.inputs[0].producer
-        folded = _fold(source, norm) if source is not None and _takes(source, norm) else None
+        chain, more = _before(norm)
+        folded = _fold(chain[0], norm, more) if chain and _takes(chain[0], chain[-1]) else None
         if folded is not None:
-            _replace(graph, source, norm, *folded)
+            _replace(graph, (*chain, norm), *folded)
         else:
             _simplify(graph, norm)
     edit.prune(graph)
     return graph
 
 
-def _takes(source: Node, norm: Node) -> bool:
-    """Return whether the norm alone reads a contraction's result."""
-    middle = norm.inputs[0]
-    alone = not middle.is_output and not middle.captured and len(middle.consumers) == 1
+def _before(norm: Node) -> tuple[tuple[Node, ...], np.ndarray | None]:
+    """Return what ends in a norm's input: a contraction, maybe an Add and its constant."""
+    last = norm.inputs[0].producer
+    if last is None or last.op_type != "Add" or last.domain or last.parts:
+        return () if last is None else (last,), None
+    if not _is_alone(last.outputs[0]):
+        return (), None
+    for value, other in (last.inputs, last.inputs[::-1]):
+        bias = _constant(value)
+        rank = len(last.outputs[0].shape or ())
+        if bias is None or other is None or other.producer is None or rank < 3:
+            continue
+        full = (1,) * (rank - bias.ndim) + bias.shape
+        if len(full) == rank and full[1] == bias.size and other.producer.op_type != "Gemm":
+            return (other.producer, last), bias.reshape(-1)
+    return (), None
+
+
+def _is_alone(value: Value) -> bool:
+    return not value.is_output and not value.captured and len(value.consumers) == 1
+
+
+def _takes(source: Node, last: Node) -> bool:
+    """Return whether what is folded, `last` at the end, alone reads a contraction's result."""
+    alone = _is_alone(source.outputs[0]) and (source is last or _is_alone(last.outputs[0]))
     return alone and source.op_type in _CONTRACTIONS and not source.domain and not source.parts
 
 
@@ -74,8 +98,12 @@ def _is_inference(norm: Node) -> bool:
         value.consumers or value.is_output for value in extra)
 
 
-def _fold(source: Node, norm: Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the new (weight, bias), None if something they depend on is not constant float32."""
+def _fold(source: Node, norm: Node,
+          more: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the new (weight, bias), None if something they depend on is not constant float32.
+
+    `more` is added to the contraction's own bias.
+    """
     statistics = [_constant(value) for value in norm.inputs[1:5]]
     weight = _constant(source.inputs[1])
     given = source.inputs[2] if len(source.inputs) > 2 else None
@@ -96,6 +124,10 @@ def _fold(source: Node, norm: Node) -> tuple[np.ndarray, np.ndarray] | None:
         return _round(weight, (bias - mean * factor) + shift)
     if bias.shape not in ((), (channels,)) or weight.ndim < 3:
         return None
+    if more is not None:
+        if more.shape not in ((1,), (channels,)):
+            return None
+        bias = bias + more
     if source.op_type == "Conv":
         if weight.shape[0] != channels:
             return None
@@ -140,12 +172,12 @@ def _constant(value: Value | None) -> np.ndarray | None:
     return value.weight.array().astype(np.float64)
 
 
-def _replace(graph: Graph, source: Node, norm: Node, weight: np.ndarray, bias: np.ndarray) -> None:
-    output = norm.outputs[0]
+def _replace(graph: Graph, chain: tuple[Node, ...], weight: np.ndarray, bias: np.ndarray) -> None:
+    source, output = chain[0], chain[-1].outputs[0]
     inputs = [source.inputs[0],
               edit.add_constant(graph, f"{output.name}_weight", Weight.of(weight)),
               edit.add_constant(graph, f"{output.name}_bias", Weight.of(bias))]
     attrs = {**source.attrs, "beta": 1.0} if source.op_type == "Gemm" else dict(source.attrs)
     new = Node(source.op_type, "", source.name, inputs, [output], attrs,
-               source.origin | norm.origin, None, (source, norm))
-    edit.replace(graph, (source, norm), new)
+               frozenset().union(*(node.origin for node in chain)), None, chain)
+    edit.replace(graph, chain, new)
