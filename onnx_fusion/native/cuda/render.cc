@@ -1,0 +1,125 @@
+// A plan: the stages' launches one after the other, and where temps lie.
+#include "cuda/render.h"
+
+#include <algorithm>
+
+#include "cuda/work.h"
+
+namespace onnx_fusion::cuda {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+std::string number(int64_t value) { return std::to_string(value); }
+
+}  // namespace
+
+Work::Work(const BoundProgram& program, const Device& target, Plan* result)
+    : bound(program), device(target), plan_(result) {
+  for (const BoundTensor& tensor : bound.tensors) {
+    buffers_.push_back({tensor.elements * static_cast<int64_t>(dtype_size(tensor.dtype)), 0, 0});
+  }
+}
+
+int Work::buffer(int64_t bytes) {
+  buffers_.push_back({bytes, 0, 0});
+  return static_cast<int>(buffers_.size()) - 1;
+}
+
+Status Work::add(size_t stage, const std::string& schedule, const Text& text, const Shape& shape,
+                 int blocks_per_processor) {
+  const std::string where = "stage on line " + number(bound.program->stages[stage].line) + ": ";
+  const int64_t most[] = {device.max_grid_x, device.max_grid_yz, device.max_grid_yz};
+  for (int d = 0; d < 3; ++d) {
+    if (shape.grid[d] > most[d]) {
+      return Status(where + "needs a grid of " + number(shape.grid[d]) + " blocks, the device has " +
+                    number(most[d]));
+    }
+  }
+  if (shape.shared_bytes > device.shared_bytes) {
+    return Status(where + "needs " + number(shape.shared_bytes) +
+                  " bytes of shared memory in a block, the device has " + number(device.shared_bytes));
+  }
+  const unsigned threads = shape.block[0] * shape.block[1] * shape.block[2];
+  Source source = text.finish(schedule, static_cast<int>(threads), blocks_per_processor);
+  const auto same = std::find_if(plan_->sources.begin(), plan_->sources.end(), [&](const Source& s) {
+    return s.entry == source.entry && s.body == source.body;
+  });
+  Launch launch{};
+  launch.source = static_cast<size_t>(same - plan_->sources.begin());
+  if (same == plan_->sources.end()) plan_->sources.push_back(std::move(source));
+  for (int d = 0; d < 3; ++d) {
+    launch.grid[d] = static_cast<unsigned>(shape.grid[d]);
+    launch.block[d] = shape.block[d];
+  }
+  launch.shared_bytes = static_cast<unsigned>(shape.shared_bytes);
+  launch.arguments = text.arguments;
+  for (const Argument& argument : launch.arguments) {
+    plan_->may_fail = plan_->may_fail || argument.kind == Argument::Kind::failure;
+    if (argument.kind != Argument::Kind::workspace) continue;
+    Buffer& buffer = buffers_[static_cast<size_t>(argument.value)];
+    if (!buffer.used) buffer.first = plan_->launches.size();
+    buffer.used = true;
+    buffer.last = plan_->launches.size();
+  }
+  plan_->launches.push_back(std::move(launch));
+  return Status();
+}
+
+void Work::place() {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    if (!buffers_[i].used) continue;
+    Buffer& b = buffers_[i];
+    b.bytes = (b.bytes + kAlignment - 1) / kAlignment * kAlignment;
+    order.push_back(i);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return buffers_[a].bytes > buffers_[b].bytes; });
+  int64_t total = 0;
+  for (size_t i = 0; i < order.size(); ++i) {
+    Buffer& buffer = buffers_[order[i]];
+    for (bool moved = true; moved;) {
+      moved = false;
+      for (size_t j = 0; j < i; ++j) {
+        const Buffer& other = buffers_[order[j]];
+        if (buffer.first > other.last || other.first > buffer.last ||
+            buffer.offset >= other.offset + other.bytes || other.offset >= buffer.offset + buffer.bytes) {
+          continue;
+        }
+        buffer.offset = other.offset + other.bytes;
+        moved = true;
+      }
+    }
+    total = std::max(total, buffer.offset + buffer.bytes);
+  }
+  plan_->workspace_bytes = static_cast<size_t>(total);
+  for (Launch& launch : plan_->launches) {
+    for (Argument& argument : launch.arguments) {
+      if (argument.kind == Argument::Kind::workspace) {
+        argument.value = buffers_[static_cast<size_t>(argument.value)].offset;
+      }
+    }
+  }
+}
+
+Status plan(const BoundProgram& bound, const Device& device, Plan* result) {
+  *result = Plan();
+  Work work(bound, device, result);
+  for (size_t s = 0; s < bound.stages.size(); ++s) {
+    for (const std::vector<int>& stores : group_stores(bound, s)) {
+      const Nest nest(bound, s, stores);
+      bool reduces = false;
+      for (size_t i = 0; i < nest.lines(); ++i) {
+        const int line = static_cast<int>(i);
+        reduces = reduces || (nest.reduces(line) && !nest.nothing(line));
+      }
+      Status status = reduces ? plan_rows(work, s, nest) : plan_points(work, s, nest);
+      if (!status.ok()) return status;
+    }
+  }
+  work.place();
+  return Status();
+}
+
+}  // namespace onnx_fusion::cuda

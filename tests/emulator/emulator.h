@@ -1,0 +1,299 @@
+// CUDA's threads, shared memory, barriers and shuffles on one host thread, for the text that
+// native/cuda prints. A thread runs until it waits; warps start in random order; shared memory starts
+// as NaNs, and has exactly the bytes of the launch. What would hang, or a shuffle that a lane of the
+// warp has left, is an error.
+#pragma once
+
+#include <math.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#define ONNX_FUSION_EMULATED 1
+#define __global__
+#define __device__
+#define __shared__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+inline uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulator {
+
+constexpr size_t kStack = 256 << 10;
+constexpr int kWarp = 32;
+constexpr size_t kSlot = 128;  // bytes a lane shows to its warp
+
+struct Barrier {
+  int arrived = 0;
+  unsigned generation = 0;
+};
+
+struct Warp {
+  Barrier barrier;
+  int alive = 0, size = 0;
+  alignas(16) unsigned char slots[2][kWarp][kSlot];
+};
+
+struct Worker {  // a fiber; runs threads one after the other, holding each while it waits
+  ucontext_t context;
+  std::unique_ptr<unsigned char[]> stack;
+  int thread = -1;
+  const Barrier* waits = nullptr;
+  unsigned generation = 0;
+};
+
+struct Block {
+  ucontext_t scheduler;
+  std::vector<std::unique_ptr<Worker>> workers;
+  std::vector<int> order;  // of threads
+  size_t next = 0;
+  int alive = 0;
+  Barrier barrier;
+  std::vector<Warp> warps;
+  Worker* current = nullptr;
+  void (*call)(void*) = nullptr;
+  void* arg = nullptr;
+  unsigned char* shared = nullptr;
+  const char* error = nullptr;
+};
+
+inline Block block;
+
+inline uint3 place(int thread) {
+  const unsigned t = static_cast<unsigned>(thread);
+  return {t % blockDim.x, t / blockDim.x % blockDim.y, t / blockDim.x / blockDim.y};
+}
+
+inline void release(Barrier& barrier, int alive) {
+  if (alive > 0 && barrier.arrived == alive) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+  }
+}
+
+inline void wait(Barrier& barrier, int alive) {
+  Worker* self = block.current;
+  self->generation = barrier.generation;
+  ++barrier.arrived;
+  release(barrier, alive);
+  if (barrier.generation != self->generation) return;
+  self->waits = &barrier;
+  swapcontext(&self->context, &block.scheduler);
+}
+
+inline void work() {
+  Worker* self = block.current;
+  for (;;) {
+    while (block.next < block.order.size()) {
+      self->thread = block.order[block.next++];
+      threadIdx = place(self->thread);
+      block.call(block.arg);
+      Warp& warp = block.warps[static_cast<size_t>(self->thread / kWarp)];
+      release(block.barrier, --block.alive);
+      release(warp.barrier, --warp.alive);
+    }
+    self->thread = -1;
+    self->waits = nullptr;
+    swapcontext(&self->context, &block.scheduler);
+  }
+}
+
+inline Worker* new_worker() {
+  auto worker = std::make_unique<Worker>();
+  worker->stack.reset(new unsigned char[kStack]);
+  getcontext(&worker->context);
+  worker->context.uc_stack.ss_sp = worker->stack.get();
+  worker->context.uc_stack.ss_size = kStack;
+  worker->context.uc_link = nullptr;
+  makecontext(&worker->context, work, 0);
+  block.workers.push_back(std::move(worker));
+  return block.workers.back().get();
+}
+
+inline void resume(Worker* worker) {
+  block.current = worker;
+  if (worker->thread >= 0) threadIdx = place(worker->thread);
+  worker->waits = nullptr;
+  swapcontext(&block.scheduler, &worker->context);
+}
+
+// Runs the threads of one block.
+inline void run_block(std::mt19937& random) {
+  const int threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
+  const int warps = (threads + kWarp - 1) / kWarp;
+  std::vector<int> shuffled(static_cast<size_t>(warps));
+  for (int w = 0; w < warps; ++w) shuffled[static_cast<size_t>(w)] = w;
+  std::shuffle(shuffled.begin(), shuffled.end(), random);
+  block.order.clear();
+  block.warps.assign(static_cast<size_t>(warps), Warp());
+  for (int w : shuffled) {
+    for (int t = w * kWarp; t < std::min(threads, (w + 1) * kWarp); ++t) block.order.push_back(t);
+    Warp& warp = block.warps[static_cast<size_t>(w)];
+    warp.alive = warp.size = std::min(threads, (w + 1) * kWarp) - w * kWarp;
+  }
+  block.next = 0;
+  block.alive = threads;
+  block.barrier = Barrier();
+  while (block.alive > 0 && block.error == nullptr) {
+    std::vector<Worker*> ready;
+    Worker* idle = nullptr;
+    for (auto& worker : block.workers) {
+      if (worker->thread < 0) {
+        idle = worker.get();
+      } else if (worker->waits == nullptr || worker->waits->generation != worker->generation) {
+        ready.push_back(worker.get());
+      }
+    }
+    if (block.next < block.order.size()) {
+      resume(idle != nullptr ? idle : new_worker());
+    } else if (ready.empty()) {
+      block.error = "threads wait for others that never come";
+    } else {
+      // By warps, in random order; those that a barrier lets go together run one after the other.
+      std::shuffle(shuffled.begin(), shuffled.end(), random);
+      std::stable_sort(ready.begin(), ready.end(), [&](Worker* a, Worker* b) {
+        return shuffled[static_cast<size_t>(a->thread / kWarp)] <
+               shuffled[static_cast<size_t>(b->thread / kWarp)];
+      });
+      for (Worker* worker : ready) {
+        if (worker->thread >= 0 && block.error == nullptr) resume(worker);
+      }
+    }
+  }
+}
+
+inline Warp& warp() { return block.warps[static_cast<size_t>(block.current->thread / kWarp)]; }
+inline int lane() { return block.current->thread % kWarp; }
+
+// Shows a value to the warp and returns where those of all lanes lie.
+template <class T>
+const unsigned char* exchange(const T& value) {
+  static_assert(sizeof(T) <= kSlot, "a slot holds it");
+  Warp& w = warp();
+  if (w.alive != w.size && block.error == nullptr) block.error = "a lane of the warp has left";
+  unsigned char(*slots)[kSlot] = w.slots[w.barrier.generation & 1];
+  memcpy(slots[lane()], &value, sizeof value);
+  wait(w.barrier, w.alive);
+  return slots[0];
+}
+
+template <class T>
+T from_lane(const unsigned char* slots, int lane) {
+  T value;
+  memcpy(&value, slots + static_cast<size_t>(lane) * kSlot, sizeof value);
+  return value;
+}
+
+template <class... A, size_t... I>
+void call(void (*kernel)(A...), void** args, std::index_sequence<I...>) {
+  kernel(*static_cast<std::decay_t<A>*>(args[I])...);
+}
+
+// Runs a grid, blocks in random order. Returns what went wrong, or null.
+template <class... A>
+const char* launch(void (*kernel)(A...), void** args, const unsigned* grid, const unsigned* dims,
+                   unsigned shared, unsigned seed) {
+  std::mt19937 random(seed);
+  gridDim = {grid[0], grid[1], grid[2]};
+  blockDim = {dims[0], dims[1], dims[2]};
+  struct Call {
+    void (*kernel)(A...);
+    void** args;
+  } call_of{kernel, args};
+  block.call = [](void* arg) {
+    Call* c = static_cast<Call*>(arg);
+    call(c->kernel, c->args, std::index_sequence_for<A...>());
+  };
+  block.arg = &call_of;
+  block.error = nullptr;
+  std::vector<uint64_t> blocks(uint64_t{grid[0]} * grid[1] * grid[2]);
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = i;
+  std::shuffle(blocks.begin(), blocks.end(), random);
+  for (uint64_t b : blocks) {
+    blockIdx = {static_cast<unsigned>(b % grid[0]), static_cast<unsigned>(b / grid[0] % grid[1]),
+                static_cast<unsigned>(b / grid[0] / grid[1])};
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 128, shared > 0 ? shared : 1) != 0) return "out of memory";
+    memset(memory, 0xff, shared);
+    block.shared = static_cast<unsigned char*>(memory);
+    run_block(random);
+    free(memory);
+    if (block.error != nullptr) {
+      block.workers.clear();
+      return block.error;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::wait(emulator::block.barrier, emulator::block.alive); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emulator::exchange(0); }
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulator::from_lane<T>(emulator::exchange(value), emulator::lane() ^ mask);
+}
+template <class T>
+T __shfl_sync(unsigned, T value, int from) {
+  return emulator::from_lane<T>(emulator::exchange(value), from);
+}
+
+inline unsigned char* shared_bytes() { return emulator::block.shared; }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(uint64_t{a} * b >> 32);
+}
+inline float __uint_as_float(unsigned a) {
+  float b;
+  memcpy(&b, &a, 4);
+  return b;
+}
+inline unsigned __float_as_uint(float a) {
+  unsigned b;
+  memcpy(&b, &a, 4);
+  return b;
+}
+inline double __longlong_as_double(long long a) {
+  double b;
+  memcpy(&b, &a, 8);
+  return b;
+}
+inline float __fdividef(float a, float b) { return a / b; }
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline long long min(long long a, long long b) { return a < b ? a : b; }
+inline long long max(long long a, long long b) { return a > b ? a : b; }
+
+inline float half_to_float(unsigned short a) {
+  const int exponent = a >> 10 & 31, mantissa = a & 1023;
+  float value = exponent == 31  ? (mantissa != 0 ? NAN : INFINITY)
+                : exponent == 0 ? ldexpf(static_cast<float>(mantissa), -24)
+                                : ldexpf(static_cast<float>(mantissa + 1024), exponent - 25);
+  return (a & 0x8000) != 0 ? -value : value;
+}
+inline unsigned short float_to_half(float a) {
+  const unsigned short sign = signbit(a) ? 0x8000 : 0;
+  const float size = fabsf(a);
+  if (isnan(a)) return static_cast<unsigned short>(sign | 0x7e00);
+  if (size == 0) return sign;
+  if (size >= 65520.0f) return static_cast<unsigned short>(sign | 0x7c00);
+  int exponent = 0;
+  frexpf(size, &exponent);
+  exponent = exponent - 1 < -14 ? -14 : exponent - 1;
+  const int units = static_cast<int>(rintf(ldexpf(size, 10 - exponent)));  // to even
+  return static_cast<unsigned short>(sign + ((exponent + 14) << 10) + units);
+}
