@@ -19,7 +19,6 @@ from pathlib import Path
 import native_lib
 import numpy as np
 
-from onnx_fusion.dtypes import DType
 from onnx_fusion.program import parse_program
 from onnx_fusion.program.bind import bind, logical_shape
 
@@ -70,7 +69,7 @@ class Plan:
         return [self.sources[x["source"]]["entry"].rsplit("_", 1)[0] for x in self.launches]
 
 
-def plan(text: str, inputs: Sequence[np.ndarray], device: Device = Device()) -> Plan:  # noqa: B008
+def plan(text: str, inputs: Sequence[np.ndarray], device: Device = Device()) -> Plan:
     """Return the plan of a program for these inputs, or raise CudaError with the reason."""
     library = native_lib.library()
     library.onnx_fusion_cuda_plan.restype = ctypes.c_void_p

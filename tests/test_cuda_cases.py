@@ -17,7 +17,9 @@ BY_NAME = {case.name: case for case in CASES}
 def plans() -> dict[str, cuda_emulator.Plan]:
     """Return the plans of all cases, their texts compiled together."""
     found = {name: cuda_emulator.plan(case.text, case.inputs()) for name, case in BY_NAME.items()}
-    cuda_emulator.machine().build((s["entry"], s["unit"]) for p in found.values() for s in p.sources)
+    cuda_emulator.machine().build(
+        (s["entry"], s["unit"]) for p in found.values() for s in p.sources
+    )
     return found
 
 

@@ -1,5 +1,6 @@
 // What bodies may call, printed where they do. The functions that instructions.h names come first;
 // those that need the machine are the emulator's own where ONNX_FUSION_EMULATED is defined.
+#include <cctype>
 #include <vector>
 
 #include "cuda/render.h"
@@ -168,8 +169,7 @@ bool calls(const std::string& text, const std::string& name) {
   for (size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
     const char before = at == 0 ? ' ' : text[at - 1];
     const char after = at + name.size() < text.size() ? text[at + name.size()] : ' ';
-    const bool starts = before == ' ' || before == '(' || before == '-' || before == '!' ||
-                        before == '*' || before == '[' || before == '\n';
+    const bool starts = !std::isalnum(static_cast<unsigned char>(before)) && before != '_';
     if (starts && (after == '(' || after == '<')) return true;
   }
   return false;

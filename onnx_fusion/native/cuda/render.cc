@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/contract.h"
 #include "cuda/work.h"
 
 namespace onnx_fusion::cuda {
@@ -114,7 +115,10 @@ Status plan(const BoundProgram& bound, const Device& device, Plan* result) {
         const int line = static_cast<int>(i);
         reduces = reduces || (nest.reduces(line) && !nest.nothing(line));
       }
-      Status status = reduces ? plan_rows(work, s, nest) : plan_points(work, s, nest);
+      Product product;
+      Status status = !reduces                                          ? plan_points(work, s, nest)
+                      : find_product(nest, device, &product) ? plan_product(work, s, nest, product)
+                                                             : plan_rows(work, s, nest);
       if (!status.ok()) return status;
     }
   }
