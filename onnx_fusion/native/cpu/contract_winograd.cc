@@ -116,8 +116,10 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
     }
     if (letters > 2 || (letters == 2 && output < 0)) return false;
     const bool plain = dim.form.coef[tap] == 1 && (output < 0 || dim.form.coef[output] == 1);
-    if (plain && stage.extents[tap] == 3 && dim.stride > 0 && count < 3) {
+    const int64_t taps = stage.extents[tap];
+    if (plain && (taps == 3 || taps == 5) && dim.stride > 0 && count < 3) {
       Side& side = sides[count++];
+      side.taps = taps;
       side.letter = output;
       side.tap = tap;
       side.outputs = output < 0 ? 1 : stage.extents[output];
@@ -134,11 +136,16 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
     for (int j = i; j > 0 && sides[j].step < sides[j - 1].step; --j) std::swap(sides[j], sides[j - 1]);
   }
   if (count == 0 || channel_letter_ < 0 || !std::isfinite(x.fill)) return false;
+  // A square has two sides of the same length; else the shorter one is transformed.
+  if (count == 3 && sides[0].taps == sides[2].taps) std::swap(sides[1], sides[2]);
+  if (count == 3 && sides[0].taps != sides[1].taps) std::swap(sides[0], sides[2]);
+  if (count == 2 && sides[0].taps > sides[1].taps) std::swap(sides[0], sides[1]);
   along_ = sides[0];
-  if (count > 1) down_ = sides[1];
-  if (count > 2) {
+  const bool square = count > 1 && sides[1].taps == along_.taps;
+  if (square) down_ = sides[1];
+  for (int i = square ? 2 : 1; i < count; ++i) {
     if (frames_.tap >= 0) return false;
-    frames_ = {sides[2].tap, 3, sides[2].inputs, *sides[2].form};
+    frames_ = {sides[i].tap, sides[i].taps, sides[i].inputs, *sides[i].form};
   }
   for (int i = 0; i < k.count; ++i) {
     if (uses[k.letters[i]] != 1) return false;
@@ -171,12 +178,15 @@ bool WinogradPlan::choose_shape(int lanes) {
                             real(round_up(depth_, lanes)), real(panels_ * width_));
   };
   const bool line = down_.tap < 0;
-  double least = cost_of(line ? WinogradSize{1, 1, 1, 3} : WinogradSize{1, 1, 3, 3});
+  const int taps = static_cast<int>(along_.taps);
+  double least = cost_of({1, 1, line ? 1 : taps, taps});
   bool better = false;
   for (const WinogradShape shape :
-       {WinogradShape::line4, WinogradShape::square2, WinogradShape::square4}) {
-    if ((shape == WinogradShape::line4) != line) continue;
-    const double cost = cost_of(winograd_size(shape));
+       {WinogradShape::line4, WinogradShape::square2, WinogradShape::square4,
+        WinogradShape::line2_of_5, WinogradShape::square2_of_5}) {
+    const WinogradSize size = winograd_size(shape);
+    if ((size.lines == 1) != line || size.taps() != taps) continue;
+    const double cost = cost_of(size);
     if (cost >= least * kGain) continue;
     least = cost;
     shape_ = shape;

@@ -1,4 +1,4 @@
-// A convolution with constant weights whose window is 3 wide, or 3 x 3, with step 1, by Winograd's
+// A convolution with constant weights whose window is 3 or 5 wide, or so in two dims, with step 1, by Winograd's
 // minimal filtering:
 //
 //   block of tiles -> planes [tile][plane][k]       input transform
@@ -36,7 +36,7 @@ class WinogradPlan final : public StagePlan {
   struct Side {
     int letter = -1;  // -1: one output
     int tap = -1;
-    int64_t outputs = 1;
+    int64_t taps = 1, outputs = 1;
     int64_t inputs = 1, first = 0;  // extent, and the index of output 0's tap 0
     int64_t step = 0;               // in memory
     const Linear* form = nullptr;   // the index

@@ -6,17 +6,23 @@
 namespace onnx_fusion::cpu {
 
 // The outputs of one channel that are computed together, and the planes (as many as inputs) that
-// stand for them: square tiles for windows of 3 x 3, lines for windows of 3.
-enum class WinogradShape : int { square2, square4, line4 };
+// stand for them: square tiles for windows of 3 x 3 and 5 x 5, lines for windows of 3 and 5.
+enum class WinogradShape : int { square2, square4, line4, square2_of_5, line2_of_5 };
 
 struct WinogradSize {
   int lines, pixels;              // outputs
   int reach_lines, reach_pixels;  // inputs
-  int planes() const { return reach_lines * reach_pixels; }
+  constexpr int planes() const { return reach_lines * reach_pixels; }
+  constexpr int taps() const { return reach_pixels - pixels + 1; }  // along a side of the window
 };
 constexpr WinogradSize winograd_size(WinogradShape shape) {
-  if (shape == WinogradShape::square2) return {2, 2, 4, 4};
-  return shape == WinogradShape::square4 ? WinogradSize{4, 4, 6, 6} : WinogradSize{1, 4, 1, 6};
+  switch (shape) {
+    case WinogradShape::square2: return {2, 2, 4, 4};
+    case WinogradShape::square4: return {4, 4, 6, 6};
+    case WinogradShape::line4: return {1, 4, 1, 6};
+    case WinogradShape::square2_of_5: return {2, 2, 6, 6};
+    default: return {1, 2, 1, 6};
+  }
 }
 
 // The inputs under one tile: pixel (i, j) at base + i * line + j * pixel, or at

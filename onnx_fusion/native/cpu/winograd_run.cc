@@ -90,7 +90,8 @@ void WinogradPlan::run(const RunContext& context) const {
   const int64_t products = round_up(most * planes_ * width_, 16);
   const int64_t sums = finish_ != nullptr ? 0 : round_up(pixels * group, 16);
   const int64_t strip = channel_step_ == 1 ? 0
-                                           : size_.reach_lines * (kStripTiles * size_.pixels + 2) * kStripChannels;
+                                           : size_.reach_lines * (kStripTiles * size_.pixels + size_.taps() - 1) *
+                                                 kStripChannels;
   const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip;
 
   parallel_ranges(*context.parallel, split.blocks * split.parts, split.tasks,
@@ -188,7 +189,8 @@ void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment
   const int64_t top = segment.row * size_.lines + down_.first;
   for (int64_t j = 0; j < segment.count; j += kStripTiles) {
     const int64_t tiles = std::min(kStripTiles, segment.count - j);
-    const int64_t pixel0 = (segment.column + j) * size_.pixels, columns = tiles * size_.pixels + 2;
+    const int64_t pixel0 = (segment.column + j) * size_.pixels;
+    const int64_t columns = tiles * size_.pixels + size_.taps() - 1;
     const int64_t left = pixel0 + along_.first;
     const int64_t inside0 = std::min(columns, std::max<int64_t>(0, -left));
     const int64_t inside1 = std::max(inside0, std::min(columns, along_.inputs - left));

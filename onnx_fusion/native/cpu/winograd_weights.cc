@@ -8,18 +8,21 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-// Rows of G: (1, p, p * p) over the product of p's distances to the other finite points; infinity
+// Rows of G: (1, p, p * p, ...) over the product of p's distances to the other finite points; infinity
 // last. The signs go with the input transform of isa/winograd.cc.
-std::vector<double> filter_matrix(int size) {
-  if (size == 2) return {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
+std::vector<double> filter_matrix(int reach, int taps) {
+  if (reach == 4) return {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
   const double points[] = {std::sqrt(0.5), -std::sqrt(0.5), std::sqrt(2.0), -std::sqrt(2.0)};
-  std::vector<double> rows = {1, 0, 0};
+  std::vector<double> rows(static_cast<size_t>(taps));
+  rows[0] = 1;
   for (const double p : points) {
     double distance = p;
     for (const double q : points) distance *= p == q ? 1.0 : p - q;
-    for (const double x : {1.0, p, p * p}) rows.push_back(x / distance);
+    double power = 1;
+    for (int t = 0; t < taps; ++t, power *= p) rows.push_back(power / distance);
   }
-  rows.insert(rows.end(), {0, 0, 1});
+  rows.resize(rows.size() + static_cast<size_t>(taps));
+  rows.back() = 1;
   return rows;
 }
 
@@ -27,41 +30,42 @@ std::vector<double> filter_matrix(int size) {
 
 void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t width, float* out) {
   const WinogradSize size = winograd_size(shape);
-  const int lines = size.reach_lines == 1 ? 1 : 3, planes = size.planes();
-  const std::vector<double> g = filter_matrix(size.pixels);
-  std::vector<double> taps(static_cast<size_t>(9 * width));
-  std::vector<double> half(static_cast<size_t>(3 * size.reach_lines * width));
+  const int wide = size.taps(), lines = size.reach_lines == 1 ? 1 : wide, planes = size.planes();
+  const std::vector<double> g = filter_matrix(size.reach_pixels, wide);
+  std::vector<double> taps(static_cast<size_t>(wide * lines * width));
+  std::vector<double> half(static_cast<size_t>(wide * size.reach_lines * width));
+  const auto multiply = [&](const double* row, const double* from, int64_t step, double* to) {
+    std::fill(to, to + width, 0.0);
+    for (int t = 0; t < wide; ++t) {
+      for (int64_t o = 0; o < width; ++o) to[o] += row[t] * from[t * step + o];
+    }
+  };
+  std::vector<double> sums(static_cast<size_t>(width));
   const int64_t depth = f.frames * f.channels;
   for (int64_t first = 0; first < f.filters; first += width) {
     const int64_t count = std::min(width, f.filters - first);
     for (int64_t k = 0; k < depth; ++k) {
-      for (int t = 0; t < 3 * lines; ++t) {
+      for (int t = 0; t < wide * lines; ++t) {
         const float* from = f.data + first * f.filter_step + k % f.channels * f.channel_step +
-                            k / f.channels * f.frame_step + t / 3 * f.down_step +
-                            t % 3 * f.along_step;
+                            k / f.channels * f.frame_step + t / wide * f.down_step +
+                            t % wide * f.along_step;
         double* to = taps.data() + t * width;
         for (int64_t o = 0; o < width; ++o) {
           to[o] = o < count ? static_cast<double>(from[o * f.filter_step]) : 0.0;
         }
       }
       for (int i = 0; i < size.reach_lines && lines > 1; ++i) {
-        for (int s = 0; s < 3; ++s) {
-          const double* from = taps.data() + s * width;
-          double* to = half.data() + (i * 3 + s) * width;
-          for (int64_t o = 0; o < width; ++o) {
-            to[o] = g[i * 3] * from[o] + g[i * 3 + 1] * from[3 * width + o] +
-                    g[i * 3 + 2] * from[6 * width + o];
-          }
+        for (int s = 0; s < wide; ++s) {
+          multiply(g.data() + i * wide, taps.data() + s * width, wide * width,
+                   half.data() + (i * wide + s) * width);
         }
       }
       for (int plane = 0; plane < planes; ++plane) {
-        const double* from = (lines > 1 ? half : taps).data() + plane / size.reach_pixels * 3 * width;
-        const double* row = g.data() + plane % size.reach_pixels * 3;
+        const double* from =
+            (lines > 1 ? half : taps).data() + plane / size.reach_pixels * wide * width;
+        multiply(g.data() + plane % size.reach_pixels * wide, from, width, sums.data());
         float* to = out + (plane * depth + k) * width;
-        for (int64_t o = 0; o < width; ++o) {
-          to[o] = static_cast<float>(row[0] * from[o] + row[1] * from[width + o] +
-                                     row[2] * from[2 * width + o]);
-        }
+        for (int64_t o = 0; o < width; ++o) to[o] = static_cast<float>(sums[o]);
       }
     }
     out += planes * depth * width;

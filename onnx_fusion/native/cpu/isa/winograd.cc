@@ -1,5 +1,6 @@
 // Winograd's minimal filtering (Lavin and Gray, 2015): tiles to planes, products, planes to tiles.
-// F(4x4, 3x3) has the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, F(2x2, 3x3) 0, +-1 and infinity.
+// F(4x4, 3x3) and F(2x2, 5x5) have the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, F(2x2, 3x3) 0, +-1
+// and infinity.
 #include "cpu/winograd_kernels.h"
 
 #include "cpu/isa/lanes.h"
@@ -35,6 +36,11 @@ inline void output_line(const Floats (&x)[6], Floats (&y)[4]) {
   y[1] = kHalfRoot * (less1 + 2.0f * less2);
   y[2] = 0.5f * sum1 + 2.0f * sum2;
   y[3] = x[5] + 0.5f * kHalfRoot * (less1 + 8.0f * less2);
+}
+
+inline void output_line(const Floats (&x)[6], Floats (&y)[2]) {
+  y[0] = x[0] + (x[1] + x[2]) + (x[3] + x[4]);
+  y[1] = x[5] + kHalfRoot * ((x[1] - x[2]) + 2.0f * (x[3] - x[4]));
 }
 
 inline void input_line(const Floats (&x)[4], Floats (&y)[4]) {
@@ -96,8 +102,10 @@ void input_shape(const WinogradInput& t) {
 void run_input(WinogradShape shape, const WinogradInput& t) {
   switch (shape) {
     case WinogradShape::square2: return input_shape<WinogradShape::square2>(t);
-    case WinogradShape::square4: return input_shape<WinogradShape::square4>(t);
-    case WinogradShape::line4: return input_shape<WinogradShape::line4>(t);
+    case WinogradShape::square4:
+    case WinogradShape::square2_of_5: return input_shape<WinogradShape::square4>(t);
+    case WinogradShape::line4:
+    case WinogradShape::line2_of_5: return input_shape<WinogradShape::line4>(t);
   }
 }
 
@@ -253,6 +261,8 @@ void run_output(WinogradShape shape, const WinogradOutput& t) {
     case WinogradShape::square2: return output_tile<WinogradShape::square2>(t);
     case WinogradShape::square4: return output_tile<WinogradShape::square4>(t);
     case WinogradShape::line4: return output_tile<WinogradShape::line4>(t);
+    case WinogradShape::square2_of_5: return output_tile<WinogradShape::square2_of_5>(t);
+    case WinogradShape::line2_of_5: return output_tile<WinogradShape::line2_of_5>(t);
   }
 }
 
