@@ -18,7 +18,7 @@ from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.limit import limit
 from onnx_fusion.fusion.plan import Plan, Refusal, Region, join
 from onnx_fusion.fusion.policy import choose
-from onnx_fusion.fusion.target import Target
+from onnx_fusion.fusion.target import Accept, Target
 from onnx_fusion.fusion.template import NAMES, TEMPLATES
 from onnx_fusion.graph.load import Model, load
 from onnx_fusion.graph.model import Graph, walk
@@ -27,16 +27,20 @@ from onnx_fusion.graph.save import copy, save, to_proto
 from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, Lowering
+from onnx_fusion.ops.host import host_nodes
 from onnx_fusion.passes.bodies import add_bodies
 from onnx_fusion.passes.functions import add_functions
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.passes.rewrite import Listed
 from onnx_fusion.passes.rewrite import list_rules as list_rewrites
-from onnx_fusion.runtime.machine import refusal
+from onnx_fusion.runtime.machine import make_ptx, refusal
 from onnx_fusion.tune.run import Subplans, Tools, Tuned, Tuning, is_idle, tune
 
 POLICIES = ("default", "all")
+MACHINES = {"cpu": (cost.CPU,), "cuda": (cost.CUDA,), "both": (cost.CPU, cost.CUDA)}
+"""What a model can be planned for, and on which machines a region must pay then."""
 Progress = Callable[[str, float], None]
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ def plan(
     model: str | os.PathLike | onnx.ModelProto,
     *,
     policy: str = "default",
+    device: str = "cpu",
     strict: bool = False,
     skip: Collection[str] = (),
     only: Collection[str] = (),
@@ -78,13 +83,14 @@ def plan(
     """Return what would be fused, and why the rest would not.
 
     `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to
-    make the whole model faster, or was measured to). `skip` names nodes or op_types to leave as
+    make the whole model faster, or was measured to). `device` is "cpu", "cuda" or "both": regions then
+    are those that run on it, or on both, and are expected to pay there. `skip` names nodes or op_types to leave as
     they are; if `only` names any, all others are left, but for what is in bodies and functions
     named. `max_regions` keeps that many regions, the first. `disabled` names rules (`list_rules`)
     not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
     """
     return plan_programs(
-        model, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
+        model, policy=policy, device=device, strict=strict, skip=skip, only=only, max_regions=max_regions,
         disabled=disabled,
     ).plan  # fmt: skip
 
@@ -99,24 +105,26 @@ def optimize(
     model: str | os.PathLike | onnx.ModelProto,
     *,
     policy: str = "default",
+    device: str = "cpu",
     fallback: bool = True,
     strict: bool = False,
     skip: Collection[str] = (),
     only: Collection[str] = (),
     max_regions: int | None = None,
     disabled: Collection[str] = (),
+    embed_ptx: bool = False,
     progress: Progress | None = None,
 ) -> onnx.ModelProto:
     """Return the model with its regions fused; see `plan` for the options.
 
-    With `fallback` each fused node carries a function of the original operators, so that the model also runs
+    With `embed_ptx` the fused nodes carry their CUDA kernels, so that no compiler is needed later. With `fallback` each fused node carries a function of the original operators, so that the model also runs
     without the native library. Raises ModelError; models above protobuf's 2 GB need `optimize_file`.
     """
     planned = plan_programs(
-        model, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
-        disabled=disabled, fallback=fallback, progress=progress,
+        model, policy=policy, device=device, strict=strict, skip=skip, only=only,
+        max_regions=max_regions, disabled=disabled, fallback=fallback, progress=progress,
     )  # fmt: skip
-    emitted = _emit(planned, fallback)
+    emitted = _emit(_embed(planned) if embed_ptx else planned, fallback)
     return to_proto(emitted.proto, emitted.weights)
 
 
@@ -125,12 +133,14 @@ def optimize_file(
     target: str | os.PathLike,
     *,
     policy: str = "default",
+    device: str = "cpu",
     fallback: bool = True,
     strict: bool = False,
     skip: Collection[str] = (),
     only: Collection[str] = (),
     max_regions: int | None = None,
     disabled: Collection[str] = (),
+    embed_ptx: bool = False,
     progress: Progress | None = None,
     tuning: Tuning | None = None,
 ) -> Summary:
@@ -145,9 +155,13 @@ def optimize_file(
         raise OnnxFusionError(f"{target}: is the input itself; choose another output file")
     progress = progress or _silent
     planned = plan_programs(
-        source, policy=policy, strict=strict, skip=skip, only=only, max_regions=max_regions,
-        disabled=disabled, fallback=fallback, progress=progress, tuning=tuning,
+        source, policy=policy, device=device, strict=strict, skip=skip, only=only,
+        max_regions=max_regions, disabled=disabled, fallback=fallback, progress=progress,
+        tuning=tuning,
     )  # fmt: skip
+    if embed_ptx:
+        progress("compile", 0.0)
+        planned = _embed(planned)
     progress("emit", 0.0)
     emitted = _emit(planned, fallback)
     progress("save", 0.0)
@@ -176,6 +190,22 @@ def _emit(planned: Planned, fallback: bool) -> Emitted:
         return dataclasses.replace(made, left_out=(*made.left_out, *left_out))
 
 
+def _embed(planned: Planned) -> Planned:
+    """Return the plan with the CUDA kernels of each region as PTX; equal programs share one."""
+    made: dict[tuple[str, Shapes], str] = {}
+    lowered = []
+    for one in planned.lowered:
+        shapes = tuple(
+            tuple(dim if isinstance(dim, int) else -1 for dim in one.physical(value))
+            for value in one.inputs
+        )
+        key = (one.program, shapes)
+        if key not in made:
+            made[key] = make_ptx(*key)
+        lowered.append(dataclasses.replace(one, ptx=made[key]))
+    return dataclasses.replace(planned, lowered=tuple(lowered))
+
+
 def _silent(step: str, fraction: float) -> None:
     """Report nothing."""
 
@@ -184,6 +214,7 @@ def plan_programs(
     source: str | os.PathLike | onnx.ModelProto,
     *,
     policy: str = "default",
+    device: str = "cpu",
     fallback: bool = True,
     strict: bool = False,
     skip: Collection[str] = (),
@@ -195,6 +226,8 @@ def plan_programs(
 ) -> Planned:
     """Return the plan with the graph it is of and each region's program; see `plan`, `optimize`."""
     progress = progress or _silent
+    if device not in MACHINES:
+        raise OnnxFusionError(f"device '{device}' is not one of {', '.join(MACHINES)}")
     if policy not in POLICIES:
         raise OnnxFusionError(f"policy '{policy}' is not one of {', '.join(POLICIES)}")
     unknown = sorted(set(disabled) - {rule.name for rule in list_rules()})
@@ -209,22 +242,28 @@ def plan_programs(
     progress("plan", 0.0)
 
     def judge(made: Lowered) -> str | None:
-        return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program)
+        return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program, device)
 
     lowering = Lowering(graph, judge, strict=strict)
     templates = NAMES - set(disabled)
-    target = Target(lowering.refusal, take_yellow=policy == "all", templates=templates)
-    layouts = layout.RULE not in disabled
     graphs = list(walk(graph))
+    machines = MACHINES[device]
+    target = Target(
+        _outside(lowering.refusal, graphs) if cost.CUDA in machines else lowering.refusal,
+        take_yellow=policy == "all", templates=templates, rates=machines[0].fused,
+    )  # fmt: skip
+    layouts = layout.RULE not in disabled
     asked = [() if is_inside(one.path, only) else only for one in graphs]
     pairs = list(zip(graphs, asked, strict=True))
     plans = [plan_graph(one, target, skip, names) for one, names in pairs]
     tuned = None
     if policy == "default":
-        rates = cost.FUSED_STRICT if strict else cost.FUSED
-        chosen = [choose(made, one, rates) for made, one in zip(plans, graphs, strict=True)]
+        chosen = plans
+        for machine in machines:
+            both = zip(chosen, graphs, strict=True)
+            chosen = [choose(made, one, machine, strict=strict) for made, one in both]
         tuning = tuning or Tuning()
-        if not is_idle(tuning):
+        if device == "cpu" and not is_idle(tuning):
             found = [
                 Subplans(one, (*_alternatives(one, target, skip, names), made), expected)
                 for (one, names), made, expected in zip(pairs, plans, chosen, strict=True)
@@ -255,6 +294,16 @@ def _tools(
         return _emit(Planned(model, graph, chosen, lower(chosen.regions)), fallback)
 
     return Tools(model, graph, lower, assemble)
+
+
+def _outside(accept: Accept, graphs: Sequence[Graph]) -> Accept:
+    """Return `accept` for regions without nodes whose results a device's provider reads on the host."""
+    left = {node: reason for one in graphs for node, reason in host_nodes(one).items()}
+
+    def accept_device(region: Region) -> str | None:
+        return next((left[n] for n in region.nodes if n in left), None) or accept(region)
+
+    return accept_device
 
 
 def _alternatives(

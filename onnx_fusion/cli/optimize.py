@@ -30,6 +30,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="compare the two models' results, with the library and without, before OUT is written",
     )
+    parser.add_argument(
+        "--embed-ptx",
+        action="store_true",
+        help="write the CUDA kernels into the model, so that no compiler is needed where it is loaded",
+    )
     add_tuning(parser)
     parser.set_defaults(run=run)
 
@@ -93,6 +98,8 @@ def tuning(args: argparse.Namespace):
             raise OnnxFusionError(f"--{given[0]} says how to measure; it needs --tune")
         if args.threads is None:
             return None
+    if args.device != "cpu":
+        raise OnnxFusionError(f"--tune measures on the CPU; it cannot be used with --target {args.device}")
     if args.policy != "default":
         raise OnnxFusionError(f"--policy {args.policy} leaves measured latency nothing to decide")
     if args.inputs and args.dim:
@@ -119,6 +126,13 @@ def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> Non
     )
     if short:
         return
+    parser.add_argument(
+        "--target",
+        dest="device",
+        choices=("cpu", "cuda", "both"),
+        default="cpu",
+        help="where it is to run: regions are those with kernels there (default: cpu)",
+    )
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -178,6 +192,7 @@ def planning(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that `add_planning` added, as the API's functions take them."""
     return {
         "policy": args.policy,
+        "device": args.device,
         "strict": args.strict,
         "skip": tuple(args.skip),
         "only": tuple(args.only),
@@ -218,6 +233,7 @@ def optimize_to(args: argparse.Namespace, target: str):
                 fallback=not args.no_fallback,
                 progress=progress,
                 tuning=tuning(args),
+                embed_ptx=args.embed_ptx,
                 **planning(args),
             )
     except KeyboardInterrupt:

@@ -188,7 +188,8 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, 
     for one, kind in fused:
         node = helper.make_node(kind, layout.called(one.inputs, one, names),
                                 layout.called(one.outputs, one, names), one.region.name,
-                                domain=naming.DOMAIN, program=one.program)
+                                domain=naming.DOMAIN, program=one.program,
+                                **({"ptx": one.ptx} if one.ptx else {}))
         nodes.append((max(k for part in one.region.nodes for k in part.origin), node))
     results = [value.name for value in source.graph.output]
     written = [node for _, node in nodes]

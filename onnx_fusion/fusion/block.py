@@ -12,6 +12,7 @@ Finished blocks count as one node each, so that two blocks cannot wait for each 
 
 from __future__ import annotations
 
+from onnx_fusion.fusion import cost
 from onnx_fusion.graph.model import Graph, Node
 from onnx_fusion.ops.mapping import MappingType
 
@@ -26,9 +27,11 @@ COMPLEXITY = (
 
 
 class Blocks:
-    """All blocks of a graph: which node is in which, and the order of nodes."""
+    """All blocks of a graph: which node is in which, and the order of nodes; `rates` are those of the
+    machine's kernels."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, rates: cost.Rates = cost.FUSED) -> None:
+        self.rates = rates
         self.position = {node: k for k, node in enumerate(graph.nodes)}
         self.of: dict[Node, Block] = {}
 

@@ -15,15 +15,11 @@ from onnx_fusion.ops import peer, table
 from onnx_fusion.ops.mapping import MappingType
 
 
-
-CACHE = 16 << 20
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
     """What a machine does: seconds per kernel, bytes and operations per second.
 
-    `bandwidth` holds for memory, `cached` for what stays below CACHE bytes.
+    `bandwidth` holds for memory, `cached` for what stays below `cache` bytes.
     `overhead` is what one more node in the session costs, `launch` what the kernel itself adds.
     `savings` says that algorithms with fewer operations are used (ops.row, `saving`).
     """
@@ -35,6 +31,7 @@ class Rates:
     contraction: float
     other: float
     savings: bool = False
+    cache: int = 16 << 20
 
 
 # Medians over single operators, chains and whole models of the zoo on an AVX-512 machine, one thread. What
@@ -47,6 +44,30 @@ FUSED_STRICT = dataclasses.replace(FUSED, savings=False)
 ONNX_RUNTIME = Rates(
     overhead=0.5e-6, launch=0.6e-6, bandwidth=12e9, cached=60e9, contraction=100e9, other=35e9
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Machine:
+    """What decides on one kind of machine: rates of this project's kernels, the same under `strict`,
+    and ONNX Runtime's."""
+
+    fused: Rates
+    strict: Rates
+    peer: Rates
+
+    def ours(self, strict: bool) -> Rates:
+        """Return this project's rates."""
+        return self.strict if strict else self.fused
+
+
+# Of data sheets and published launch times, for a device of the A100's class: to be replaced by
+# measurement. Both rows run the same tensor cores and memory; ONNX Runtime has a launch for each node.
+_CUDA = Rates(
+    overhead=1e-6, launch=2.5e-6, bandwidth=1.4e12, cached=4e12, contraction=40e12, other=10e12,
+    cache=32 << 20,
+)  # fmt: skip
+CPU = Machine(FUSED, FUSED_STRICT, ONNX_RUNTIME)
+CUDA = Machine(_CUDA, _CUDA, dataclasses.replace(_CUDA, launch=3e-6, contraction=50e12))
 
 
 def elements(value: Value | None) -> int:
@@ -101,11 +122,11 @@ def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -
     )
     easy = sum(flops(n) for n in nodes if not is_contraction(n)) * repeats
     moved = sum(read.values()) + sum(irs_bytes(v) for v in outputs)
-    bandwidth = rates.cached if moved <= CACHE else rates.bandwidth
+    bandwidth = rates.cached if moved <= rates.cache else rates.bandwidth
     return max(moved / bandwidth, hard / rates.contraction + easy / rates.other)
 
 
-def peer_seconds(nodes: Sequence[Node]) -> float:
+def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
     """Return what ONNX Runtime takes for these nodes, after the fusions it makes itself."""
     members, free = set(nodes), set()
     for node in nodes:
@@ -113,15 +134,15 @@ def peer_seconds(nodes: Sequence[Node]) -> float:
             producer = value.producer if value is not None else None
             if producer in members and peer.fuses(producer, node):
                 free.add(node)
-    return sum(kernel_seconds([n], ONNX_RUNTIME) for n in nodes if n not in free)
+    return sum(kernel_seconds([n], rates) for n in nodes if n not in free)
 
 
-def pays(block: Sequence[Node], node: Node) -> bool:
+def pays(block: Sequence[Node], node: Node, rates: Rates = FUSED) -> bool:
     """Return whether `node` is expected to run faster inside the block than apart from it (a yellow cell).
 
     Elements that a one-to-many operator repeats are computed as often as they are read.
     """
-    before = kernel_seconds(block, FUSED) + kernel_seconds([node], FUSED)
+    before = kernel_seconds(block, rates) + kernel_seconds([node], rates)
     spread = 1.0
     for member in (*block, node):
         if table.find(member).mapping_of(member) is MappingType.ONE_TO_MANY:
@@ -131,6 +152,4 @@ def pays(block: Sequence[Node], node: Node) -> bool:
                 spread = max(spread, elements(member.outputs[0]) / largest)
     if any(is_contraction(m) for m in (*block, node)):
         spread = 1.0
-    return kernel_seconds([*block, node], FUSED, spread) <= before
-
-
+    return kernel_seconds([*block, node], rates, spread) <= before

@@ -36,7 +36,7 @@ class _Planner:
     ) -> None:
         self.graph = graph
         self.target = target
-        self.blocks = Blocks(graph)
+        self.blocks = Blocks(graph, target.rates)
         self.mapping: dict[Node, MappingType] = {}
         self.why_not: dict[Node, str] = {}
         self.refused: dict[tuple[Node, Node], str] = {}
@@ -218,7 +218,7 @@ class _Planner:
         if verdict is Verdict.RED:
             return f"{first.value} before {second.value} is never fused (mapping table)"
         if verdict is Verdict.YELLOW and not self.target.take_yellow:
-            if not cost.pays(block.nodes, new):
+            if not cost.pays(block.nodes, new, self.target.rates):
                 return f"{first.value} before {second.value} is not expected to pay"
         if len(block.nodes) >= self.target.max_nodes:
             return f"the region has {self.target.max_nodes} nodes already"

@@ -33,14 +33,17 @@ class Stretch:
     regions: tuple[Region, ...]
 
 
-def choose(plan: Plan, graph: Graph, rates: cost.Rates = cost.FUSED) -> Plan:
+def choose(
+    plan: Plan, graph: Graph, machine: cost.Machine = cost.CPU, *, strict: bool = False
+) -> Plan:
     """Return the plan with only those regions that are expected to pay; the others become refusals.
 
-    `rates` are those of this project's kernels.
+    `machine` says how fast this project's kernels and ONNX Runtime's are, `strict` which of its own.
     """
-    found = [(stretch, objection(stretch, rates)) for stretch in stretches(plan, graph)]
-    gain = sum(saves(stretch, rates) for stretch, reason in found if reason is None)
-    whole = cost.peer_seconds(graph.nodes)
+    rates, theirs = machine.ours(strict), machine.peer
+    found = [(stretch, objection(stretch, rates, theirs)) for stretch in stretches(plan, graph)]
+    gain = sum(saves(stretch, rates, theirs) for stretch, reason in found if reason is None)
+    whole = cost.peer_seconds(graph.nodes, theirs)
     if gain < LEAST_GAIN * whole:
         few = f"all that would be taken saves {gain * 1e6:.1f} us of {whole * 1e6:.1f} us"
         found = [(stretch, reason or few) for stretch, reason in found]
@@ -107,7 +110,9 @@ def is_bound(producer: Node, consumer: Node) -> bool:
     return peer.is_blocked(producer) and peer.is_blocked(consumer)
 
 
-def objection(stretch: Stretch, rates: cost.Rates = cost.FUSED) -> str | None:
+def objection(
+    stretch: Stretch, rates: cost.Rates = cost.FUSED, peers: cost.Rates = cost.ONNX_RUNTIME
+) -> str | None:
     """Return why the stretch is left to ONNX Runtime, None if it is taken."""
     covered = {node for region in stretch.regions for node in region.nodes}
     outside = [node for node in stretch.nodes if node not in covered]
@@ -121,7 +126,7 @@ def objection(stretch: Stretch, rates: cost.Rates = cost.FUSED) -> str | None:
         return f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"
     if not any(cost.flops(node) for node in stretch.nodes):
         return "it only moves data, which ONNX Runtime copies as fast"
-    theirs, ours = cost.peer_seconds(stretch.nodes), fused_seconds(stretch, rates)
+    theirs, ours = cost.peer_seconds(stretch.nodes, peers), fused_seconds(stretch, rates)
     if ours > MARGIN * theirs:
         return (
             f"expected {ours * 1e6:.1f} us fused, {theirs * 1e6:.1f} us in ONNX Runtime "
@@ -145,9 +150,11 @@ def fused_seconds(stretch: Stretch, rates: cost.Rates) -> float:
     return sum(cost.kernel_seconds(region.nodes, rates) for region in stretch.regions)
 
 
-def saves(stretch: Stretch, rates: cost.Rates) -> float:
+def saves(
+    stretch: Stretch, rates: cost.Rates, peers: cost.Rates = cost.ONNX_RUNTIME
+) -> float:
     """Return how many seconds taking the stretch is expected to save."""
-    return cost.peer_seconds(stretch.nodes) - fused_seconds(stretch, rates)
+    return cost.peer_seconds(stretch.nodes, peers) - fused_seconds(stretch, rates)
 
 
 def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection
 
+from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.fusion.template import NAMES
 
 MAX_NODES = 256
+
+
+Accept = Callable[[Region], str | None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -18,12 +22,14 @@ class Target:
     `take_yellow` fuses what the table leaves to judgement without asking the cost model (the paper's
     "fuse whatever is legal"). `leave_renames` gives up regions that only give values another shape
     (ops.peer). `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2);
-    `templates` names the rules that may open red cells (template.TEMPLATES).
+    `templates` names the rules that may open red cells (template.TEMPLATES); `rates` are those of the
+    machine's kernels.
     """
 
-    accept: Callable[[Region], str | None]
+    accept: Accept
     max_inputs: int = 64
     max_nodes: int = MAX_NODES
     take_yellow: bool = True
     leave_renames: bool = True
     templates: Collection[str] = NAMES
+    rates: cost.Rates = cost.FUSED

@@ -214,13 +214,13 @@ def _mlp(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 def _small(blocks: Blocks, block: Block) -> list[list[Block]]:
     """Kernels of a few microseconds: what counts is the node itself, its binding and allocation."""
-    return [[block, b] for b in blocks.after(block) if _is_small(block, b)]
+    return [[block, b] for b in blocks.after(block) if _is_small(block, b, blocks.rates)]
 
 
-def _is_small(first: Block, second: Block) -> bool:
+def _is_small(first: Block, second: Block, rates: cost.Rates) -> bool:
     if sum(map(irs_bytes, _between(first, second))) > MOST_BYTES:
         return False
-    return min(cost.compute_seconds(b.nodes, cost.FUSED) for b in (first, second)) <= MOST_SECONDS
+    return min(cost.compute_seconds(b.nodes, rates) for b in (first, second)) <= MOST_SECONDS
 
 
 TEMPLATES = (

@@ -48,7 +48,8 @@ NO_LAYOUTS: Layouts = MappingProxyType({})
 class Lowered:
     """A region and its tile program; program inputs x0, x1, ... are `inputs` in order.
 
-    `layouts` has the order of dims in memory of those inputs and outputs that are not rows.
+    `layouts` has the order of dims in memory of those inputs and outputs that are not rows. `ptx` holds
+    CUDA kernels for it, if the node is to carry them.
     """
 
     region: Region
@@ -56,6 +57,12 @@ class Lowered:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     layouts: Layouts = dataclasses.field(default_factory=dict)
+    ptx: str = ""
+
+    def physical(self, value: Value) -> tuple[int | str, ...]:
+        """Return the shape in memory of an input or output."""
+        shape = value.shape or ()
+        return tuple(shape[k] for k in self.layouts.get(value, range(len(shape))))
 
 
 def lower(

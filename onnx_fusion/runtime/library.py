@@ -1,8 +1,9 @@
-"""Where the native library is."""
+"""Where the native library is, and the CUDA compiler."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 
@@ -37,3 +38,23 @@ def _installed() -> list[Path]:
     except importlib.metadata.PackageNotFoundError:
         return []
     return [Path(str(file.locate())).resolve() for file in files if file.name == NAME]
+
+
+_NVRTC = ("cu13/lib/libnvrtc.so.13", "cuda_nvrtc/lib/libnvrtc.so.12")
+
+
+def find_nvrtc() -> str | None:
+    """Return the path of NVRTC in an installed package of NVIDIA's, None if there is none.
+
+    The library looks in the usual places of the system itself, and first for ONNX_FUSION_NVRTC.
+    """
+    try:
+        spec = importlib.util.find_spec("nvidia")
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for name in _NVRTC:
+            path = Path(folder) / name
+            if path.is_file():
+                return str(path)
+    return None

@@ -1,34 +1,70 @@
-"""Asking the native library whether it runs a tile program."""
+"""Asking the native library which tile programs it runs, and for their kernels as PTX."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 
-from onnx_fusion.errors import LibraryError
-from onnx_fusion.runtime.library import get_library_path
+from onnx_fusion.errors import LibraryError, OnnxFusionError
+from onnx_fusion.runtime.library import find_nvrtc, get_library_path
 
 _ERROR_BYTES = 512
+DEVICES = {"cpu": ("cpu",), "cuda": ("cuda",), "both": ("cpu", "cuda")}
+"""What a model can be planned for, and where its programs must run then."""
+_CHECKS = {"cpu": "onnx_fusion_check", "cuda": "onnx_fusion_cuda_check"}
 
 
-def refusal(program: str) -> str | None:
-    """Return None if the native library runs this tile program, else its reason.
+def refusal(program: str, device: str = "cpu") -> str | None:
+    """Return None if the native library runs this tile program on `device`, else its reason.
 
     Raises LibraryError if the library is missing or cannot be loaded.
     """
     text = program.encode()
     error = ctypes.create_string_buffer(_ERROR_BYTES)
-    if _check(get_library_path())(text, len(text), error, _ERROR_BYTES) == 0:
-        return None
-    return error.value.decode(errors="replace")
+    check = _functions(get_library_path())
+    for kind in DEVICES[device]:
+        if check[kind](text, len(text), error, _ERROR_BYTES) != 0:
+            return error.value.decode(errors="replace")
+    return None
+
+
+def make_ptx(program: str, shapes: Sequence[Sequence[int]]) -> str:
+    """Return the program's kernels as PTX, for inputs of these physical shapes (-1: not known).
+
+    Raises LibraryError without the library, OnnxFusionError without NVRTC or if it compiles nothing.
+    """
+    functions = _functions(get_library_path())
+    text, dims = program.encode(), [dim for shape in shapes for dim in shape]
+    error = ctypes.create_string_buffer(_ERROR_BYTES)
+    made = functions["ptx"](
+        text, len(text), (ctypes.c_int64 * max(len(dims), 1))(*dims),
+        (find_nvrtc() or "").encode(), error, _ERROR_BYTES,
+    )  # fmt: skip
+    if not made:
+        raise OnnxFusionError(f"no PTX is made: {error.value.decode(errors='replace')}")
+    try:
+        return ctypes.string_at(made).decode()
+    finally:
+        functions["free"](made)
 
 
 @functools.cache
-def _check(path: str) -> ctypes._CFuncPtr:
+def _functions(path: str) -> dict[str, ctypes._CFuncPtr]:
     try:
-        check = ctypes.CDLL(path).onnx_fusion_check
+        library = ctypes.CDLL(path)
+        found = {kind: getattr(library, name) for kind, name in _CHECKS.items()}
+        found |= {"ptx": library.onnx_fusion_ptx, "free": library.onnx_fusion_ptx_free}
     except (OSError, AttributeError) as error:
         raise LibraryError(f"{path}: cannot be loaded: {error}; reinstall onnx_fusion") from None
-    check.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
-    check.restype = ctypes.c_int
-    return check
+    for kind in _CHECKS:
+        found[kind].argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+        found[kind].restype = ctypes.c_int
+    found["ptx"].argtypes = [
+        ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int64), ctypes.c_char_p,
+        ctypes.c_char_p, ctypes.c_size_t,
+    ]  # fmt: skip
+    found["ptx"].restype = ctypes.c_void_p
+    found["free"].argtypes = [ctypes.c_void_p]
+    found["free"].restype = None
+    return found

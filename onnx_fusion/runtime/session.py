@@ -14,10 +14,16 @@ import onnxruntime
 
 from onnx_fusion.emit.naming import DOMAIN, REGISTERED
 from onnx_fusion.errors import LibraryError, ModelError
-from onnx_fusion.runtime.library import get_library_path
+from onnx_fusion.runtime.library import find_nvrtc, get_library_path
 
 NAMES = "onnx_fusion.names"
+CUDA = "onnx_fusion.cuda"
+CUDA_PROVIDER = "onnx_fusion.cuda_provider"
+NVRTC = "onnx_fusion.nvrtc"
+"""Session config entries that the library reads (native/ort/register.cc, docs/cuda.md)."""
 MOST_NAMES = 1024
+Provider = str | tuple[str, dict]
+"""An execution provider's name, perhaps with its options."""
 _PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -27,14 +33,15 @@ def session(
     library: bool = True,
     threads: int | None = None,
     options: onnxruntime.SessionOptions | None = None,
-    providers: Sequence[str] | None = None,
+    providers: Sequence[Provider] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Return a session for a model, optimized or not.
 
     With `library` the native library's kernels run the fused nodes; without it their portable
     functions do. `threads` is the number of threads inside an operator. `options` are changed: the
     library is registered on them, once however often they are used. `providers` is the CPU unless
-    given. Raises ModelError if ONNX Runtime refuses the model, LibraryError if it refuses the
+    given; with CUDAExecutionProvider among them, a fused node that ONNX Runtime does not give to it
+    is an error. Raises ModelError if ONNX Runtime refuses the model, LibraryError if it refuses the
     library.
     """
     if options is None:
@@ -42,9 +49,9 @@ def session(
         options.log_severity_level = 4  # what it would print is in the exception
     if threads is not None:
         options.intra_op_num_threads = threads
-    if library:
-        _register(options, path_or_model)
     chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
+    if library:
+        _register(options, path_or_model, _wants_cuda(options, chosen))
     if not isinstance(path_or_model, onnx.ModelProto):
         path = os.fspath(path_or_model)
         return _create(path, Path(path).name, options, chosen)
@@ -64,7 +71,7 @@ def _create(
     source: str | bytes,
     label: str,
     options: onnxruntime.SessionOptions,
-    providers: list[str],
+    providers: list[Provider],
 ) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(source, options, providers=providers)
@@ -75,6 +82,7 @@ def _create(
 def _register(
     options: onnxruntime.SessionOptions,
     model: str | os.PathLike[str] | onnx.ModelProto,
+    cuda: bool,
 ) -> None:
     wanted = count_names(model)
     names = REGISTERED if wanted is None else min(wanted, MOST_NAMES)
@@ -83,16 +91,36 @@ def _register(
         has = int(options.get_session_config_entry(NAMES))
     except RuntimeError:
         options.add_session_config_entry(NAMES, str(names))
+        options.add_session_config_entry(CUDA, str(int(cuda)))
+        nvrtc = find_nvrtc() if cuda and _entry(options, NVRTC) is None else None
+        if nvrtc is not None:
+            options.add_session_config_entry(NVRTC, nvrtc)
         try:
             options.register_custom_ops_library(path)
         except Exception as error:
             raise LibraryError(f"{path}: {_first_line(error)}") from error
         return
+    if _entry(options, CUDA) != str(int(cuda)):
+        raise LibraryError(
+            f"these session options were made {'without' if cuda else 'with'} CUDA kernels; use new ones"
+        )
     if has < names:
         raise LibraryError(
             f"these session options have {has} op types of onnx_fusion, the model needs {names}; "
             "use new ones"
         )
+
+
+def _wants_cuda(options: onnxruntime.SessionOptions, providers: Sequence[Provider]) -> bool:
+    names = [one if isinstance(one, str) else one[0] for one in providers]
+    return (_entry(options, CUDA_PROVIDER) or "CUDAExecutionProvider") in names
+
+
+def _entry(options: onnxruntime.SessionOptions, name: str) -> str | None:
+    try:
+        return options.get_session_config_entry(name)
+    except RuntimeError:
+        return None
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,8 @@ struct OrtKernelContext;
 struct OrtInferContext;
 struct OrtOpAttr;
 struct OrtLogger;
+struct OrtMemoryInfo;
+struct OrtAllocator;
 struct OrtValue;
 struct OrtTypeInfo;
 struct OrtTypeAndShape;
@@ -65,6 +67,10 @@ inline constexpr Slot<61, OrtStatus*(const OrtTypeAndShape*, size_t*)> rank;
 inline constexpr Slot<62, OrtStatus*(const OrtTypeAndShape*, int64_t*, size_t)> dims;
 inline constexpr Slot<63, OrtStatus*(const OrtTypeAndShape*, const char**, size_t)> dim_names;
 inline constexpr Slot<65, OrtStatus*(const OrtValue*, OrtTypeAndShape**)> type_and_shape;
+inline constexpr Slot<72, OrtStatus*(const OrtMemoryInfo*, int*)> memory_device;
+inline constexpr Slot<75, OrtStatus*(OrtAllocator*, size_t, void**)> allocate;
+inline constexpr Slot<76, OrtStatus*(OrtAllocator*, void*)> free_memory;
+inline constexpr Slot<77, OrtStatus*(const OrtAllocator*, const OrtMemoryInfo**)> allocator_memory;
 inline constexpr Slot<87, OrtStatus*(const OrtKernelInfo*, const char*, char*, size_t*)>
     string_attribute;
 inline constexpr Slot<90, OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**)> get_input;
@@ -73,6 +79,8 @@ inline constexpr Slot<91, OrtStatus*(OrtKernelContext*, size_t, const int64_t*, 
 inline constexpr Slot<93, void(OrtStatus*)> release_status;
 inline constexpr Slot<98, void(OrtTypeInfo*)> release_type_info;
 inline constexpr Slot<99, void(OrtTypeAndShape*)> release_type_and_shape;
+inline constexpr Slot<132, void(OrtAllocator*)> release_allocator;
+inline constexpr Slot<193, OrtStatus*(const OrtKernelContext*, void**)> compute_stream;
 inline constexpr Slot<230, OrtStatus*(const OrtKernelInfo*, size_t*)> input_count;
 inline constexpr Slot<231, OrtStatus*(const OrtKernelInfo*, size_t*)> output_count;
 inline constexpr Slot<234, OrtStatus*(const OrtKernelInfo*, size_t, OrtTypeInfo**)> input_type;
@@ -98,6 +106,7 @@ inline constexpr Slot<272, OrtStatus*(const OrtOpAttr*, AttrType, void*, size_t,
 using Task = void (*)(void* arg, size_t index);
 inline constexpr Slot<274, OrtStatus*(const OrtKernelContext*, Task, size_t, size_t, void*)>
     parallel_for;
+inline constexpr Slot<278, OrtStatus*(const OrtKernelInfo*, int, OrtAllocator**)> kernel_allocator;
 inline constexpr Slot<414, OrtStatus*(const OrtValue*, int*, const int64_t**, size_t*)>
     borrow_shape;
 

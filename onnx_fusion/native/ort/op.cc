@@ -1,65 +1,15 @@
 #include "ort/op.h"
 
 #include <climits>
-#include <cstring>
 #include <exception>
 #include <new>
-#include <vector>
 
 #include "machine.h"
+#include "ort/inputs.h"
 #include "ort/threads.h"
 
 namespace onnx_fusion::ort {
 namespace {
-
-constexpr size_t kMaxInputs = 256;
-constexpr size_t kMaxOutputs = 64;
-
-std::string node_text(const Api* api, const OrtKernelInfo* info, const FusedRegion* op) {
-  const std::string name =
-      read_text([&](char* out, size_t* size) { return node_name(api, info, out, size); });
-  return "node '" + name + "' (" + op->type + ")";
-}
-
-// A type and shape that ONNX Runtime made for us.
-struct OwnedShape {
-  const Api* api;
-  OrtTypeAndShape* info = nullptr;
-
-  explicit OwnedShape(const Api* table) : api(table) {}
-  OwnedShape(const OwnedShape&) = delete;
-  OwnedShape& operator=(const OwnedShape&) = delete;
-  ~OwnedShape() {
-    if (info != nullptr) release_type_and_shape(api, info);
-  }
-};
-
-// The ONNX code of an input's or output's element type; 0 if it is not a tensor.
-template <class Query>
-int element_code(const Api* api, const Query& query, const OrtKernelInfo* info, size_t index) {
-  OrtTypeInfo* type = nullptr;
-  check(query(api, info, index, &type));
-  const OrtTypeAndShape* tensor = nullptr;
-  int code = 0;
-  OrtStatus* status = cast_to_tensor(api, type, &tensor);
-  if (status == nullptr && tensor != nullptr) status = element_type(api, tensor, &code);
-  release_type_info(api, type);
-  check(status);
-  return code;
-}
-
-void expect_count(const char* what, size_t actual, size_t expected) {
-  if (actual == expected) return;
-  throw ProgramError("the node has " + std::to_string(actual) + " " + what + "s, its program " +
-                     std::to_string(expected));
-}
-
-void expect_type(const char* what, size_t index, int actual, DType expected) {
-  if (actual == dtype_onnx(expected)) return;
-  throw ProgramError(std::string(what) + " " + std::to_string(index) + " has ONNX element type " +
-                     std::to_string(actual) + ", its program says " + dtype_name(expected) + " (" +
-                     std::to_string(dtype_onnx(expected)) + ")");
-}
 
 // The caller's threads during one run.
 struct Pool {
@@ -83,53 +33,32 @@ struct Pool {
 class Node {
  public:
   Node(const FusedRegion* op, const Api* api, const OrtKernelInfo* info, std::string where)
-      : api_(api), borrows_(op->version >= kShapeReferenceApi), where_(std::move(where)) {
-    const std::string text = read_text(
-        [&](char* out, size_t* size) { return string_attribute(api, info, kProgram, out, size); });
-    size_t inputs = 0, outputs = 0;
-    check(input_count(api, info, &inputs));
-    check(output_count(api, info, &outputs));
-    const std::shared_ptr<const Program> program = read_program(text);
-    expect_count("input", inputs, program->inputs);
-    expect_count("output", outputs, program->outputs);
-    for (size_t i = 0; i < inputs; ++i) {
-      expect_type("input", i, element_code(api, input_type, info, i), program->tensors[i].dtype);
-    }
-    for (size_t i = 0; i < outputs; ++i) {
-      expect_type("output", i, element_code(api, output_type, info, i), program->output(i).dtype);
-    }
-    read_constants(info, *program);
-    kernel_ = Kernel::create(text, views_.data(), views_.size());
+      : text_(read_text([&](char* out, size_t* size) {
+          return string_attribute(api, info, kProgram, out, size);
+        })),
+        inputs_(op, api, info, *read_program(text_), std::move(where)) {
+    const std::vector<TensorView>& constants = inputs_.constants();
+    kernel_ = Kernel::create(text_, constants.data(), constants.size());
+    text_ = std::string();
     const OrtLogger* logger = nullptr;
     check(session_logger(api, info, &logger));
     threads_ = Threads::of(logger);
   }
 
-  const Api* api() const { return api_; }
-  const std::string& where() const { return where_; }
+  const Api* api() const { return inputs_.api(); }
+  const std::string& where() const { return inputs_.where(); }
 
   OrtStatus* compute(OrtKernelContext* context) const {
     TensorView views[kMaxInputs];
     int64_t dims[kMaxInputs * kMaxRank];  // unused where shapes are borrowed
-    const size_t outputs = kernel_->output_count();
-    std::memcpy(views, views_.data(), views_.size() * sizeof(TensorView));
-    for (const size_t i : variable_) {
-      if (OrtStatus* status = read_input(context, i, &views[i], dims + i * kMaxRank)) {
-        return status;
-      }
-    }
+    void* data[kMaxOutputs];
+    if (OrtStatus* status = inputs_.read(context, views, dims)) return status;
     BoundRef bound;
     if (Status status = kernel_->bind(views, &bound); !status.ok()) return fail(status.message);
-    void* data[kMaxOutputs];
-    for (size_t i = 0; i < outputs; ++i) {
-      size_t rank = 0;
-      const int64_t* shape = kernel_->output_dims(*bound, i, &rank);
-      OrtValue* value = nullptr;
-      if (OrtStatus* status = get_output(api_, context, i, shape, rank, &value)) return status;
-      if (value == nullptr) return fail("output " + std::to_string(i) + " is omitted");
-      if (OrtStatus* status = tensor_data(api_, value, &data[i])) return status;
-    }
-    Pool pool{api_, context, static_cast<size_t>(threads_->count(api_, context))};
+    const auto dims_of = [&](size_t i, size_t* rank) { return kernel_->output_dims(*bound, i, rank); };
+    const size_t outputs = kernel_->output_count();
+    if (OrtStatus* status = get_outputs(inputs_, context, outputs, dims_of, data)) return status;
+    Pool pool{api(), context, static_cast<size_t>(threads_->count(api(), context))};
     const Parallel parallel{&pool, static_cast<int>(pool.threads), &Pool::run};
     const Status status = kernel_->run(*bound, views, data, parallel);
     if (pool.status != nullptr) return pool.status;
@@ -137,62 +66,10 @@ class Node {
   }
 
  private:
-  OrtStatus* fail(const std::string& message) const {
-    return create_status(api_, kRuntimeException, (where_ + ": " + message).c_str());
-  }
+  OrtStatus* fail(const std::string& message) const { return inputs_.fail(message); }
 
-  // Weights stay where they are as long as the session lives, so they are looked at once.
-  void read_constants(const OrtKernelInfo* info, const Program& program) {
-    views_.resize(program.inputs);
-    shapes_.resize(program.inputs);
-    for (size_t i = 0; i < views_.size(); ++i) {
-      TensorView& view = views_[i];
-      view = {nullptr, nullptr, 0, program.tensors[i].dtype};
-      int is_constant = 0;
-      const OrtValue* value = nullptr;
-      check(constant_input(api_, info, i, &is_constant, &value));
-      if (is_constant == 0 || value == nullptr) {
-        variable_.push_back(static_cast<uint16_t>(i));
-        continue;
-      }
-      OwnedShape shape(api_);
-      check(type_and_shape(api_, value, &shape.info));
-      check(rank(api_, shape.info, &view.rank));
-      shapes_[i].resize(view.rank + 1);  // never without an address
-      check(ort::dims(api_, shape.info, shapes_[i].data(), view.rank));
-      view.dims = shapes_[i].data();
-      void* data = nullptr;
-      check(tensor_data(api_, const_cast<OrtValue*>(value), &data));
-      view.data = data != nullptr ? data : shapes_[i].data();  // no data: no elements
-    }
-  }
-
-  OrtStatus* read_input(OrtKernelContext* context, size_t i, TensorView* view,
-                        int64_t* dims) const {
-    const OrtValue* value = nullptr;
-    if (OrtStatus* status = get_input(api_, context, i, &value)) return status;
-    if (value == nullptr) return fail("input " + std::to_string(i) + " is omitted");
-    void* data = nullptr;
-    if (OrtStatus* status = tensor_data(api_, const_cast<OrtValue*>(value), &data)) return status;
-    view->data = data;
-    if (borrows_) {
-      int type = 0;
-      return borrow_shape(api_, value, &type, &view->dims, &view->rank);
-    }
-    OwnedShape shape(api_);
-    if (OrtStatus* status = type_and_shape(api_, value, &shape.info)) return status;
-    if (OrtStatus* status = rank(api_, shape.info, &view->rank)) return status;
-    if (view->rank > kMaxRank) return fail("input " + std::to_string(i) + " has too many dims");
-    view->dims = dims;
-    return ort::dims(api_, shape.info, dims, view->rank);
-  }
-
-  const Api* api_;
-  bool borrows_;
-  std::string where_;
-  std::vector<TensorView> views_;  // of constants; the others are filled in by every run
-  std::vector<std::vector<int64_t>> shapes_;
-  std::vector<uint16_t> variable_;  // the inputs that are not constant
+  std::string text_;
+  Inputs inputs_;
   std::unique_ptr<Kernel> kernel_;
   std::shared_ptr<Threads> threads_;
 };
@@ -203,6 +80,11 @@ OrtStatus* create_node(const CustomOp* op, const Api* api, const OrtKernelInfo* 
   try {
     const auto* region = static_cast<const FusedRegion*>(op);
     where = node_text(api, info, region);
+    if (region->cuda_only) {
+      throw ProgramError(
+          "ONNX Runtime runs it on the CPU, and this session wants CUDA; plan the model with "
+          "'optimize --target cuda' or 'both'");
+    }
     *node = new Node(region, api, info, where);
     return nullptr;
   } catch (...) {

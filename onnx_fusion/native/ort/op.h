@@ -13,11 +13,13 @@ namespace onnx_fusion::ort {
 inline constexpr const char* kDomain = "onnx_fusion";
 inline constexpr const char* kType = "FusedRegion";
 inline constexpr const char* kProgram = "program";
+inline constexpr const char* kPtx = "ptx";
 
 // One registered op type. ONNX Runtime hands it back to every callback.
 struct FusedRegion : CustomOp {
   const Api* api;
   std::string type;
+  bool cuda_only = false;  // a kernel on the CPU is refused
 
   FusedRegion(const Api* table, uint32_t table_version, std::string name);
 };

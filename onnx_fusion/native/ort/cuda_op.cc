@@ -1,0 +1,105 @@
+#include "ort/cuda_op.h"
+
+#include "cuda/kernel.h"
+#include "ort/inputs.h"
+#include "ort/workspace.h"
+
+namespace onnx_fusion::ort {
+namespace {
+
+// What ONNX Runtime holds for one node of one session.
+class CudaNode {
+ public:
+  CudaNode(const CudaRegion* op, const Api* api, const OrtKernelInfo* info, std::string where)
+      : program_(read_program(read_text([&](char* out, size_t* size) {
+          return string_attribute(api, info, kProgram, out, size);
+        }))),
+        inputs_(op, api, info, *program_, std::move(where)) {
+    OrtAllocator* allocator = nullptr;
+    const OrtLogger* logger = nullptr;
+    check(session_logger(api, info, &logger));
+    check(kernel_allocator(api, info, 0, &allocator));
+    workspaces_ = Workspaces::of(logger, api, allocator);
+    const OrtMemoryInfo* memory = nullptr;
+    cuda::Settings settings;
+    check(allocator_memory(api, allocator, &memory));
+    check(memory_device(api, memory, &settings.ordinal));
+    settings.nvrtc = op->options.nvrtc;
+    settings.tf32 = op->options.tf32;
+    std::vector<std::vector<int64_t>> dims;
+    const std::vector<TensorView> shapes = inputs_.known(info, *program_, &dims);
+    kernel_ = cuda::Kernel::create(program_, optional_text(api, info, kPtx), settings, shapes.data());
+  }
+
+  const Api* api() const { return inputs_.api(); }
+  const std::string& where() const { return inputs_.where(); }
+
+  OrtStatus* compute(OrtKernelContext* context) const {
+    TensorView views[kMaxInputs];
+    int64_t dims[kMaxInputs * kMaxRank];  // unused where shapes are borrowed
+    void* data[kMaxOutputs];
+    if (OrtStatus* status = inputs_.read(context, views, dims)) return status;
+    std::shared_ptr<const cuda::Bound> bound;
+    Status status = kernel_->bind(views, &bound);
+    if (!status.ok()) return inputs_.fail(status.message);
+    const auto dims_of = [&](size_t i, size_t* rank) { return kernel_->output_dims(*bound, i, rank); };
+    const size_t outputs = kernel_->output_count();
+    if (OrtStatus* failed = get_outputs(inputs_, context, outputs, dims_of, data)) return failed;
+    const cuda::Launches* launches = nullptr;
+    status = kernel_->choose(*bound, views, data, &launches);
+    if (!status.ok()) return inputs_.fail(status.message);
+    void* stream = nullptr;
+    if (OrtStatus* failed = compute_stream(api(), context, &stream)) return failed;
+    Workspaces::Use workspace;
+    const size_t bytes = cuda::Kernel::workspace_bytes(*launches);
+    if (bytes > 0) {
+      if (OrtStatus* failed = workspaces_->take(stream, bytes, &workspace)) return failed;
+    }
+    status = kernel_->run(*launches, views, data, workspace.data, stream);
+    return status.ok() ? nullptr : inputs_.fail(status.message);
+  }
+
+ private:
+  std::shared_ptr<const Program> program_;
+  Inputs inputs_;
+  std::shared_ptr<Workspaces> workspaces_;
+  std::unique_ptr<cuda::Kernel> kernel_;
+};
+
+OrtStatus* create_node(const CustomOp* op, const Api* api, const OrtKernelInfo* info,
+                       void** node) noexcept {
+  std::string where;
+  try {
+    const auto* region = static_cast<const CudaRegion*>(op);
+    where = node_text(api, info, region);
+    *node = new CudaNode(region, api, info, where);
+    return nullptr;
+  } catch (...) {
+    return caught(api, where);
+  }
+}
+
+OrtStatus* compute_node(void* node, OrtKernelContext* context) noexcept {
+  const CudaNode& self = *static_cast<const CudaNode*>(node);
+  try {
+    return self.compute(context);
+  } catch (...) {
+    return caught(self.api(), self.where());
+  }
+}
+
+}  // namespace
+
+CudaRegion::CudaRegion(const Api* table, uint32_t table_version, std::string name, CudaOptions asked)
+    : FusedRegion(table, table_version, std::move(name)), options(std::move(asked)) {
+  provider = [](const CustomOp* op) {
+    return static_cast<const CudaRegion*>(op)->options.provider.c_str();
+  };
+  create_kernel_status = create_node;
+  compute_status = compute_node;
+  destroy = [](void* node) { delete static_cast<CudaNode*>(node); };
+}
+
+bool has_driver() { return cuda::Driver::exists(); }
+
+}  // namespace onnx_fusion::ort

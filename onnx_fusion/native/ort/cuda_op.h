@@ -1,0 +1,28 @@
+// The custom op on a CUDA device: the same name, arguments and text as on the CPU.
+#pragma once
+
+#include <string>
+
+#include "ort/op.h"
+
+namespace onnx_fusion::ort {
+
+inline constexpr const char* kCudaProvider = "CUDAExecutionProvider";
+
+// What a session asks of its CUDA kernels.
+struct CudaOptions {
+  std::string provider = kCudaProvider;  // the execution provider that they are for
+  std::string nvrtc;                     // the compiler's path; empty: where it usually is
+  bool tf32 = false;                     // may f32 products round their operands to tf32
+};
+
+struct CudaRegion : FusedRegion {
+  CudaOptions options;
+
+  CudaRegion(const Api* table, uint32_t table_version, std::string name, CudaOptions asked);
+};
+
+// Whether this machine has a CUDA driver; it is not initialized.
+bool has_driver();
+
+}  // namespace onnx_fusion::ort
