@@ -109,6 +109,30 @@ def test_squeeze_and_excite_is_one_region():
     assert made == [("excite", "GlobalAveragePool Conv Relu Conv Sigmoid Mul")]
 
 
+EXCITE = (
+    "m = GlobalAveragePool(x)\n a = Conv(m, wr)\n r = Relu(a)\n b = Conv(r, we)\n"
+    "s = Sigmoid(b)\n e = Mul(x, s)\n"
+)
+
+
+def test_the_1x1_convolution_behind_takes_the_gate():
+    made = planned(EXCITE + "y = Conv(e, w1)", IMAGE, "float[1, 64, 56, 56] y")
+    assert made == [("excite", "GlobalAveragePool Conv Relu Conv Sigmoid Mul Conv")]
+
+
+@pytest.mark.parametrize(
+    "shape,result,body",
+    [
+        ("1, 64, 7, 7", "1, 64, 7, 7", "y = Conv(e, w1)"),
+        ("2, 64, 56, 56", "2, 64, 56, 56", "y = Conv(e, w1)"),
+        ("1, 64, 56, 56", "1, 64, 56, 56", "y = Conv<pads = [1, 1, 1, 1]>(e, w3)"),
+    ],
+)
+def test_the_gate_stays_where_the_weights_are_larger_or_not_alike(shape, result, body):
+    made = planned(EXCITE + body, f"float[{shape}] x", f"float[{result}] y")
+    assert ("excite", "GlobalAveragePool Conv Relu Conv Sigmoid Mul") in made
+
+
 def test_a_mean_that_is_no_vector_of_channels_is_no_squeeze():
     body = "m = ReduceMean<keepdims = 1>(x, axes)\n y = Conv(m, w1)"
     text = "axes = Constant<value_ints = [3]>()\n" + body

@@ -9,6 +9,7 @@ but for the last one, which is about the cost of a node itself.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Sequence
 
 from onnx_fusion.fusion import cost
@@ -141,7 +142,8 @@ def _pooling(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 
 def _excite(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Squeeze-and-excite: the mean of each channel, two layers on it, and a scale for each channel."""
+    """Squeeze-and-excite: the mean of each channel, two layers on it, and a scale for each channel, which
+    the weights of a 1x1 convolution may take."""
     if Role.REDUCTION not in _roles(block):
         return []
     group, last = [block], block
@@ -155,7 +157,24 @@ def _excite(blocks: Blocks, block: Block) -> list[list[Block]]:
             break
         last = following[0]
         group.append(last)
-    return [group[:size] for size in range(len(group), 1, -1)]
+    groups = [group[:size] for size in range(len(group), 1, -1)]
+    following = blocks.after(last)
+    if len(group) > 1 and len(following) == 1 and _takes_gate(last, following[0]):
+        groups.insert(0, [*group, following[0]])
+    return groups
+
+
+def _takes_gate(first: Block, second: Block) -> bool:
+    """Return whether channels scaled by the first block could be scaled in the weights of the second, a 1x1
+    convolution: more pixels share them than they have rows."""
+    scaled = _between(first, second)
+    if len(scaled) != 1 or not _known(first, second) or len(scaled[0].shape) < 3:
+        return False
+    if not _WINDOWS.isdisjoint(_roles(second)) or Role.POINTWISE not in _roles(second):
+        return False
+    outputs = [n.outputs[0] for n in second.nodes if table.find(n).role_of(n) is Role.POINTWISE]
+    images, _, *pixels = scaled[0].shape
+    return len(outputs) == 1 and images == 1 and math.prod(pixels) >= outputs[0].shape[1]
 
 
 def _is_vector(value: Value) -> bool:

@@ -34,6 +34,16 @@ int find_dot(const Stage& stage) {
   return -1;
 }
 
+void read_operand(const BoundStage& stage, int value, DotOperand* operand) {
+  const size_t line = static_cast<size_t>(stage.stage->values[static_cast<size_t>(value)]);
+  const Instruction& from = stage.stage->body[line];
+  const BoundMap& map = stage.maps[line];
+  if (from.op != Op::op_load || from.dtype != DType::f32 || !map.linear || map.indirect) return;
+  operand->map = &map;
+  operand->tensor = from.tensor;
+  operand->fill = from.has_else ? as_float(from.literal) : 0.0f;
+}
+
 DotLetters dot_letters(const BoundStage& bound) {
   const Stage& stage = *bound.stage;
   const Instruction& dot = stage.body[find_dot(stage)];
@@ -45,13 +55,7 @@ DotLetters dot_letters(const BoundStage& bound) {
     letters[i] = static_cast<LetterSet>(from.letters & ~dot.over);
     DotOperand& operand = result.operands[i];
     operand.value = dot.args[i];
-    if (from.op != Op::op_load || from.dtype != DType::f32 || !bound.maps[line].linear ||
-        bound.maps[line].indirect) {
-      continue;
-    }
-    operand.map = &bound.maps[line];
-    operand.tensor = from.tensor;
-    operand.fill = from.has_else ? as_float(from.literal) : 0.0f;
+    read_operand(bound, operand.value, &operand);
   }
   for (size_t i = 0; i < stage.body.size(); ++i) {
     if (stage.body[i].op != Op::op_store) continue;

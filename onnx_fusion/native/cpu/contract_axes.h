@@ -21,6 +21,8 @@ struct DotLetters {
   const Linear* store = nullptr;  // the address of the first store
 };
 
+// Sets map, tensor and fill if the value is nothing but such a load.
+void read_operand(const BoundStage& stage, int value, DotOperand* operand);
 int find_dot(const Stage& stage);  // its line, or -1
 DotLetters dot_letters(const BoundStage& stage);
 bool is_constant(const DotOperand& operand, const TensorView* constants, size_t count);

@@ -57,7 +57,8 @@ void ContractPlan::choose_blocks() {
   for (const Piece& piece : pieces_) depths_.push_back(piece.k1 - piece.k0);
   const int64_t all_rows = round_up(rows_, tile_rows_);
   const auto packs = [](const Side& side) {
-    return side.source == Source::tables || side.source == Source::computed;
+    return side.source == Source::tables || side.source == Source::computed ||
+           side.source == Source::scaled;
   };
   const int64_t depth = std::max<int64_t>(depth_, 1);
   int64_t deepest = 1, most_pieces = 1;
@@ -129,7 +130,7 @@ void ContractPlan::choose_blocks() {
   }
   if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   for (const Side* side : {&rows_side_, &columns_side_}) {
-    if (side->source != Source::computed) continue;
+    if (side->prologue == nullptr) continue;
     prologue_bytes_ = std::max(prologue_bytes_, side->prologue->scratch_bytes());
   }
 }

@@ -39,7 +39,9 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
     auto narrow = cpu::NarrowPlan::make(bound, stage, constants, count);
     if (narrow != nullptr) return narrow;
   }
-  return std::make_unique<cpu::ContractPlan>(bound, stage, constants, count);
+  auto plan = std::make_unique<cpu::ContractPlan>(bound, stage, constants, count, true);
+  if (!plan->fails()) return plan;
+  return std::make_unique<cpu::ContractPlan>(bound, stage, constants, count, false);
 }
 
 namespace cpu {
@@ -127,13 +129,14 @@ int choose_width(int64_t vectors) {
 }  // namespace
 
 ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const TensorView* constants,
-                           size_t count)
+                           size_t count, bool scales)
     : kernels_(gemm_kernels()),
       tiles_(tile_kernels()),
       stage_(bound.stages[stage]),
       stage_index_(stage) {
   if (stage_.empty) return;
-  const DotLetters letters = dot_letters(stage_);
+  DotLetters letters = dot_letters(stage_);
+  if (scales) factor_ = take_factor(bound, stage_, &letters, constants, count);
   choose_axes(letters, constants, count);
   const bool swapped = letters.operands[0].value != row_value_;
   const DotOperand &rows = letters.operands[swapped ? 1 : 0];
@@ -141,6 +144,10 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
   choose_row_source(bound, rows, is_constant(rows, constants, count) ? &constants[rows.tensor] : nullptr);
   choose_column_source(bound, columns,
                        is_constant(columns, constants, count) ? &constants[columns.tensor] : nullptr);
+  if (factor_ >= 0 && columns_side_.source == Source::cached) {
+    columns_side_.source = Source::scaled;
+    columns_side_.prologue = std::make_unique<Prologue>(bound, stage, factor_, Axis(), k_);
+  }
   epilogue_ = transposed_ ? std::make_unique<Epilogue>(bound, stage, column_, row_)
                           : std::make_unique<Epilogue>(bound, stage, row_, column_);
   choose_blocks();
@@ -163,6 +170,7 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
   int best = -1;
   for (int i = 1; i >= 0; --i) {
     const Candidate &columns = operands[i], &rows = operands[1 - i];
+    if (factor_ >= 0 && !columns.constant) continue;
     const double m = static_cast<double>(rows.extent), n = static_cast<double>(columns.extent);
     const double k = static_cast<double>(std::max<int64_t>(depth_, 1));
     int letter = 0;

@@ -19,6 +19,7 @@ namespace onnx_fusion::cpu {
 
 enum class Source {
   cached,    // packed panels in the plan
+  scaled,    // columns: the same, times a number for each k, per block
   direct,    // read in place, through tables
   indexed,   // rows: the same, of which only short runs of k lie together
   tables,    // packed per block, through tables
@@ -47,8 +48,12 @@ struct Block {
 
 class ContractPlan final : public StagePlan {
  public:
-  ContractPlan(const BoundProgram& bound, size_t stage, const TensorView* constants, size_t count);
+  // With `scales`, a factor of an operand may go to the other one.
+  ContractPlan(const BoundProgram& bound, size_t stage, const TensorView* constants, size_t count,
+               bool scales);
   void run(const RunContext& context) const override;
+  // There is such a factor, but not the packed columns that take it: plan without.
+  bool fails() const { return factor_ >= 0 && columns_side_.source != Source::scaled; }
 
  private:
   // Part of one batch's rows and panels.
@@ -65,6 +70,7 @@ class ContractPlan final : public StagePlan {
     float* sums;
     float* turned;           // a finished strip, transposed
     const float** pointers;  // to direct rows: [tile][piece][row of the tile]
+    float* factors;          // scaled: of the columns, per k
     float* borders;          // indexed rows that are partly outside, copied
     uint8_t* whole;          // per tile: it has no such row
     char* prologue;
@@ -87,6 +93,8 @@ class ContractPlan final : public StagePlan {
 
   void pack_rows(const RunContext& context, const Item& item, int64_t row0, int64_t row1,
                  const Buffers& buffers) const;
+  void scale_columns(const Item& item, const Block& block, int64_t panel0, int64_t panel1,
+                     const Buffers& buffers) const;
   void pack_columns(const RunContext& context, const Item& item, const Block& block,
                     int64_t panel0, int64_t panel1, const Buffers& buffers) const;
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
@@ -125,6 +133,7 @@ class ContractPlan final : public StagePlan {
   const BoundStage& stage_;
   size_t stage_index_;
   int row_value_ = -1, column_value_ = -1;  // the operands of the `dot`
+  int factor_ = -1;                         // what the columns are multiplied with
   Axis batch_, row_, column_, k_;
   int64_t batches_ = 1, rows_ = 1, columns_ = 1, depth_ = 1;
   int vectors_ = 1;        // of a panel
@@ -157,5 +166,10 @@ class ContractPlan final : public StagePlan {
 
   std::unique_ptr<Epilogue> epilogue_;
 };
+
+// If an operand is a load times something that depends on k alone, and the other one is constant: makes
+// the operand that load and returns the other factor's value. Else, and in strict programs, -1.
+int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* letters,
+                const TensorView* constants, size_t count);
 
 }  // namespace onnx_fusion::cpu

@@ -53,12 +53,14 @@ void ContractPlan::run(const RunContext& context) const {
                                                       columns_side_.source == Source::computed);
   }
   const int64_t parts = split.rows * split.panels;
+  const bool scaled = columns_side_.source == Source::scaled;
+  const int64_t factor_floats = scaled ? depth_ : 0;
 
   const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_ +
                                            turned_floats_) *
                            sizeof(float) +
-                       static_cast<size_t>(border_floats_) * sizeof(float) +
-                       static_cast<size_t>(pointers_) * (sizeof(float*) + 1) + prologue_bytes_ + epilogue_->scratch_bytes() + 9 * 64;
+                       static_cast<size_t>(border_floats_ + factor_floats) * sizeof(float) +
+                       static_cast<size_t>(pointers_) * (sizeof(float*) + 1) + prologue_bytes_ + epilogue_->scratch_bytes() + 10 * 64;
   const auto task = [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return context.failed_line->store(-1);
@@ -70,9 +72,15 @@ void ContractPlan::run(const RunContext& context) const {
     buffers.turned = take<float>(&at, turned_floats_);
     buffers.pointers = take<const float*>(&at, pointers_);
     buffers.borders = take<float>(&at, border_floats_);
+    buffers.factors = take<float>(&at, factor_floats);
     buffers.whole = take<uint8_t>(&at, pointers_);
     buffers.prologue = at;
     buffers.epilogue = at + (prologue_bytes_ + 63) / 64 * 64;
+    if (scaled) {
+      const int64_t nowhere[kMaxLetters] = {};
+      columns_side_.prologue->run(context, nowhere, 0, 1, 0, depth_, buffers.factors, depth_, 1,
+                                  buffers.prologue);
+    }
     for (int64_t i = begin; i < end; ++i) {
       int64_t fixed[kMaxLetters] = {};
       const int64_t row_part = i % parts / split.panels, panel_part = i % split.panels;
@@ -86,7 +94,8 @@ void ContractPlan::run(const RunContext& context) const {
       item.fixed = fixed;
       const auto memory = [&](const Side& side) -> const float* {
         if (side.source == Source::computed) return nullptr;
-        if (side.source == Source::cached) return side.weights->data() + side.slot[item.batch];
+        const bool packed = side.source == Source::cached || side.source == Source::scaled;
+        if (packed) return side.weights->data() + side.slot[item.batch];
         return reinterpret_cast<const float*>(context.tensors[side.tensor]) +
                side.tables.batch[item.batch];
       };
@@ -143,6 +152,9 @@ void ContractPlan::pack_rows(const RunContext& context, const Item& item, int64_
 void ContractPlan::pack_columns(const RunContext& context, const Item& item, const Block& block,
                                 int64_t panel0, int64_t panel1, const Buffers& buffers) const {
   const int64_t k0 = pieces_[block.first].k0, depth = pieces_[block.last - 1].k1 - k0;
+  if (columns_side_.source == Source::scaled) {
+    return scale_columns(item, block, panel0, panel1, buffers);
+  }
   const OperandTables& tables = columns_side_.tables;
   const ColumnPack pack{item.columns,
                         tables.outer.data(),
