@@ -59,8 +59,7 @@ struct Worker {  // a fiber; runs threads one after the other, holding each whil
 struct Block {
   ucontext_t scheduler;
   std::vector<std::unique_ptr<Worker>> workers;
-  std::vector<int> order;  // of threads
-  size_t next = 0;
+  size_t next = 0, end = 0;  // which of them may start
   int alive = 0;
   Barrier barrier;
   std::vector<Warp> warps;
@@ -98,8 +97,8 @@ inline void wait(Barrier& barrier, int alive) {
 inline void work() {
   Worker* self = block.current;
   for (;;) {
-    while (block.next < block.order.size()) {
-      self->thread = block.order[block.next++];
+    while (block.next < block.end) {
+      self->thread = static_cast<int>(block.next++);
       threadIdx = place(self->thread);
       block.call(block.arg);
       Warp& warp = block.warps[static_cast<size_t>(self->thread / kWarp)];
@@ -131,48 +130,59 @@ inline void resume(Worker* worker) {
   swapcontext(&block.scheduler, &worker->context);
 }
 
+// Starts or resumes what of a warp can run; false if nothing can.
+inline bool run_warp(int warp, std::vector<bool>& started) {
+  const int first = warp * kWarp, last = first + block.warps[static_cast<size_t>(warp)].size;
+  std::vector<Worker*> ready;
+  Worker* idle = nullptr;
+  for (auto& worker : block.workers) {
+    const int t = worker->thread;
+    if (t < 0) idle = worker.get();
+    if (t < first || t >= last) continue;
+    if (worker->waits == nullptr || worker->waits->generation != worker->generation) {
+      ready.push_back(worker.get());
+    }
+  }
+  if (!started[static_cast<size_t>(warp)]) {
+    block.next = static_cast<size_t>(first);
+    block.end = static_cast<size_t>(last);
+    started[static_cast<size_t>(warp)] = true;
+    resume(idle != nullptr ? idle : new_worker());
+  } else if (block.next < block.end) {
+    resume(idle != nullptr ? idle : new_worker());
+  } else {
+    for (Worker* worker : ready) {
+      if (block.error == nullptr) resume(worker);
+    }
+    return !ready.empty();
+  }
+  return true;
+}
+
 // Runs the threads of one block.
 inline void run_block(std::mt19937& random) {
   const int threads = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
   const int warps = (threads + kWarp - 1) / kWarp;
   std::vector<int> shuffled(static_cast<size_t>(warps));
   for (int w = 0; w < warps; ++w) shuffled[static_cast<size_t>(w)] = w;
-  std::shuffle(shuffled.begin(), shuffled.end(), random);
-  block.order.clear();
   block.warps.assign(static_cast<size_t>(warps), Warp());
   for (int w : shuffled) {
-    for (int t = w * kWarp; t < std::min(threads, (w + 1) * kWarp); ++t) block.order.push_back(t);
     Warp& warp = block.warps[static_cast<size_t>(w)];
     warp.alive = warp.size = std::min(threads, (w + 1) * kWarp) - w * kWarp;
   }
-  block.next = 0;
+  block.next = block.end = 0;
   block.alive = threads;
   block.barrier = Barrier();
+  // One warp runs as far as it can while the others stand still: nothing but barriers orders them.
+  std::vector<bool> started(static_cast<size_t>(warps));
   while (block.alive > 0 && block.error == nullptr) {
-    std::vector<Worker*> ready;
-    Worker* idle = nullptr;
-    for (auto& worker : block.workers) {
-      if (worker->thread < 0) {
-        idle = worker.get();
-      } else if (worker->waits == nullptr || worker->waits->generation != worker->generation) {
-        ready.push_back(worker.get());
-      }
+    std::shuffle(shuffled.begin(), shuffled.end(), random);
+    bool ran = false;
+    for (int w : shuffled) {
+      while (run_warp(w, started) && block.error == nullptr) ran = true;
+      if (ran) break;
     }
-    if (block.next < block.order.size()) {
-      resume(idle != nullptr ? idle : new_worker());
-    } else if (ready.empty()) {
-      block.error = "threads wait for others that never come";
-    } else {
-      // By warps, in random order; those that a barrier lets go together run one after the other.
-      std::shuffle(shuffled.begin(), shuffled.end(), random);
-      std::stable_sort(ready.begin(), ready.end(), [&](Worker* a, Worker* b) {
-        return shuffled[static_cast<size_t>(a->thread / kWarp)] <
-               shuffled[static_cast<size_t>(b->thread / kWarp)];
-      });
-      for (Worker* worker : ready) {
-        if (worker->thread >= 0 && block.error == nullptr) resume(worker);
-      }
-    }
+    if (!ran && block.error == nullptr) block.error = "threads wait for others that never come";
   }
 }
 
@@ -296,4 +306,51 @@ inline unsigned short float_to_half(float a) {
   exponent = exponent - 1 < -14 ? -14 : exponent - 1;
   const int units = static_cast<int>(rintf(ldexpf(size, 10 - exponent)));  // to even
   return static_cast<unsigned short>(sign + ((exponent + 14) << 10) + units);
+}
+
+inline unsigned float_to_tf32(float a) {
+  const unsigned u = __float_as_uint(a);
+  return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & 0xffffe000u;
+}
+
+namespace emulator {
+
+// mma.sync of a 16 x 8 tile: `product` is that of two words, one of each operand.
+template <class F>
+void multiply(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], F product) {
+  struct Words {
+    unsigned a[4], b[2];
+  } own;
+  memcpy(own.a, a, sizeof own.a);
+  memcpy(own.b, b, sizeof own.b);
+  const unsigned char* slots = exchange(own);
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane() / 4 + i / 2 * 8, column = lane() % 4 * 2 + i % 2;
+    for (int w = 0; w < 8; ++w) {
+      const Words x = from_lane<Words>(slots, row % 8 * 4 + w % 4);
+      const Words y = from_lane<Words>(slots, column * 4 + w % 4);
+      c[i] += product(x.a[row / 8 + w / 4 * 2], y.b[w / 4]);
+    }
+  }
+}
+
+}  // namespace emulator
+
+inline void multiply_f16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulator::multiply(c, a, b, [](unsigned x, unsigned y) {
+    return half_to_float(static_cast<unsigned short>(x)) * half_to_float(static_cast<unsigned short>(y)) +
+           half_to_float(static_cast<unsigned short>(x >> 16)) *
+               half_to_float(static_cast<unsigned short>(y >> 16));
+  });
+}
+inline void multiply_bf16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulator::multiply(c, a, b, [](unsigned x, unsigned y) {
+    return __uint_as_float(x << 16) * __uint_as_float(y << 16) +
+           __uint_as_float(x & 0xffff0000u) * __uint_as_float(y & 0xffff0000u);
+  });
+}
+inline void multiply_tf32(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulator::multiply(c, a, b, [](unsigned x, unsigned y) {
+    return __uint_as_float(x) * __uint_as_float(y);
+  });
 }

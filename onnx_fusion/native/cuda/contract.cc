@@ -86,7 +86,7 @@ bool find_product(const Nest& nest, const Device& device, Product* product) {
       p.a.sum_fastest || !p.b.sum_fastest ? p.a.sum : p.b.sum;
   const DType half = half_of(nest, rows);
   if (half != DType::f32 && half == half_of(nest, columns) &&
-      (half == DType::f16 || device.arch >= 80)) {
+      device.arch >= (half == DType::f16 ? 75 : 80)) {
     p.unit = half == DType::f16 ? Unit::f16 : Unit::bf16;
     p.a.line = nest.needs(rows)[0];
     p.b.line = nest.needs(columns)[0];

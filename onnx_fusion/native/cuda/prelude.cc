@@ -130,6 +130,36 @@ const Function kFunctions[] = {
      "struct alignas(sizeof(T) * N) Pack {\n"
      "  T at[N];\n"
      "};\n"},
+    {"float_to_tf32",
+     "DEVICE unsigned float_to_tf32(float a) {\n"
+     "  unsigned b;\n"
+     "  asm(\"cvt.rna.tf32.f32 %0, %1;\" : \"=r\"(b) : \"f\"(a));\n"
+     "  return b;\n"
+     "}\n", true},
+#define MULTIPLY(name, shape, type)                                                           \
+  "  asm(\"mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, \"\n" \
+  "      \"{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\"\n"                                \
+  "      : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n"                         \
+  "      : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"r\"(b[0]), \"r\"(b[1]));\n"
+#define SIGNATURE(name) \
+  "DEVICE void multiply_" name "(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {\n"
+    {"multiply_f16",
+     SIGNATURE("f16")
+     "#if __CUDA_ARCH__ >= 800\n"
+     MULTIPLY("f16", "m16n8k16", "f16")
+     "#else\n"
+     "  for (int i = 0; i < 2; ++i) {\n"
+     "    asm(\"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, \"\n"
+     "        \"{%4, %5}, {%6}, {%0, %1, %2, %3};\"\n"
+     "        : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n"
+     "        : \"r\"(a[2 * i]), \"r\"(a[2 * i + 1]), \"r\"(b[i]));\n"
+     "  }\n"
+     "#endif\n"
+     "}\n", true},
+    {"multiply_bf16", SIGNATURE("bf16") MULTIPLY("bf16", "m16n8k16", "bf16") "}\n", true},
+    {"multiply_tf32", SIGNATURE("tf32") MULTIPLY("tf32", "m16n8k8", "tf32") "}\n", true},
+#undef MULTIPLY
+#undef SIGNATURE
     {"shared_bytes", "extern __shared__ uint4 shared_memory[];\n"
      "DEVICE unsigned char* shared_bytes() { return (unsigned char*)shared_memory; }\n", true},
 #define FOLDS(name, functor)                                                                  \

@@ -1,6 +1,7 @@
 // Products of matrices by tiles: a block's tile of rows and columns, a step of the sum in shared memory.
 // Every operand is computed as it enters shared memory, so whatever comes before the dot is free of
-// passes of its own; what comes after it happens to the sums in registers.
+// passes of its own; what comes after it happens to the sums in registers. The next step's operands are
+// on their way while a step is multiplied.
 #include <algorithm>
 
 #include "cuda/contract.h"
@@ -8,10 +9,13 @@
 namespace onnx_fusion::cuda {
 namespace {
 
-constexpr int kPad = 4;  // floats, so that columns of a tile lie in other banks
+constexpr int kPad = 4;     // words, so that neighbouring rows of a tile lie in other banks
+constexpr int kWords = 16;  // 32-bit words of a step, for tensor cores
 
 struct Tile {
-  int rows, columns, step, each;  // each: rows and columns of a thread
+  int rows, columns;
+  int step;  // elements of the sum
+  int each;  // fmaf: rows and columns of a thread
 };
 
 std::string s(int64_t value) { return std::to_string(value); }
@@ -22,13 +26,25 @@ class Printer {
       : work_(work), nest_(nest), p_(product), tile_(tile), text_(work.bound, false) {}
 
   Text& print();
+  int64_t shared_bytes() const;
 
  private:
+  // How the threads share a step's part of an operand: `count` runs of `lanes` elements; `pair` rows
+  // of the sum at once, for halves that lie across it.
+  struct Share {
+    int lanes, pair, fast, count, turns;
+  };
+  bool cores() const { return p_.unit != Unit::fmaf; }
+  bool halves() const { return p_.unit == Unit::f16 || p_.unit == Unit::bf16; }
+  const char* element() const { return cores() ? halves() ? "unsigned short" : "unsigned" : "float"; }
   void place();
-  void fill(const Operand& operand, bool rows);
+  Share share(const Operand& operand, bool rows, Body* body) const;
+  void load(const Operand& operand, bool rows);
+  void keep(const Operand& operand, bool rows);
+  void open_turns(const Share& share, const Operand& operand);
   void multiply();
+  void multiply_cores();
   void finish();
-  void batch(Body& body);
 
   Work& work_;
   const Nest& nest_;
@@ -37,7 +53,7 @@ class Printer {
   Text text_;
 };
 
-// Which tile a block has.
+// Which tile a block has, and which part of it a thread.
 void Printer::place() {
   const int64_t columns = (p_.n + tile_.columns - 1) / tile_.columns;
   const int64_t rows = (p_.m + tile_.rows - 1) / tile_.rows;
@@ -49,63 +65,137 @@ void Printer::place() {
   text_.line("const int batch = " + text_.quotient("tile_row", rows, false) + ";");
   text_.line("const int first_row = (tile_row - batch * " + text_.number(rows, false) + ") * " +
              s(tile_.rows) + ";");
-}
-
-void Printer::batch(Body& body) {
-  body.memory_aligned = work_.device.aligned;
-  body.decompose("batch", p_.batch_order);
-}
-
-// A step's part of an operand, to tile_a or tile_b: [step][rows].
-void Printer::fill(const Operand& operand, bool rows) {
-  Body body(nest_, text_);
-  const int extent = rows ? tile_.rows : tile_.columns;
-  const int64_t whole = rows ? p_.m : p_.n;
-  const std::vector<int>& along = operand.sum_fastest ? operand.sum : operand.own;
-  if (!along.empty()) choose_lanes(body, along.back());
-  if (body.lanes > 4) body.lanes = 4;
-  const int lanes = body.lanes;
-  const int in_step = operand.sum_fastest ? tile_.step / lanes : tile_.step;
-  const int in_extent = operand.sum_fastest ? extent : extent / lanes;
-  const int count = in_step * in_extent;
-  const std::string fast = operand.sum_fastest ? s(in_step) : s(in_extent);
-  text_.line("#pragma unroll");
-  body.enter("for (int f = thread; f < " + s(count) + "; f += " + s(kThreads) + ")");
-  const std::string by = lanes > 1 ? " * " + s(lanes) : "";
-  const std::string sum_at = operand.sum_fastest ? "f % " + fast + by : "f / " + fast;
-  const std::string own_at = operand.sum_fastest ? "f / " + fast : "f % " + fast + by;
-  text_.line("const int in_sum = " + sum_at + ", in_tile = " + own_at + ";");
-  // What lies beside the matrix is read at its border, and counts as 0 beyond the sum's end.
-  const int sum_lanes = operand.sum_fastest ? lanes : 1, own_lanes = operand.sum_fastest ? 1 : lanes;
-  text_.line("const int k = min(first_sum + in_sum, " + text_.number(p_.k, false) + " - " +
-             s(sum_lanes) + ")" + (sum_lanes > 1 ? " / " + s(sum_lanes) : "") + ";");
-  text_.line("const int m = min(" + std::string(rows ? "first_row" : "first_column") + " + in_tile, " +
-             text_.number(whole, false) + " - " + s(own_lanes) + ")" +
-             (own_lanes > 1 ? " / " + s(own_lanes) : "") + ";");
-  batch(body);
-  body.decompose("k", operand.sum, sum_lanes);
-  body.decompose("m", operand.own, own_lanes);
-  body.need(operand.line);
-  const std::string to = rows ? "tile_a" : "tile_b";
-  const std::string stride = s(extent + kPad);
-  for (int lane = 0; lane < lanes; ++lane) {
-    const std::string value = body.name(operand.line, lane);
-    const std::string at = operand.sum_fastest ? "(in_sum + " + s(lane) + ") * " + stride + " + in_tile"
-                                               : "in_sum * " + stride + " + in_tile + " + s(lane);
-    text_.line(to + "[" + at + "] = first_sum + in_sum < " + text_.number(p_.k, false) + " ? " + value +
-               " : 0.0f;");
+  const std::string type = element();
+  const int words = cores() ? tile_.rows * (kWords + kPad) : tile_.step * (tile_.rows + kPad);
+  text_.line(type + "* const tile_a = (" + type + "*)shared_bytes();");
+  text_.line(type + "* const tile_b = tile_a + " + s(words * (halves() ? 2 : 1)) + ";");
+  if (cores()) {
+    text_.line("const int lane = thread % 32;");
+    text_.line("const int warp_row = thread / 32 / 4 * " + s(tile_.rows / 2) + ";");
+    text_.line("const int warp_column = thread / 32 % 4 * " + s(tile_.columns / 4) + ";");
+    text_.line("float sums[" + s(tile_.rows / 32) + "][" + s(tile_.columns / 32) + "][4] = {};");
+  } else {
+    const int across = tile_.columns / tile_.each;
+    text_.line("const int thread_row = thread / " + s(across) + " * 4;");
+    text_.line("const int thread_column = thread % " + s(across) + " * 4;");
+    text_.line("float sums[" + s(tile_.each) + "][" + s(tile_.each) + "] = {};");
   }
-  body.leave();
+}
+
+int64_t Printer::shared_bytes() const {
+  const int64_t words = cores() ? (tile_.rows + tile_.columns) * (kWords + kPad)
+                                : tile_.step * (tile_.rows + tile_.columns + 2 * kPad);
+  return 4 * words;
+}
+
+Printer::Share Printer::share(const Operand& operand, bool rows, Body* body) const {
+  const int extent = rows ? tile_.rows : tile_.columns;
+  const std::vector<int>& along = operand.sum_fastest ? operand.sum : operand.own;
+  body->memory_aligned = work_.device.aligned;
+  if (!along.empty()) choose_lanes(*body, along.back());
+  body->lanes = std::min(body->lanes, halves() ? 8 : 4);
+  Share out;
+  out.lanes = body->lanes;
+  out.pair = halves() && !operand.sum_fastest ? 2 : 1;
+  const int in_step = tile_.step / (operand.sum_fastest ? out.lanes : out.pair);
+  const int in_extent = operand.sum_fastest ? extent : extent / out.lanes;
+  out.fast = operand.sum_fastest ? in_step : in_extent;
+  out.count = in_step * in_extent;
+  out.turns = (out.count + kThreads - 1) / kThreads;
+  return out;
+}
+
+// Opens a loop over a thread's runs: `in_sum` and `in_tile` say where one starts.
+void Printer::open_turns(const Share& share, const Operand& operand) {
+  text_.line("#pragma unroll");
+  text_.open("for (int turn = 0; turn < " + s(share.turns) + "; ++turn)");
+  text_.line("const int f = thread + turn * " + s(kThreads) + ";");
+  if (share.count % kThreads != 0) text_.line("if (f >= " + s(share.count) + ") break;");
+  const std::string fast = "f % " + s(share.fast) + " * " + s(share.lanes);
+  const std::string slow = "f / " + s(share.fast);
+  text_.line("const int in_sum = " + (operand.sum_fastest ? fast : slow + " * " + s(share.pair)) + ";");
+  text_.line("const int in_tile = " + (operand.sum_fastest ? slow : fast) + ";");
+}
+
+// Computes a thread's part of an operand's next step.
+void Printer::load(const Operand& operand, bool rows) {
+  Body body(nest_, text_);
+  const Share how = share(operand, rows, &body);
+  const int64_t whole = rows ? p_.m : p_.n;
+  open_turns(how, operand);
+  if (how.pair > 1) {
+    text_.line("#pragma unroll");
+    text_.open("for (int half = 0; half < 2; ++half)");
+  }
+  // What lies beside the matrix is read at its border, and counts as 0 beyond the sum's end.
+  const int along_sum = operand.sum_fastest ? how.lanes : 1, along_own = operand.sum_fastest ? 1 : how.lanes;
+  const std::string length = text_.number(p_.k, false);
+  text_.line("const int sum_at = next_sum + in_sum" + std::string(how.pair > 1 ? " + half" : "") + ";");
+  text_.line("const int k = min(sum_at, " + length + " - " + s(along_sum) + ")" +
+             (along_sum > 1 ? " / " + s(along_sum) : "") + ";");
+  text_.line("const int m = min(" + std::string(rows ? "first_row" : "first_column") + " + in_tile, " +
+             text_.number(whole, false) + " - " + s(along_own) + ")" +
+             (along_own > 1 ? " / " + s(along_own) : "") + ";");
+  body.decompose("batch", p_.batch_order);
+  body.decompose("k", operand.sum, along_sum);
+  body.decompose("m", operand.own, along_own);
+  body.need(operand.line);
+  const std::string next = std::string(rows ? "next_a" : "next_b") + "[turn]" + (how.pair > 1 ? "[half]" : "");
+  for (int lane = 0; lane < how.lanes; ++lane) {
+    std::string value = body.name(operand.line, lane);
+    if (p_.unit == Unit::tf32) value = "float_to_tf32(" + value + ")";
+    text_.line(next + "[" + s(lane) + "] = sum_at < " + length + " ? " + value + " : " +
+               (cores() ? "0" : "0.0f") + ";");
+  }
+  if (how.pair > 1) text_.close();
+  text_.close();
+}
+
+// Puts it into shared memory: [sum][own] for fmaf, [own][sum] for tensor cores.
+void Printer::keep(const Operand& operand, bool rows) {
+  Body body(nest_, text_);
+  const Share how = share(operand, rows, &body);
+  const std::string tile = rows ? "tile_a" : "tile_b", next = std::string(rows ? "next_a" : "next_b") + "[turn]";
+  open_turns(how, operand);
+  if (!cores()) {
+    const std::string stride = s((rows ? tile_.rows : tile_.columns) + kPad);
+    for (int lane = 0; lane < how.lanes; ++lane) {
+      const std::string at = operand.sum_fastest
+                                 ? "(in_sum + " + s(lane) + ") * " + stride + " + in_tile"
+                                 : "in_sum * " + stride + " + in_tile + " + s(lane);
+      text_.line(tile + "[" + at + "] = " + next + "[" + s(lane) + "];");
+    }
+  } else {
+    const std::string stride = s((kWords + kPad) * (halves() ? 2 : 1));
+    const std::string pack = std::string("Pack<") + element() + ", ";
+    if (operand.sum_fastest) {
+      std::string list;
+      for (int lane = 0; lane < how.lanes; ++lane) list += (lane > 0 ? ", " : "") + next + "[" + s(lane) + "]";
+      text_.line("*(" + pack + s(how.lanes) + ">*)(tile_" + (rows ? "a" : "b") + " + in_tile * " + stride +
+                 " + in_sum) = {{" + list + "}};");
+    } else {
+      for (int lane = 0; lane < how.lanes; ++lane) {
+        const std::string at = "(in_tile + " + s(lane) + ") * " + stride + " + in_sum";
+        if (how.pair > 1) {
+          text_.line("*(" + pack + "2>*)(" + tile + " + " + at + ") = {{" + next + "[0][" + s(lane) + "], " +
+                     next + "[1][" + s(lane) + "]}};");
+        } else {
+          text_.line(tile + "[" + at + "] = " + next + "[" + s(lane) + "];");
+        }
+      }
+    }
+  }
+  text_.close();
 }
 
 void Printer::multiply() {
   const int each = tile_.each;
+  const std::string apart_a = s(tile_.rows / (each / 4)), apart_b = s(tile_.columns / (each / 4));
   text_.line("#pragma unroll");
   text_.open("for (int k = 0; k < " + s(tile_.step) + "; ++k)");
   text_.line("Pack<float, 4> x[" + s(each / 4) + "], y[" + s(each / 4) + "];");
   text_.line("#pragma unroll");
   text_.open("for (int i = 0; i < " + s(each / 4) + "; ++i)");
-  const std::string apart_a = s(tile_.rows / (each / 4)), apart_b = s(tile_.columns / (each / 4));
   text_.line("x[i] = *(const Pack<float, 4>*)(tile_a + k * " + s(tile_.rows + kPad) + " + i * " + apart_a +
              " + thread_row);");
   text_.line("y[i] = *(const Pack<float, 4>*)(tile_b + k * " + s(tile_.columns + kPad) + " + i * " +
@@ -114,57 +204,110 @@ void Printer::multiply() {
   text_.line("#pragma unroll");
   text_.open("for (int i = 0; i < " + s(each) + "; ++i)");
   text_.line("#pragma unroll");
-  text_.line("for (int j = 0; j < " + s(each) +
-             "; ++j) sums[i][j] = fmaf(x[i / 4].at[i % 4], y[j / 4].at[j % 4], sums[i][j]);");
+  text_.open("for (int j = 0; j < " + s(each) + "; ++j)");
+  text_.line("sums[i][j] = fmaf(x[i / 4].at[i % 4], y[j / 4].at[j % 4], sums[i][j]);");
+  text_.close();
+  text_.close();
+  text_.close();
+}
+
+// PTX, "Matrix Fragments for mma.m16n8k16" and ".m16n8k8": in words both are the same.
+void Printer::multiply_cores() {
+  const int high = tile_.rows / 32, wide = tile_.columns / 32;
+  const char* const name = p_.unit == Unit::f16 ? "f16" : p_.unit == Unit::bf16 ? "bf16" : "tf32";
+  text_.line("#pragma unroll");
+  text_.open("for (int part = 0; part < " + s(kWords) + "; part += 8)");
+  text_.line("const int w = part + lane % 4;");
+  text_.line("unsigned x[" + s(high) + "][4], y[" + s(wide) + "][2];");
+  text_.line("#pragma unroll");
+  text_.open("for (int i = 0; i < " + s(high) + "; ++i)");
+  text_.line("const unsigned* const from = (const unsigned*)tile_a + (warp_row + i * 16 + lane / 4) * " +
+             s(kWords + kPad) + " + w;");
+  const std::string below = s(8 * (kWords + kPad));
+  text_.line("x[i][0] = from[0];");
+  text_.line("x[i][1] = from[" + below + "];");
+  text_.line("x[i][2] = from[4];");
+  text_.line("x[i][3] = from[" + below + " + 4];");
+  text_.close();
+  text_.line("#pragma unroll");
+  text_.open("for (int j = 0; j < " + s(wide) + "; ++j)");
+  text_.line("const unsigned* const from = (const unsigned*)tile_b + (warp_column + j * 8 + lane / 4) * " +
+             s(kWords + kPad) + " + w;");
+  text_.line("y[j][0] = from[0];");
+  text_.line("y[j][1] = from[4];");
+  text_.close();
+  text_.line("#pragma unroll");
+  text_.open("for (int i = 0; i < " + s(high) + "; ++i)");
+  text_.line("#pragma unroll");
+  text_.open("for (int j = 0; j < " + s(wide) + "; ++j)");
+  text_.line(std::string("multiply_") + name + "(sums[i][j], x[i], y[j]);");
+  text_.close();
   text_.close();
   text_.close();
 }
 
 // What follows the dot, for a thread's sums.
 void Printer::finish() {
-  const int each = tile_.each;
   Body body(nest_, text_);
-  const int letter = p_.b.own.empty() ? -1 : p_.b.own.back();
-  if (letter >= 0) choose_lanes(body, letter);
-  if (body.lanes > 4) body.lanes = 4;
+  body.memory_aligned = work_.device.aligned;
+  choose_lanes(body, p_.b.own.back());
+  body.lanes = std::min(body.lanes, cores() ? 2 : 4);
   const int lanes = body.lanes;
-  batch(body);
-  const std::string apart_a = s(tile_.rows / (each / 4)), apart_b = s(tile_.columns / (each / 4));
+  int high = tile_.each, wide = tile_.each;
+  std::string row = "i / 4 * 64 + thread_row + i % 4", column = "j / 4 * 64 + thread_column + j % 4";
+  std::string sum = "sums[i][j";
+  if (cores()) {
+    high = tile_.rows / 16;
+    wide = tile_.columns / 16;
+    row = "warp_row + i * 8 + lane / 4";
+    column = "warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2";
+    sum = "sums[i / 2][j / 2][i % 2 * 2 + j % 2";
+  }
+  body.decompose("batch", p_.batch_order);
   text_.line("#pragma unroll");
-  body.enter("for (int i = 0; i < " + s(each) + "; ++i)");
-  text_.line("const int m = first_row + i / 4 * " + apart_a + " + thread_row + i % 4;");
+  body.enter("for (int i = 0; i < " + s(high) + "; ++i)");
+  text_.line("const int m = first_row + " + row + ";");
   text_.line("if (m >= " + text_.number(p_.m, false) + ") continue;");
   body.decompose("m", p_.a.own);
   text_.line("#pragma unroll");
-  body.enter("for (int j = 0; j < " + s(each) + "; j += " + s(lanes) + ")");
-  text_.line("const int n = first_column + j / 4 * " + apart_b + " + thread_column + j % 4;");
+  body.enter("for (int j = 0; j < " + s(wide) + "; j += " + s(lanes) + ")");
+  text_.line("const int n = first_column + " + column + ";");
   text_.line("if (n >= " + text_.number(p_.n, false) + ") continue;");
   if (lanes > 1) text_.line("const int run = n / " + s(lanes) + ";");
   body.decompose(lanes > 1 ? "run" : "n", p_.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
-    text_.line("const float sum" + (body.by_lane(p_.dot) ? "_" + s(lane) : "") + " = sums[i][j + " +
-               s(lane) + "];");
+    text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = " + sum +
+               (lane > 0 ? " + " + s(lane) : "") + "];");
   }
-  body.give(p_.dot, "sum", body.by_lane(p_.dot));
+  body.give(p_.dot, "sum", lanes > 1);
   for (int line : nest_.stores) body.store(line);
   body.leave();
   body.leave();
 }
 
 Text& Printer::print() {
-  const int across = tile_.columns / tile_.each;
   place();
-  text_.line("float* const tile_a = (float*)shared_bytes();");
-  text_.line("float* const tile_b = tile_a + " + s(tile_.step * (tile_.rows + kPad)) + ";");
-  text_.line("const int thread_row = thread / " + s(across) + " * 4;");
-  text_.line("const int thread_column = thread % " + s(across) + " * 4;");
-  text_.line("float sums[" + s(tile_.each) + "][" + s(tile_.each) + "] = {};");
-  text_.open("for (int first_sum = 0; first_sum < " + text_.number(p_.k, false) + "; first_sum += " +
+  for (bool rows : {true, false}) {
+    Body body(nest_, text_);
+    const Share how = share(rows ? p_.a : p_.b, rows, &body);
+    text_.line(std::string(element()) + (rows ? " next_a[" : " next_b[") + s(how.turns) + "]" +
+               (how.pair > 1 ? "[2]" : "") + "[" + s(how.lanes) + "];");
+  }
+  const std::string length = text_.number(p_.k, false);
+  text_.open("for (int next_sum = 0; next_sum < " + length + " + " + s(tile_.step) + "; next_sum += " +
              s(tile_.step) + ")");
-  fill(p_.a, true);
-  fill(p_.b, false);
+  text_.open("if (next_sum < " + length + ")");
+  load(p_.a, true);
+  load(p_.b, false);
+  text_.close();
+  text_.open("if (next_sum > 0)");
+  cores() ? multiply_cores() : multiply();
   text_.line("__syncthreads();");
-  multiply();
+  text_.close();
+  text_.open("if (next_sum < " + length + ")");
+  keep(p_.a, true);
+  keep(p_.b, false);
+  text_.close();
   text_.line("__syncthreads();");
   text_.close();
   finish();
@@ -178,14 +321,19 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
     return product.batches * ((product.m + size - 1) / size) * ((product.n + size - 1) / size);
   };
   const bool large = product.m >= 128 && product.n >= 128 && tiles(128) >= work.device.processors;
-  const Tile tile = large ? Tile{128, 128, 8, 8} : Tile{64, 64, 16, 4};
+  Tile tile = large ? Tile{128, 128, 8, 8} : Tile{64, 64, 16, 4};
+  std::string schedule = "product";
+  if (product.unit != Unit::fmaf) {
+    tile.step = product.unit == Unit::tf32 ? kWords : 2 * kWords;
+    schedule += product.unit == Unit::f16 ? "_f16" : product.unit == Unit::bf16 ? "_bf16" : "_tf32";
+  }
   Printer printer(work, nest, product, tile);
   const Text& text = printer.print();
   Shape shape;
   shape.grid[0] = tiles(tile.rows);
   shape.block[0] = kThreads;
-  shape.shared_bytes = 4 * tile.step * (tile.rows + tile.columns + 2 * kPad);
-  return work.add(stage, "product", text, shape);
+  shape.shared_bytes = printer.shared_bytes();
+  return work.add(stage, schedule, text, shape, 2);
 }
 
 }  // namespace onnx_fusion::cuda

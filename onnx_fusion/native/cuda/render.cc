@@ -116,9 +116,14 @@ Status plan(const BoundProgram& bound, const Device& device, Plan* result) {
         reduces = reduces || (nest.reduces(line) && !nest.nothing(line));
       }
       Product product;
-      Status status = !reduces                                          ? plan_points(work, s, nest)
-                      : find_product(nest, device, &product) ? plan_product(work, s, nest, product)
-                                                             : plan_rows(work, s, nest);
+      Status status;
+      if (!reduces) {
+        status = crosses(nest) ? plan_transpose(work, s, nest) : plan_points(work, s, nest);
+      } else if (find_product(nest, device, &product)) {
+        status = plan_product(work, s, nest, product);
+      } else {
+        status = plan_rows(work, s, nest);
+      }
       if (!status.ok()) return status;
     }
   }

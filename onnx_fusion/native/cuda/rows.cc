@@ -120,7 +120,6 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   const std::string type = text.index();
   const std::vector<int> kept =
       nest.order(row.kept, nest.access[static_cast<size_t>(nest.stores[0])]);
-  const std::string rows = text.number(row.rows, false);
   Shape shape;
   Team team;
   if (way == Way::warp || way == Way::block) {
@@ -128,19 +127,23 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
     if (letter >= 0) choose_lanes(body, letter);
   }
   if (way == Way::serial) {
+    // Runs of rows, as long as enough threads remain.
+    if (!kept.empty()) choose_lanes(body, kept.back());
+    while (body.lanes > 1 && row.rows / body.lanes < kThreads * work.device.processors) body.lanes /= 2;
+    const int64_t runs = row.rows / body.lanes;
     text.line("const " + type + " i = blockIdx.x * (" + type + ")blockDim.x + threadIdx.x;");
-    text.line("if (i >= " + rows + ") return;");
-    body.decompose("i", kept);
+    text.line("if (i >= " + text.number(runs, false) + ") return;");
+    body.decompose("i", kept, body.lanes);
     print_levels(body, row, team, "", "");
     shape.block[0] = kThreads;
-    shape.grid[0] = (row.rows + kThreads - 1) / kThreads;
+    shape.grid[0] = (runs + kThreads - 1) / kThreads;
     return work.add(stage, "serial", text, shape);
   }
   if (way == Way::warp) {
     constexpr unsigned kRows = 8;
     team = {32, "threadIdx.x", "warp_", ", 32"};
     text.line("const " + type + " i = blockIdx.x * (" + type + ")blockDim.y + threadIdx.y;");
-    text.line("if (i >= " + rows + ") return;");
+    text.line("if (i >= " + text.number(row.rows, false) + ") return;");
     body.decompose("i", kept);
     print_levels(body, row, team, "", "threadIdx.x == 0");
     shape.block[0] = 32;
@@ -166,6 +169,7 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   const std::string size = std::to_string(kWidth) + ", " + std::to_string(height);
   team = {height, "threadIdx.y", "column_",
           ", ($*)shared_bytes(), threadIdx.x, threadIdx.y, " + size};
+  const std::string rows = text.number(row.rows, false);
   text.line("const " + type + " place = blockIdx.x * (" + type + ")blockDim.x + threadIdx.x;");
   // Threads beside the last row compute it too, so that all meet at the barriers.
   text.line("const " + type + " i = place < " + rows + " ? place : " + rows + " - 1;");

@@ -43,14 +43,11 @@ class Work {
 
 constexpr int kThreads = 256;  // of a block, unless there are reasons
 
-// The schedules. Each prints and adds the launches of one group of stores, or returns false where it
-// does not apply and an error where the device cannot.
-struct Tried {
-  bool done = false;
-  Status status;
-};
-
+// The schedules. Each prints and adds the launches of one group of stores, or says why the device
+// cannot run them.
 Status plan_points(Work& work, size_t stage, const Nest& nest);  // no reduction
+bool crosses(const Nest& nest);  // do loads and stores run along different letters
+Status plan_transpose(Work& work, size_t stage, const Nest& nest);
 Status plan_rows(Work& work, size_t stage, const Nest& nest);    // any reductions, in any form
 
 }  // namespace onnx_fusion::cuda
