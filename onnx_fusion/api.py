@@ -28,6 +28,7 @@ from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, Lowering
 from onnx_fusion.ops.host import host_nodes
+from onnx_fusion.passes import sources
 from onnx_fusion.passes.bodies import add_bodies
 from onnx_fusion.passes.functions import add_functions
 from onnx_fusion.passes.pipeline import prepare
@@ -98,7 +99,8 @@ def plan(
 def list_rules() -> list[Listed]:
     """Return every rule that can be disabled: rewrites, the planner's templates, the layouts."""
     templates = (Listed(t.name, "template", t.about) for t in TEMPLATES)
-    return [*list_rewrites(), *templates, Listed(layout.RULE, "exact", layout.ABOUT)]
+    return [*list_rewrites(), *templates, Listed(layout.RULE, "exact", layout.ABOUT),
+            Listed(sources.RULE, "exact", sources.ABOUT)]
 
 
 def optimize(

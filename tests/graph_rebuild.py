@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from onnx_fusion.emit.function import node_proto
 from onnx_fusion.graph.model import Graph, Node
 
 
@@ -47,10 +48,8 @@ def rebuild(graph: Graph, *, expand: bool) -> onnx.ModelProto:
 
 
 def _protos(node: Node, expand: bool) -> list[onnx.NodeProto]:
-    if node.parts and expand:
-        return [part.proto for part in node.parts]
-    if not node.parts:
-        return [node.proto]
-    names = [[value.name if value is not None else "" for value in values]
-             for values in (node.inputs, node.outputs)]
-    return [onnx.helper.make_node(node.op_type, *names, name=node.name, **node.attrs)]
+    if node.parts and not expand:
+        names = [[value.name if value is not None else "" for value in values]
+                 for values in (node.inputs, node.outputs)]
+        return [onnx.helper.make_node(node.op_type, *names, name=node.name, **node.attrs)]
+    return [node_proto(part) for part in node.parts or (node,)]

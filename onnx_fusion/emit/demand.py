@@ -12,6 +12,7 @@ nodes that led nowhere even in the input model, which stay as they are.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
     results = [value.name for value in proto.output] + _other_reads(model)
 
     alive, _ = _follow(results, before, source, ())
+    source = {name: k for name, k in source.items() if name not in graph.restated}
     covered = {k for one in fused for node in one.region.nodes for k in node.origin}
     spared = [k for k in range(len(reads)) if k not in alive and k not in covered]
     wanted = [value for one in fused for value in one.inputs]
@@ -153,7 +155,9 @@ def _follow(
 def _invented(
     graph: Graph, source: Mapping[str, int], known: Collection[str]
 ) -> dict[str, Node]:
-    """Return, by output name, the nodes that define values the input model does not have."""
-    return {value.name: node for node in written_nodes(graph.nodes)
+    """Return, by output name, the nodes that define values the input model does not have, or those
+    that it defines otherwise."""
+    restated = itertools.chain.from_iterable(graph.restated.values())
+    return {value.name: node for node in (*written_nodes(graph.nodes), *restated)
             for value in node.outputs
             if value is not None and value.name not in source and value.name not in known}

@@ -112,7 +112,8 @@ class Graph:
     own `values`, as copies without a producer, and among its `inputs` if they are not constant.
     `bodies` are the bodies of its nodes that are planned (`passes.bodies`), and, of the main graph
     only, `functions` the model's own functions that are (`passes.functions`). `products` says of an
-    unknown extent which numbers and symbols it is the product of.
+    unknown extent which numbers and symbols it is the product of. `restated` has, by the names of
+    values, the nodes that define them instead of what the input model says (`passes.sources`).
     """
 
     model: Model
@@ -127,6 +128,7 @@ class Graph:
     bodies: list[Body] = dataclasses.field(default_factory=list)
     functions: list[Body] = dataclasses.field(default_factory=list)
     products: dict[str, tuple[Dim, ...]] = dataclasses.field(default_factory=dict)
+    restated: dict[str, tuple[Node, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from onnx_fusion.passes.fold_batchnorm import fold_batchnorm
 from onnx_fusion.passes.infer import infer
 from onnx_fusion.passes.recognize import recognize
 from onnx_fusion.passes.rewrite import rewrite, tidy
+from onnx_fusion.passes.sources import RULE, read_sources
 from onnx_fusion.passes.state import state
 
 _MAX_ROUNDS = 8
@@ -30,6 +31,8 @@ def prepare(model: Model, *, strict: bool = False, disabled: Collection[str] = (
         infer(fold(graph))
         if _state(graph) == before:
             break
+    if RULE not in disabled:
+        read_sources(graph)
     state(graph)
     recognize(tidy(graph, disabled=disabled))
     if not strict:

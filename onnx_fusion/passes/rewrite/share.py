@@ -11,12 +11,13 @@ from onnx_fusion.passes.rewrite.pattern import COMMUTATIVE
 
 _SMALL = 1024
 _KEPT = frozenset(("Dropout",))
+_SHAPES = frozenset(("Shape", "Size"))
 
 
 def _rooted() -> frozenset[str]:
-    """Return the operators that compute the same from the same: all that have a lowering."""
+    """Return the operators that compute the same from the same: all that have a lowering, and shapes."""
     rows = table.TABLE.items()
-    return frozenset(op for (domain, op), row in rows if not domain and row.lower) - _KEPT
+    return frozenset(op for (domain, op), row in rows if not domain and row.lower) - _KEPT | _SHAPES
 
 
 def _share(node: Node, scene: Scene) -> Proposal | None:
