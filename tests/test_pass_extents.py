@@ -85,3 +85,44 @@ def test_a_target_chosen_by_comparing_extents(free):
     graph = inferred(parse(text))
     assert (graph.values["y"].shape == ("B", "S", 4)) == (free == -1)
     agree(graph, {"x": np.ones((1, 2, 4), np.float32), "like": np.ones((3, 2), np.float32)})
+
+
+def test_a_product_divided_by_its_factors():
+    """Heads folded into the batch and unfolded again, as torch's MultiheadAttention does."""
+    graph = inferred(parse("""g (float[6, B, 8] x) => (float[6, C, 8] y) {
+      fold = Constant<value = int64[3] {6, -1, 4}>()
+      a = Reshape(x, fold)
+      b = Transpose<perm = [1, 0, 2]>(a)
+      split = Constant<value = int64[4] {-1, 2, 6, 4}>()
+      c = Reshape(b, split)
+      d = Transpose<perm = [2, 0, 1, 3]>(c)
+      back = Constant<value = int64[2] {-1, 8}>()
+      e = Reshape(d, back)
+      join = Constant<value = int64[3] {6, -1, 8}>()
+      y = Reshape(e, join)
+    }"""))
+    assert graph.values["c"].shape == ("B", 2, 6, 4)
+    assert graph.values["y"].shape == (6, "B", 8)
+    agree(graph, {"x": np.ones((6, 3, 8), np.float32)})
+
+
+@pytest.mark.parametrize(("end", "whole"), [(10**9, True), (10**6, False), (2**31 - 1, True)])
+def test_a_cut_beyond_what_memory_holds_takes_all(end, whole):
+    graph = inferred(parse(f"""g (float[N, 2048] x) => (float[M, 2048] y) {{
+      zero = Constant<value = int64[1] {{0}}>()
+      end = Constant<value = int64[1] {{{end}}}>()
+      y = Slice(x, zero, end, zero)
+    }}"""))
+    assert (graph.values["y"].shape[0] == "N") == whole
+
+
+def test_a_cut_at_its_own_extent_takes_all():
+    graph = inferred(parse("""g (float[N, 4] x) => (float[M, 4] y) {
+      zero = Constant<value = int64[1] {0}>()
+      shape = Shape(x)
+      end = Gather(shape, zero)
+      r = Relu(x)
+      y = Slice(r, zero, end, zero)
+    }"""))
+    assert graph.values["y"].shape == ("N", 4)
+    agree(graph, {"x": np.ones((3, 4), np.float32)})

@@ -29,6 +29,7 @@ class Extents:
         self._same: dict[str, Dim] = {}
         self._keys: dict[tuple[Any, ...], str] = {}
         self._least: dict[str, Dim] = {}
+        self._factors: dict[str, tuple[Dim, ...]] = {}
 
     def count(self) -> int:
         """Return how many equalities are known; it only grows."""
@@ -54,14 +55,23 @@ class Extents:
         dim = self.find(dim)
         if not isinstance(dim, str) or not dim.startswith(MADE_UP) or extent is None:
             return
+        if isinstance(extent, tuple) and extent[0] == "product":
+            extent = self.reduced(extent)
         if isinstance(extent, tuple):
             if extent[0] == "min":
                 self._least[dim] = extent[1]
+            if extent[0] == "product" and extent[2] == 1:
+                self._factors[dim] = (extent[1], *extent[3:])
             extent = self._keys.setdefault(extent, dim)
         extent = self.find(extent)
         if extent != dim:
             self._same[dim] = extent
 
+    def reduced(self, product: tuple[Any, ...]) -> Extent:
+        """Return a product with its own factors for those that are products."""
+        _, known, divisor, *symbols = product
+        factors = [f for dim in symbols for f in self._factors.get(self.find(dim), (self.find(dim),))]
+        return _product([known, *factors], divisor)
 
     def agree(self, node: Node) -> None:
         """Take up what must hold for the node to run at all.
@@ -312,13 +322,21 @@ def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     out: list[Extent] = list(shapes[0])
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
         dim = shapes[0][axis]
+        if isinstance(end, str) and (start, step) == (0, 1) and end == dim:
+            continue
         if isinstance(end, str) and isinstance(dim, int) and dim > 1 and (start, step) == (0, 1):
             out[axis] = ("min", end, dim)
         elif any(not isinstance(bound, int) for bound in (start, end, step)):
             out[axis] = None
-        elif not (start == 0 and step == 1 and end >= 2**31 - 1):
+        elif not (start == 0 and step == 1 and _is_all(shapes[0], axis, end)):
             out[axis] = ("slice", dim, start, end, step) if isinstance(dim, str) else None
     return out
+
+
+def _is_all(shape: Shape, axis: int, end: int) -> bool:
+    """Return whether no axis is longer: as the largest int32, or if the tensor had 2^40 elements."""
+    others = math.prod(dim for i, dim in enumerate(shape) if i != axis and isinstance(dim, int))
+    return end >= 2**31 - 1 or end * others >= 2**40
 
 
 def _resize(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
