@@ -222,3 +222,21 @@ def test_gains_equal_the_interpreter(kind):
                 np.testing.assert_allclose(
                     got, want, rtol=2e-6, atol=1e-6 * k**0.5, err_msg=f"{isa} {m}"
                 )
+
+
+@pytest.mark.parametrize("n", [3, 8, 12, 20, 23, 24, 40, 56, 72])
+def test_narrow_and_ragged_columns_equal_the_interpreter(n):
+    """Half vectors at the end of a panel, tiles of every number of rows, and their repetition."""
+    for m, k in ((3, 1), (11, 16), (12, 40), (29, 7), (61, 24), (26, 700)):
+        for residual in ("", "early"):
+            text = product(m, k, n, "hard_swish", residual, False)
+            inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in ((m, k), (k, n), (n,), (m, n))]
+            inputs[1] *= 6 / k**0.5
+            inputs = inputs if residual else inputs[:3]
+            (want,) = interpret(parse_program(text), inputs)
+            for isa in native_lib.isas():
+                for constant in ((1, 2), ()):
+                    (got,) = native_lib.server(isa).run(text, inputs, 1, constant)
+                    np.testing.assert_allclose(
+                        got, want, rtol=2e-6, atol=1e-6 * k**0.5, err_msg=f"{isa} {m} {k}"
+                    )

@@ -139,7 +139,7 @@ void ContractPlan::cache_rows(const TensorView& constant) {
 }
 
 void ContractPlan::cache_columns(const TensorView& constant) {
-  cache_side(&columns_side_, constant, width_, kernels_.lanes, 'c');
+  cache_side(&columns_side_, constant, width_, unit_, 'c');
   if (columns_side_.source != Source::cached) return;
   column_tables_ = ColumnTables{};
   column_guards_.clear();

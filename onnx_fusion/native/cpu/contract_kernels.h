@@ -79,6 +79,8 @@ struct TileCall {
   const int64_t* offsets = nullptr;  // of k, where rows are indexed
   const float* fetch = nullptr;      // lines of 64 bytes to bring near meanwhile, or null
   int fetch_lines = 0;               // of them, per kFetchStep of k
+  int64_t tiles = 1;    // one after the other: a, ahead, c and finish go on
+  bool halved = false;  // of the last vector only the lower half exists, in b too
 };
 
 inline constexpr int kFetchStep = 16;  // of k, between two groups of fetched lines
@@ -96,11 +98,12 @@ struct StreamCall {
   bool add;
 };
 
-inline constexpr int kMostTileRows = 8;
+inline constexpr int kMostTileRows = 12;
 
 struct TileKernels {
   int rows[4];       // of a tile, by its vectors of columns
   int max_vectors;   // widest panel
+  int halved;        // vectors of a panel of which the last may be half a one: up to so many
   int streams[3];    // panels that one call of `stream` takes, by rows
   // c[i][j] = sum over pieces and p < depths[piece] of a[piece][i][p] * b[q][j], q counting all p.
   void (*tile)(TileRows kind, int rows, int vectors, const TileCall& call);

@@ -107,19 +107,20 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
 }
 
 // The vectors of a panel that need the least time per row for all columns: multiplications two at
-// once, four steps late, and some time for each load.
-int choose_width(int64_t vectors) {
+// once, four steps late, and some time for each load. Half a vector may be the last one.
+int choose_width(int64_t vectors, bool halved) {
   const TileKernels& tiles = tile_kernels();
-  const auto cost = [&](int64_t width) {
-    if (width == 0) return 0.0;
-    const double rows = tiles.rows[width], v = static_cast<double>(width);
+  const auto cost = [&](int64_t width, bool half) {
+    const double rows = tiles.rows[width], v = static_cast<double>(width) - (half ? 0.5 : 0.0);
     return (std::max({rows * v / 2, (rows + v) / 2, 4.0}) + kLoad * (rows + v)) / rows;
   };
   int best = 1;
   double least = 0;
   for (int v = 1; v <= tiles.max_vectors && v <= vectors; ++v) {
-    const double all = static_cast<double>(vectors / v) * cost(v) + cost(vectors % v);
-    if (v > 1 && all > least) continue;
+    const int64_t last = (vectors - 1) % v + 1;
+    if (halved && last > tiles.halved) continue;
+    const double all = static_cast<double>((vectors - last) / v) * cost(v, false) + cost(last, halved);
+    if (least > 0 && all > least) continue;
     best = v;
     least = all;
   }
@@ -144,6 +145,7 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
   choose_row_source(bound, rows, is_constant(rows, constants, count) ? &constants[rows.tensor] : nullptr);
   choose_column_source(bound, columns,
                        is_constant(columns, constants, count) ? &constants[columns.tensor] : nullptr);
+  if (columns_side_.source != Source::cached) unit_ = kernels_.lanes;
   if (factor_ >= 0 && columns_side_.source == Source::cached) {
     columns_side_.source = Source::scaled;
     columns_side_.prologue = std::make_unique<Prologue>(bound, stage, factor_, Axis(), k_);
@@ -166,6 +168,11 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
     operands[i] = {&x, axis_extent(stage_, x.own), is_constant(x, constants, count)};
   }
   const int lanes = kernels_.lanes;
+  // What is packed at run time, or read by `stream`, is in whole vectors.
+  const auto unit = [&](int columns) {
+    return tiles_.halved > 0 && operands[columns].constant && operands[1 - columns].extent > 2 ? lanes / 2
+                                                                                           : lanes;
+  };
   double least = 0;
   int best = -1;
   for (int i = 1; i >= 0; --i) {
@@ -177,7 +184,7 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
     const bool transposed = m > 1 &&
                             least_step(stage_, columns.operand->own, *store, &letter) != 1 &&
                             least_step(stage_, rows.operand->own, *store, &letter) == 1;
-    const double cost = m * k * static_cast<double>(round_up(columns.extent, lanes) / lanes) +
+    const double cost = m * k * static_cast<double>(round_up(columns.extent, unit(i))) / lanes +
                         n * k * column_cost(stage_, columns, k_) +
                         m * k * row_cost(stage_, rows, k_) + (transposed ? 0.2 * m * n : 0.0);
     if (best >= 0 && cost >= least) continue;
@@ -201,7 +208,8 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
   sort_axis(&column_, *store);
 
   const int64_t vectors = round_up(columns_, lanes) / lanes;
-  vectors_ = choose_width(vectors);
+  unit_ = unit(best);
+  vectors_ = choose_width(vectors, round_up(columns_, unit_) % lanes != 0);
   width_ = static_cast<int64_t>(vectors_) * lanes;
   panels_ = round_up(columns_, width_) / width_;
   tile_rows_ = tiles_.rows[vectors_];

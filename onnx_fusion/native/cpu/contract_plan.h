@@ -123,6 +123,7 @@ class ContractPlan final : public StagePlan {
   Fetch fetch_next(const Block& block, const float* b, int64_t panel, int64_t panel1,
                    int64_t rows) const;
   int panel_vectors(int64_t panel) const;
+  int64_t panel_width(int64_t panel) const;
   const float* find_panel(const Item& item, const Buffers& buffers, const Place& packed,
                           const Block& block, int64_t panel, int64_t* panel_floats) const;
   void finish(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
@@ -138,6 +139,7 @@ class ContractPlan final : public StagePlan {
   int64_t batches_ = 1, rows_ = 1, columns_ = 1, depth_ = 1;
   int vectors_ = 1;        // of a panel
   int64_t width_ = 1;      // of a panel, in floats
+  int64_t unit_ = 1;       // the last panel's width is a multiple of it
   int64_t tile_rows_ = 1;  // of a register tile
   int64_t panels_ = 1;
   bool transposed_ = false;  // stores are contiguous along the rows

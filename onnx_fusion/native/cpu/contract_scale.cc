@@ -41,7 +41,7 @@ void ContractPlan::scale_columns(const Item& item, const Block& block, int64_t p
                                  int64_t panel1, const Buffers& buffers) const {
   const int64_t k0 = pieces_[block.first].k0, depth = pieces_[block.last - 1].k1 - k0;
   for (int64_t panel = panel0; panel < panel1; ++panel) {
-    const int64_t width = static_cast<int64_t>(panel_vectors(panel)) * kernels_.lanes;
+    const int64_t width = panel_width(panel);
     const float* from = item.columns + panel * width_ * depth_ + k0 * width;
     float* out = buffers.columns + (panel - panel0) * width_ * depth;
     for (int64_t k = 0; k < depth; ++k, from += width, out += width) {

@@ -18,6 +18,10 @@ int ContractPlan::panel_vectors(int64_t panel) const {
   return static_cast<int>(std::min<int64_t>(vectors_, left));
 }
 
+int64_t ContractPlan::panel_width(int64_t panel) const {
+  return std::min(width_, (columns_ - panel * width_ + unit_ - 1) / unit_ * unit_);
+}
+
 // How many rows the tile at `row` has: tiles of direct rows are of about the same size.
 int ContractPlan::next_rows(int64_t row, int64_t row1) const {
   const int64_t left = row1 - row;
@@ -101,7 +105,7 @@ const float* ContractPlan::find_panel(const Item& item, const Buffers& buffers, 
                                       int64_t* panel_floats) const {
   const OperandTables& tables = columns_side_.tables;
   const int64_t k0 = pieces_[block.first].k0;
-  const int64_t width = static_cast<int64_t>(panel_vectors(panel)) * kernels_.lanes;
+  const int64_t width = panel_width(panel);
   *panel_floats = width_ * depth_;
   switch (columns_side_.source) {
     case Source::cached: return item.columns + panel * width_ * depth_ + k0 * width;
@@ -163,8 +167,7 @@ ContractPlan::Fetch ContractPlan::fetch_next(const Block& block, const float* b,
   const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
   if (steps == 0) return {b, 0, 0};
   const int64_t k0 = pieces_[block.first].k0;
-  const int64_t width = static_cast<int64_t>(panel_vectors(panel)) * kernels_.lanes;
-  const int64_t next_width = static_cast<int64_t>(panel_vectors(panel + 1)) * kernels_.lanes;
+  const int64_t width = panel_width(panel), next_width = panel_width(panel + 1);
   const float* next = b + width_ * depth_ + k0 * (next_width - width);
   const int64_t lines = (next_width * depth + kLineFloats - 1) / kLineFloats;
   const int64_t each = std::min<int64_t>((lines + tiles * steps - 1) / (tiles * steps), kMostFetches);
@@ -198,10 +201,10 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     int64_t panel_floats;
     const int vectors = panel_vectors(panel);
+    const int64_t width = panel_width(panel);
+    call.halved = width < static_cast<int64_t>(vectors) * kernels_.lanes;
     call.b = find_panel(item, buffers, packed, block, panel, &panel_floats);
-    call.b_step = columns_side_.source == Source::direct
-                      ? column_step_
-                      : static_cast<int64_t>(vectors) * kernels_.lanes;
+    call.b_step = columns_side_.source == Source::direct ? column_step_ : width;
     const int64_t column = (panel - panel0) * width_;
     const Fetch fetch = fetch_next(block, call.b, panel, panel1, row1 - row0);
     call.fetch = fetch.begin;
@@ -210,14 +213,22 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
     const uint8_t* whole = buffers.whole;
     for (int64_t row = row0; row < row1;) {
       const int count = next_rows(row, row1);
+      int64_t next = row + count;
+      call.tiles = 1;
       if (indexed) {
         call.a = a;
-        a += count;
-        kind = *whole++ ? TileRows::indexed : TileRows::direct;
+        const uint8_t now = *whole++;
+        for (; next < row1 && next_rows(next, row1) == count && *whole == now; ++whole) {
+          next += count;
+          ++call.tiles;
+        }
+        a += next - row;
+        kind = now ? TileRows::indexed : TileRows::direct;
       } else if (direct) {
         call.a = a;
-        a += static_cast<int64_t>(count) * pieces;
-        call.ahead = blocks_.size() == 1 && pieces == 1 ? a : nullptr;
+        for (; next < row1 && next_rows(next, row1) == count; next += count) ++call.tiles;
+        a += (next - row) * pieces;
+        call.ahead = blocks_.size() == 1 && pieces == 1 ? call.a + count : nullptr;
       } else {
         const float* tile = rows_side_.source == Source::cached
                                 ? item.rows + row * depth_
@@ -236,13 +247,12 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
         if (rows.gain_bias != nullptr) rows.gain_bias += column;
         if (rows.residual != nullptr) rows.residual += r * rows.residual_ld + column;
         rows.out += r * rows.out_ld + column;
-        rows.columns = std::min(columns_ - panel * width_,
-                                static_cast<int64_t>(vectors) * kernels_.lanes);
+        rows.columns = std::min(columns_ - panel * width_, width);
         call.finish = &rows;
       }
       tiles_.tile(kind, count, vectors, call);
-      call.fetch += fetch.step;
-      row += count;
+      call.fetch += fetch.step * call.tiles;
+      row = next;
     }
   }
   if (finish == nullptr || !finish->again()) return;

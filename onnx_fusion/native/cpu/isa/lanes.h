@@ -71,6 +71,9 @@ typedef int32_t LooseInts __attribute__((vector_size(kLanes * 4), aligned(4), ma
 }
 #endif
 
+// A vector half as long, for what whole ones would not fill.
+typedef float Half __attribute__((vector_size(kLanes * 2)));
+
 // Comparisons are false for NaN, which therefore passes.
 template <typename V>
 [[maybe_unused]] inline V clamp(V x, V low, V high) {

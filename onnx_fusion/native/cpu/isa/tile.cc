@@ -3,6 +3,8 @@
 // Accumulators, one row of columns and a broadcast fit the registers: 8x48 of 32 with AVX-512, 6x16
 // or 4x24 of 16 with AVX2, 4x8 of 16 with SSE, 8x12 of 32 with NEON.
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "cpu/contract_kernels.h"
 #include "cpu/finish.h"
@@ -12,197 +14,233 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-constexpr int kStream = 4, kUnroll = kFetchStep;
+constexpr int kStream = 4;
 constexpr int kLineFloats = 16;
 
-template <int R, int V>
-inline void scale(Floats (&sum)[R][V], const FinishRows& f, int last) {
-#pragma GCC unroll 16
-  for (int v = 0; v < V; ++v) {
-    const auto take = [&](const float* at) {
-      at += v * kLanes;
-      return v < V - 1 || last == kLanes ? load(at) : load_some(at, last);
-    };
-    const Floats gain = take(f.gain);
-    const Floats bias = f.gain_bias != nullptr ? take(f.gain_bias) : broadcast(-0.0f);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) sum[i][v] = sum[i][v] * gain + bias;
-  }
+template <typename Vector>
+inline Vector load_as(const float* p) {
+  typedef Vector Loose __attribute__((aligned(4), may_alias));
+  return *reinterpret_cast<const Loose*>(p);
 }
 
-template <int R, int V>
-inline void finish(Floats (&sum)[R][V], const FinishRows& f) {
-  const int last = static_cast<int>(f.columns) - (V - 1) * kLanes;
-  const bool whole = last == kLanes;
-  if (f.scale != 1.0f) {
+template <typename Vector>
+inline void store_as(float* p, Vector x) {
+  typedef Vector Loose __attribute__((aligned(4), may_alias));
+  *reinterpret_cast<Loose*>(p) = x;
+}
+
+template <typename Vector>
+inline Vector splat(float x) {
+  return x - Vector{};
+}
+
+// Accumulators: R rows of N vectors.
+template <typename Vector, int R, int N>
+struct Sums {
+  static constexpr int kLength = sizeof(Vector) / sizeof(float), kColumns = N * kLength;
+  Vector rows[R][N];
+
+  // body(sums, row, column) for all of them.
+  template <typename Body>
+  inline __attribute__((always_inline)) void each(const Body& body) {
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] *= f.scale;
+      for (int v = 0; v < N; ++v) body(rows[i][v], i, v * kLength);
     }
   }
+};
+
+template <typename Vector>
+inline Vector load_part(const float* p, int count) {
+  if constexpr (std::is_same_v<Vector, Floats>) return load_some(p, count);
+  float all[sizeof(Vector) / sizeof(float)] = {};
+  for (int l = 0; l < count; ++l) all[l] = p[l];
+  return load_as<Vector>(all);
+}
+
+template <typename Vector>
+inline void store_part(float* p, Vector x, int count) {
+  if constexpr (std::is_same_v<Vector, Floats>) return store_some(p, x, count);
+  std::memcpy(p, &x, static_cast<size_t>(count) * sizeof(float));
+}
+
+// Stores a tile as `f` says; sums that have `begun` hold the bias. Part: some columns do not exist.
+template <bool Part, typename Vector, int R, int N>
+inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, const FinishRows& f,
+                                                  bool begun) {
+  constexpr int kLength = Sums<Vector, R, N>::kLength;
+  const int left = static_cast<int>(f.columns);
+  const auto take = [&](const float* p, int column) {
+    if (!Part || left >= column + kLength) return load_as<Vector>(p + column);
+    return left > column ? load_part<Vector>(p + column, left - column) : Vector{};
+  };
+  const auto gain = [&] {
+    sums.each([&](Vector& sum, int, int column) {
+      sum *= take(f.gain, column);
+      if (f.gain_bias != nullptr) sum += take(f.gain_bias, column);
+    });
+  };
+  if (f.scale != 1.0f) sums.each([&](Vector& sum, int, int) { sum *= f.scale; });
   if (f.column_bias != nullptr) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) {
-      const float* at = f.column_bias + v * kLanes;
-      const Floats bias = v < V - 1 || whole ? load(at) : load_some(at, last);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) sum[i][v] += bias;
-    }
+    if (!begun) sums.each([&](Vector& sum, int, int column) { sum += take(f.column_bias, column); });
   } else if (f.row_bias != nullptr) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const float bias = f.row_bias[i * f.row_step];
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] += bias;
-    }
+    sums.each([&](Vector& sum, int i, int) { sum += f.row_bias[i * f.row_step]; });
   }
-  if (f.shift != 0.0f) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] += f.shift;
-    }
-  }
-  if (f.gain != nullptr && f.gain_first) scale(sum, f, last);
+  if (f.shift != 0.0f) sums.each([&](Vector& sum, int, int) { sum += f.shift; });
+  if (f.gain != nullptr && f.gain_first) gain();
   if (f.residual != nullptr && !f.late) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) {
-        const float* at = f.residual + i * f.residual_ld + v * kLanes;
-        sum[i][v] += v < V - 1 || whole ? load(at) : load_some(at, last);
-      }
-    }
+    sums.each([&](Vector& sum, int i, int column) {
+      sum += take(f.residual + i * f.residual_ld, column);
+    });
   }
-  if (f.gain != nullptr && !f.gain_first) scale(sum, f, last);
+  if (f.gain != nullptr && !f.gain_first) gain();
   if (f.clamps) {
-    const Floats low = broadcast(f.low), high = broadcast(f.high);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] = clamp(sum[i][v], low, high);
-    }
+    const Vector low = splat<Vector>(f.low), high = splat<Vector>(f.high);
+    sums.each([&](Vector& sum, int, int) { sum = clamp(sum, low, high); });
   }
   if (f.activation == Activation::gate) {
-    const Floats low = broadcast(f.p[2]), high = broadcast(f.p[3]);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) {
-        sum[i][v] *= clamp(sum[i][v] * f.p[0] + f.p[1], low, high);
-      }
-    }
+    const Vector low = splat<Vector>(f.p[2]), high = splat<Vector>(f.p[3]);
+    sums.each([&](Vector& sum, int, int) { sum *= clamp(sum * f.p[0] + f.p[1], low, high); });
   }
   if (f.scaled && f.activation <= Activation::gate) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] = sum[i][v] * f.after[0] + f.after[1];
-    }
+    sums.each([&](Vector& sum, int, int) { sum = sum * f.after[0] + f.after[1]; });
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) {
-      float* to = f.out + i * f.out_ld + v * kLanes;
-      if (v < V - 1 || whole) {
-        store(to, sum[i][v]);
-      } else {
-        store_some(to, sum[i][v], last);
-      }
+  sums.each([&](Vector& sum, int i, int column) {
+    float* to = f.out + i * f.out_ld + column;
+    if (!Part || left >= column + kLength) {
+      store_as(to, sum);
+    } else if (left > column) {
+      store_part(to, sum, left - column);
     }
-  }
+  });
 }
 
-template <TileRows Kind, int R, int V>
+template <typename Vector, int R, int N>
+__attribute__((noinline)) void finish_part(Sums<Vector, R, N> sums, const FinishRows& f) {
+  finish<true>(sums, f, false);
+}
+
+// R rows by N vectors of columns, as often as the call says.
+template <TileRows Kind, typename Vector, int R, int N>
 void tile(const TileCall& call) {
-  Floats sum[R][V];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
-  }
-  const float* b = call.b;
-  const float* fetch = call.fetch;
+  using Tile = Sums<Vector, R, N>;
+  Tile sums;
+  FinishRows f{};
+  if (call.finish != nullptr) f = *call.finish;
+  const bool whole = f.columns == Tile::kColumns;
+  const bool begin = whole && !call.add && f.column_bias != nullptr && f.scale == 1.0f;
   const float* const* rows = call.a;
-  for (int piece = 0; piece < call.pieces; ++piece, rows += R) {
-    const float* a[R];
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) a[i] = Kind == TileRows::packed ? rows[0] : rows[i];
-    const float* together = rows[0];
-    int64_t left = call.depths[piece], at = 0;
-    const auto step = [&](int64_t k) {
-      Floats x[V];
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) x[v] = load(b + v * kLanes);
+  const float* const* ahead = call.ahead;
+  const float* fetch = call.fetch;
+  float* c = call.c;
+  for (int64_t t = 0; t < call.tiles; ++t) {
+    if (call.finish != nullptr) {
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        const float y = Kind == TileRows::packed ? together[i] : a[i][k];
 #pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) sum[i][v] += y * x[v];
+        for (int at = 0; at < Tile::kColumns; at += kLineFloats) {
+          __builtin_prefetch(f.out + i * f.out_ld + at, 1);
+        }
       }
-      b += Kind == TileRows::strided ? call.b_step : V * kLanes;
-      if (Kind == TileRows::packed) together += call.a_step;
-    };
-    if constexpr (Kind == TileRows::strided) {
-      for (; left > 0; --left, at += call.a_step) step(at);
-    } else if constexpr (Kind == TileRows::indexed) {
-      for (; left >= 4; left -= 4, at += 4) {
-#pragma GCC unroll 4
-        for (int u = 0; u < 4; ++u) step(call.offsets[at + u]);
-      }
-      for (; left > 0; --left, ++at) step(call.offsets[at]);
+    }
+    if (begin) {
+      sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(f.column_bias + at); });
     } else {
-      for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
-        if (Kind == TileRows::direct && call.ahead != nullptr) {
+      sums.each([&](Vector& sum, int, int) { sum = Vector{}; });
+    }
+    const float* b = call.b;
+    for (int piece = 0; piece < call.pieces; ++piece, rows += R) {
+      const float* a[R];
 #pragma GCC unroll 16
-          for (int i = 0; i < R; ++i) __builtin_prefetch(call.ahead[i] + at);
-        }
-        for (int i = 0; i < call.fetch_lines; ++i, fetch += kLineFloats) {
-          __builtin_prefetch(fetch, 0, 2);  // into the second-level cache
-        }
+      for (int i = 0; i < R; ++i) a[i] = Kind == TileRows::packed ? rows[0] : rows[i];
+      const float* together = rows[0];
+      int64_t left = call.depths[piece], at = 0;
+      const auto step = [&](int64_t k) {
+        Vector x[N];
 #pragma GCC unroll 16
-        for (int u = 0; u < kUnroll; ++u) step(at + u);
+        for (int v = 0; v < N; ++v) x[v] = load_as<Vector>(b + v * Tile::kLength);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+          const float y = Kind == TileRows::packed ? together[i] : a[i][k];
+#pragma GCC unroll 16
+          for (int v = 0; v < N; ++v) sums.rows[i][v] += y * x[v];
+        }
+        b += Kind == TileRows::strided ? call.b_step : Tile::kColumns;
+        if (Kind == TileRows::packed) together += call.a_step;
+      };
+      if constexpr (Kind == TileRows::strided) {
+        for (; left > 0; --left, at += call.a_step) step(at);
+      } else if constexpr (Kind == TileRows::indexed) {
+        for (; left >= 4; left -= 4, at += 4) {
+#pragma GCC unroll 4
+          for (int u = 0; u < 4; ++u) step(call.offsets[at + u]);
+        }
+        for (; left > 0; --left, ++at) step(call.offsets[at]);
+      } else {
+        constexpr int kUnroll = R >= 4 ? kFetchStep : 4;
+        for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
+          if (at % kFetchStep == 0) {
+            if (Kind == TileRows::direct && ahead != nullptr) {
+#pragma GCC unroll 16
+              for (int i = 0; i < R; ++i) __builtin_prefetch(ahead[i] + at);
+            }
+            for (int i = 0; i < call.fetch_lines; ++i, fetch += kLineFloats) {
+              __builtin_prefetch(fetch, 0, 2);  // into the second-level cache
+            }
+          }
+#pragma GCC unroll 16
+          for (int u = 0; u < kUnroll; ++u) step(at + u);
+        }
+        for (; left > 0; --left, ++at) step(at);
       }
-      for (; left > 0; --left, ++at) step(at);
     }
-  }
-  if (call.add) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] += load(call.c + i * call.ldc + v * kLanes);
+    if (call.add) {
+      sums.each([&](Vector& sum, int i, int at) { sum += load_as<Vector>(c + i * call.ldc + at); });
     }
-  }
-  if (call.finish != nullptr) return finish(sum, *call.finish);
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) store(call.c + i * call.ldc + v * kLanes, sum[i][v]);
+    if (call.finish == nullptr) {
+      sums.each([&](Vector& sum, int i, int at) { store_as(c + i * call.ldc + at, sum); });
+    } else {
+      if (whole) {
+        finish<false>(sums, f, begin);
+      } else {
+        finish_part(sums, f);
+      }
+      f.out += R * f.out_ld;
+      if (f.row_bias != nullptr) f.row_bias += R * f.row_step;
+      if (f.residual != nullptr) f.residual += R * f.residual_ld;
+    }
+    if (c != nullptr) c += R * call.ldc;
+    if (ahead != nullptr) ahead += R;
   }
 }
 
 using Tile = void (*)(const TileCall&);
 
-#define ROW(K, R) {tile<K, R, 1>, tile<K, R, 2>, tile<K, R, 3>}
-#define SHORT_ROW(K, R) {tile<K, R, 1>, tile<K, R, 2>, nullptr}
-#if defined(__AVX512F__) || defined(__aarch64__)
+template <TileRows Kind, int R, int V>
+constexpr Tile choose(bool halved) {
+  if constexpr (V > kTileVectors || R > kTileRows[V]) {
+    return nullptr;
+  } else if constexpr (V <= kHalvedVectors) {
+    return halved ? tile<Kind, Half, R, 2 * V - 1> : tile<Kind, Floats, R, V>;
+  } else {
+    return halved ? nullptr : tile<Kind, Floats, R, V>;
+  }
+}
+
+#define PAIR(K, R, V) {choose<K, R, V>(false), choose<K, R, V>(true)}
+#define ROW(K, R) {PAIR(K, R, 1), PAIR(K, R, 2), PAIR(K, R, 3)}
 #define KIND(K) \
-  {ROW(K, 1), ROW(K, 2), ROW(K, 3), ROW(K, 4), ROW(K, 5), ROW(K, 6), ROW(K, 7), ROW(K, 8)}
-#elif defined(__AVX2__)
-#define KIND(K) {ROW(K, 1), ROW(K, 2), ROW(K, 3), ROW(K, 4), SHORT_ROW(K, 5), SHORT_ROW(K, 6)}
-#else
-#define KIND(K) {SHORT_ROW(K, 1), SHORT_ROW(K, 2), SHORT_ROW(K, 3), SHORT_ROW(K, 4)}
-#endif
-constexpr Tile kTiles[4][kMostTileRows][3] = {KIND(TileRows::direct), KIND(TileRows::packed),
-                                              KIND(TileRows::strided), KIND(TileRows::indexed)};
+  {ROW(K, 1), ROW(K, 2), ROW(K, 3), ROW(K, 4), ROW(K, 5), ROW(K, 6), ROW(K, 7), ROW(K, 8), \
+   ROW(K, 9), ROW(K, 10), ROW(K, 11), ROW(K, 12)}
+constexpr Tile kTiles[4][kMostTileRows][3][2] = {KIND(TileRows::direct), KIND(TileRows::packed),
+                                                 KIND(TileRows::strided), KIND(TileRows::indexed)};
 #undef KIND
-#undef SHORT_ROW
 #undef ROW
+#undef PAIR
 
 void run_tile(TileRows kind, int rows, int vectors, const TileCall& call) {
-  kTiles[static_cast<int>(kind)][rows - 1][vectors - 1](call);
+  kTiles[static_cast<int>(kind)][rows - 1][vectors - 1][call.halved ? 1 : 0](call);
 }
 
 // Several panels at once: few rows have too few accumulators to hide the latency of an FMA, and one
@@ -304,7 +342,7 @@ void run_dots(int64_t k, const float* a, const float* const* b, int count, float
 extern const TileKernels tile_kernels;
 const TileKernels tile_kernels = {
     {kTileRows[0], kTileRows[1], kTileRows[2], kTileRows[3]},
-    kTileVectors, {0, 4, 2}, run_tile, run_stream, run_dots,
+    kTileVectors, kHalvedVectors, {0, 4, 2}, run_tile, run_stream, run_dots,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -6,11 +6,18 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 
 #if defined(__AVX512F__) || defined(__aarch64__)
-inline constexpr int kTileRows[] = {0, 8, 8, 8}, kTileVectors = 3;
+inline constexpr int kTileRows[] = {0, 12, 8, 8}, kTileVectors = 3;
 #elif defined(__AVX2__)
 inline constexpr int kTileRows[] = {0, 6, 6, 4}, kTileVectors = 3;
 #else
 inline constexpr int kTileRows[] = {0, 4, 4, 0}, kTileVectors = 2;
+#endif
+
+// Vectors that may end with half a one: of half vectors there are twice as many, less one.
+#if defined(__AVX512F__)
+inline constexpr int kHalvedVectors = 2;
+#else
+inline constexpr int kHalvedVectors = 0;
 #endif
 
 void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths,
