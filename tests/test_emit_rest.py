@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx.inliner
+import onnxruntime
 import pytest
 from emit_models import chain, floats, fuse, graph_of, kinds, lower, make, pick, same, whole
 from onnx import TensorProto, helper, numpy_helper
 
+import onnx_fusion
 from onnx_fusion.emit import emit
 from onnx_fusion.graph.load import load
 from onnx_fusion.graph.model import Node, Value
@@ -290,3 +292,37 @@ def test_a_fused_output_keeps_its_name_where_a_copy_of_its_node_stays():
 def test_onnx_can_inline_the_functions():
     flat = onnx.inliner.inline_local_functions(fuse(chain(), "add relu exp"))
     assert kinds(flat) == ["Add", "Relu", "Exp", "Neg"]
+
+
+def test_initializers_that_are_inputs_are_named_in_the_schedule_and_can_be_replaced():
+    """A kernel may keep what it packs of them, as long as they stay what they were."""
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal((24, 24, 3, 3)).astype("f4") / 9 for _ in range(3)]
+    weights = {"w": arrays[0], "v": arrays[1]}
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "v"], ["y"], pads=[1, 1, 1, 1]),
+        ],
+        "g",
+        [info("x", 1, [1, 24, 20, 20]), info("v", 1, [24, 24, 3, 3])],
+        [info("y", 1, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    original = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    proto = onnx_fusion.optimize(original, policy="all")
+    texts = [
+        onnx.helper.get_node_attr_value(node, "schedule")
+        for node in proto.graph.node
+        if any(attribute.name == "schedule" for attribute in node.attribute)
+    ]
+    (reader,) = (node for node in proto.graph.node if "v" in node.input)
+    assert texts == [f"kept={list(reader.input).index('v')}".encode()]
+    plain = onnxruntime.InferenceSession(original.SerializeToString())
+    made = onnx_fusion.session(proto)
+    feeds = {"x": rng.standard_normal((1, 24, 20, 20)).astype("f4")}
+    for more in ({}, {}, {"v": arrays[2]}, {}, {"v": weights["v"]}):
+        (want,), (got,) = (one.run(None, feeds | more) for one in (plain, made))
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

@@ -153,6 +153,60 @@ def test_constant_weights(library, threads):
         np.testing.assert_allclose(made.run(None, {"x": x})[0], exact, rtol=1e-4, atol=1e-4)
 
 
+def kept_model(schedule: str, weights=None) -> onnx.ModelProto:
+    """Return DENSE with weights that are inputs too, and this schedule."""
+    node = fused(["x", "w", "b"], ["y"], DENSE)
+    node.attribute.append(helper.make_attribute("schedule", schedule))
+    body = [
+        helper.make_node("MatMul", ["a", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    return model(
+        [node],
+        {"x": (FLOAT, ("M", 64)), "w": (FLOAT, (64, 48)), "b": (FLOAT, (48,))},
+        {"y": (FLOAT, ("M", 48))},
+        weights=weights,
+        functions=[function(0, ["a", "w", "b"], ["y"], body)],
+    )
+
+
+@pytest.mark.parametrize("schedule", ["kept=1,2", "other=3;kept=2,1;", "kept=9,1,0,", "kept=", "kept=x"])
+@pytest.mark.parametrize("library", [True, False])
+def test_weights_that_are_kept_may_still_change(schedule, library):
+    first, second = ([rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48]]
+                     for _ in range(2))
+    made = session(kept_model(schedule, dict(zip("wb", first, strict=True))), library=library)
+    x = rng.standard_normal((9, 64)).astype(np.float32)
+
+    def want(w, b):
+        return np.maximum(x.astype(np.float64) @ w + b, 0)
+
+    for k in range(30):
+        feeds, (w, b) = {"x": x}, first
+        if k in (3, 7, 8) or k > 12 and k % 2:
+            w, b = second
+            feeds |= {"w": w, "b": b}
+        (y,) = made.run(None, feeds)
+        np.testing.assert_allclose(y, want(w, b), rtol=1e-5, atol=1e-5)
+    feeds = {"x": x, "w": first[0].copy(), "b": first[1]}
+    for k in range(3):
+        feeds["w"][5, 7] += k
+        np.testing.assert_allclose(made.run(None, feeds)[0], want(feeds["w"], feeds["b"]), rtol=1e-5,
+                                   atol=1e-5)
+
+
+def test_threads_meet_at_the_first_run_with_kept_weights():
+    w, b = (rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48])
+    x = rng.standard_normal((5, 64)).astype(np.float32)
+    for _ in range(5):
+        made = session(kept_model("kept=1,2", {"w": w, "b": b}))
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: made.run(None, {"x": x})[0], range(16)))
+        for y in found:
+            np.testing.assert_allclose(y, np.maximum(x @ w + b, 0), rtol=1e-4, atol=1e-5)
+
+
 def test_an_initializer_that_may_be_overridden_is_not_constant():
     w, b = (rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48])
     made = dense_model(w, b)

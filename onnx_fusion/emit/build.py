@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -185,11 +185,12 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, 
     nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
     regions = [one for one, _ in fused]
     names = layout.name_layouts(regions, taken)
+    given = {tensor.name for tensor in source.graph.initializer}
     for one, kind in fused:
         node = helper.make_node(kind, layout.called(one.inputs, one, names),
                                 layout.called(one.outputs, one, names), one.region.name,
                                 domain=naming.DOMAIN, program=one.program,
-                                **({"ptx": one.ptx} if one.ptx else {}))
+                                **({"ptx": one.ptx} if one.ptx else {}), **_schedule(one, given))
         nodes.append((max(k for part in one.region.nodes for k in part.origin), node))
     results = [value.name for value in source.graph.output]
     written = [node for _, node in nodes]
@@ -202,6 +203,12 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, 
     del proto.graph.node[:]
     proto.graph.node.extend(item.content for item in ordered)
     return names
+
+
+def _schedule(one: Lowered, given: Collection[str]) -> dict[str, str]:
+    """Return the node's schedule: which inputs are initializers that a caller may replace."""
+    kept = [str(k) for k, v in enumerate(one.inputs) if v.weight is None and v.name in given]
+    return {"schedule": f"kept={','.join(kept)}"} if kept else {}
 
 
 def _inner(left: Sequence[Item]) -> list[Item]:

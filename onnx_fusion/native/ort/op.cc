@@ -6,6 +6,7 @@
 
 #include "machine.h"
 #include "ort/inputs.h"
+#include "ort/kept.h"
 #include "ort/threads.h"
 
 namespace onnx_fusion::ort {
@@ -39,6 +40,8 @@ class Node {
         inputs_(op, api, info, *read_program(text_), std::move(where)) {
     const std::vector<TensorView>& constants = inputs_.constants();
     kernel_ = Kernel::create(text_, constants.data(), constants.size());
+    const std::string schedule = optional_text(api, info, kSchedule);
+    if (!schedule.empty()) kept_ = std::make_unique<KeptInputs>(schedule, text_, constants);
     text_ = std::string();
     const OrtLogger* logger = nullptr;
     check(session_logger(api, info, &logger));
@@ -53,14 +56,16 @@ class Node {
     int64_t dims[kMaxInputs * kMaxRank];  // unused where shapes are borrowed
     void* data[kMaxOutputs];
     if (OrtStatus* status = inputs_.read(context, views, dims)) return status;
+    const Kernel* const kept = kept_ == nullptr ? nullptr : kept_->find(views);
+    const Kernel* const kernel = kept != nullptr ? kept : kernel_.get();
     BoundRef bound;
-    if (Status status = kernel_->bind(views, &bound); !status.ok()) return fail(status.message);
-    const auto dims_of = [&](size_t i, size_t* rank) { return kernel_->output_dims(*bound, i, rank); };
-    const size_t outputs = kernel_->output_count();
+    if (Status status = kernel->bind(views, &bound); !status.ok()) return fail(status.message);
+    const auto dims_of = [&](size_t i, size_t* rank) { return kernel->output_dims(*bound, i, rank); };
+    const size_t outputs = kernel->output_count();
     if (OrtStatus* status = get_outputs(inputs_, context, outputs, dims_of, data)) return status;
     Pool pool{api(), context, static_cast<size_t>(threads_->count(api(), context))};
     const Parallel parallel{&pool, static_cast<int>(pool.threads), &Pool::run};
-    const Status status = kernel_->run(*bound, views, data, parallel);
+    const Status status = kernel->run(*bound, views, data, parallel);
     if (pool.status != nullptr) return pool.status;
     return status.ok() ? nullptr : fail(status.message);
   }
@@ -71,6 +76,7 @@ class Node {
   std::string text_;
   Inputs inputs_;
   std::unique_ptr<Kernel> kernel_;
+  std::unique_ptr<const KeptInputs> kept_;  // if the schedule names any
   std::shared_ptr<Threads> threads_;
 };
 

@@ -14,6 +14,7 @@ inline constexpr const char* kDomain = "onnx_fusion";
 inline constexpr const char* kType = "FusedRegion";
 inline constexpr const char* kProgram = "program";
 inline constexpr const char* kPtx = "ptx";
+inline constexpr const char* kSchedule = "schedule";  // optional: "key=value;..."
 
 // One registered op type. ONNX Runtime hands it back to every callback.
 struct FusedRegion : CustomOp {
