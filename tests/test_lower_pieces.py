@@ -165,3 +165,63 @@ def test_padding_before_a_reshape_needs_no_choice():
     )
     (one,) = api.plan_programs(model, policy="all").lowered
     assert "select" not in one.program and "else 0" in one.program
+
+
+def test_parts_of_one_product_are_products():
+    """As queries, keys and values have them: nothing is computed twice, or copied."""
+    stages = lowered(build(
+        "float[2, 5, 8] x", "float[2, 2, 5, 3] q, float[2, 2, 3, 5] k, float[2, 2, 5, 3] v",
+        "p = MatMul(x, w)  d = Add(p, b)  s = Constant <value = int64[5] {2, 5, 3, 2, 3}> ()"
+        "  e = Reshape(d, s)  t = Transpose <perm = [2, 0, 3, 1, 4]> (e)"
+        "  i0 = Constant <value = int64 {0}> ()  i1 = Constant <value = int64 {1}> ()"
+        "  i2 = Constant <value = int64 {2}> ()  q0 = Gather(t, i0)  k0 = Gather(t, i1)"
+        "  v = Gather(t, i2)  h = Constant <value = float {0.5}> ()  q = Mul(q0, h)"
+        "  k = Transpose <perm = [0, 1, 3, 2]> (k0)", w=(8, 18), b=(18,),
+    ))  # fmt: skip
+    assert len(stages) == 3 and all(count([stage], Dot) == 1 for stage in stages)
+
+
+def test_parts_of_a_product_that_meet_are_stored_once():
+    stages = lowered(build(
+        "float[4, 8] x", "float[4, 4] y, float[4, 4] z",
+        "p = MatMul(x, w)  o = Constant <value = int64[1] {1}> ()"
+        "  zero = Constant <value = int64[1] {0}> ()  two = Constant <value = int64[1] {2}> ()"
+        "  four = Constant <value = int64[1] {4}> ()  six = Constant <value = int64[1] {6}> ()"
+        "  a = Slice(p, zero, four, o)  b = Slice(p, two, six, o)  y = Exp(a)  z = Tanh(b)",
+        w=(8, 6),
+    ))  # fmt: skip
+    assert count(stages, Dot) == 1
+
+
+NORM = "n = LayerNormalization <axis = -1> (s, g, b)"
+
+
+def test_a_normalization_before_a_product_is_one_stage():
+    stages = lowered(build(
+        "float[3, 4, 8] s", "float[3, 4, 5] y", f"{NORM}  y = MatMul(n, w)", g=(8,), b=(8,), w=(8, 5),
+    ))
+    assert len(stages) == 2 and count(stages[:1], Reduce) == 2 and count(stages, Reduce) == 2
+
+
+def test_what_is_rolled_is_computed_once():
+    """A product with its sum, a normalization, and the roll of it: three stages."""
+    stages = lowered(build(
+        "float[6, 8] x, float[6, 8] r", "float[6, 8] s, float[6, 8] y",
+        "p = MatMul(x, w)  s = Add(p, r)  o = Constant <value = int64[1] {0}> ()"
+        "  two = Constant <value = int64[1] {2}> ()  six = Constant <value = int64[1] {6}> ()"
+        f"  {NORM}  c = Slice(n, two, six, o)  d = Slice(n, o, two, o)"
+        "  e = Concat <axis = 0> (c, d)  f = Constant <value = int64[3] {2, 3, 8}> ()"
+        "  h = Reshape(e, f)  t = Transpose <perm = [1, 0, 2]> (h)"
+        "  j = Constant <value = int64[2] {6, 8}> ()  y = Reshape(t, j)",
+        w=(8, 8), g=(8,), b=(8,),
+    ))  # fmt: skip
+    assert count(stages, Dot) == 1 and count(stages, Reduce) == 2 and len(stages) == 3
+
+
+def test_two_products_added_keep_what_follows_the_first():
+    stages = lowered(build(
+        "float[4, 8] x, float[4, 5] z", "float[4, 6] y",
+        "p = MatMul(x, w)  a = Add(p, b)  c = Mul(a, g)  q = MatMul(z, u)  y = Add(q, c)",
+        w=(8, 6), b=(6,), g=(6,), u=(5, 6),
+    ))  # fmt: skip
+    assert len(stages) == 2 and len(stages[1].body) < len(stages[0].body)

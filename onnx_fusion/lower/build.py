@@ -24,20 +24,22 @@ MOST_PIECES = 64
 Cuts = dict[int, tuple[int, ...]]
 """Where axes of a tensor are cut."""
 Ranges = dict[int, tuple[int, int]]
+Box = tuple[tuple[int, int] | None, ...]
+"""The first and last index of each axis, None where they are not known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Built:
     """Stages, the outputs they stored on the way, and the tensors they met.
 
-    Were one of these stored, the stages would be others. `owners` are the contractions computed, and
-    `contracted` the tensors met that are made of their results.
+    Were one of these stored, the stages would be others. `owners` are the contractions computed,
+    each with the box of it that is, and `contracted` the tensors met that are made of their results.
     """
 
     stages: tuple[tp.Stage, ...]
     taken: tuple[Tensor, ...]
     met: frozenset[Tensor]
-    owners: frozenset[Tensor]
+    owners: dict[Tensor, Box]
     contracted: frozenset[Tensor]
 
 
@@ -98,7 +100,10 @@ def _join(made: list[Stage]) -> Built:
         for stage in made
     )
     met = frozenset(key[0] for stage in made for key in stage.memo)
-    owners = frozenset(owner for stage in made for owner, *_ in stage.dots)
+    owners: dict[Tensor, Box] = {}
+    for stage in made:
+        for owner, *_ in stage.dots:
+            owners[owner] = () if owner in owners else _box(stage, owner)
     contracted = frozenset(
         key[0] for stage in made for key, ref in stage.memo.items() if stage.contracted(ref)
     )
@@ -129,6 +134,40 @@ def _write(
     raise Refused("index maps that do not split into letters")
 
 
+def _box(stage: Stage, owner: Tensor) -> Box:
+    """Return the part of `owner` that a stage reads."""
+    read = [index for tensor, index, _ in stage.memo if tensor is owner]
+    return tuple(map(stage.bounds, read[0])) if len(read) == 1 else ()
+
+
+def apart(one: Box, other: Box) -> bool:
+    """Return whether two boxes are known to have no element in common."""
+    return any(
+        a is not None and b is not None and (a[1] < b[0] or b[1] < a[0])
+        for a, b in zip(one, other, strict=False)
+    )
+
+
+def _finished(stage: Stage, owner: Tensor) -> Tensor:
+    """Return what is computed last from an inner sum or contraction alone, or itself.
+
+    So its epilogue, or the rest of a normalization, is computed once and with it.
+    """
+    dots = {t: kept for t, kept, _ in stage.dots}
+    best = owner
+    for (tensor, _, _), ref in stage.memo.items():
+        made = tensor
+        while made.origin is not None:
+            made = made.origin
+        summed = stage.summed(ref)
+        alone = summed == {owner} if owner in dots else not summed & dots.keys()
+        if owner not in summed or not alone or made is stage.root or made.serial <= best.serial:
+            continue
+        if stage.letters_of(ref) == dots.get(owner, stage.letters_of(ref)):
+            best = made
+    return best
+
+
 def _check_form(stage: Stage) -> NeedsTemp | None:
     """Return what to store first for the stage to be of a form that machines run (section 8)."""
     if stage.unclean:
@@ -139,7 +178,7 @@ def _check_form(stage: Stage) -> NeedsTemp | None:
             return NeedsTemp(tensor)
     inner = [owner for owner, *_ in (*dots, *reductions) if owner is not stage.root]
     if len(dots) > 1 or (dots and reductions) or len({r for *_, r in reductions}) > 1:
-        return NeedsTemp(min(inner, key=lambda t: t.serial))
+        return NeedsTemp(_finished(stage, min(inner, key=lambda t: t.serial)))
     for owner, kept, reduced in (*dots, *reductions):
         # What other letters repeat would be summed anew for each of their values.
         if owner is not stage.root and set(stage.extents) - reduced - kept:

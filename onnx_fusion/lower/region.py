@@ -23,7 +23,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Graph, Node, Value
-from onnx_fusion.lower.build import Built, build
+from onnx_fusion.lower.build import Built, apart, build
 from onnx_fusion.lower.extents import Binds, held_dims, in_order, named_dims
 from onnx_fusion.ops import table
 from onnx_fusion.ops.movement import filled
@@ -38,6 +38,8 @@ from onnx_fusion.program.verify import verify
 MAX_INPUTS = 64
 MAX_INLINE = 4096
 """Constants up to this many bytes may be written into a program or a portable function."""
+MOST_PARTS = 4
+"""Stages that may each compute a part of one contraction, such as the three of a QKV projection."""
 DEEPEST = 20_000
 """Calls inside each other while a region is lowered."""
 Layouts = Mapping[Value, tuple[int, ...]]
@@ -341,7 +343,7 @@ def _attempt(
     memory = {t: f"s{t.serial}" for t in draft.sources}
     memory.update({t: names[t] for t in forced})
     absorbed: set[Tensor] = set()
-    summed: dict[Tensor, Built] = {}
+    summed: dict[Tensor, list[Built]] = {}
     stages: list[tuple[int, tp.Stage]] = []
     for root in sorted(names, key=lambda t: -t.serial):
         if root in absorbed:
@@ -355,10 +357,15 @@ def _attempt(
         if twice:
             raise NeedsTemp(min(twice, key=lambda t: t.serial))
         absorbed.update(one.taken)
-        for owner in sorted(one.owners & summed.keys(), key=lambda t: t.serial):
+        for owner in sorted(one.owners.keys() & summed.keys(), key=lambda t: t.serial):
+            others = summed[owner]
+            parts = all(apart(one.owners[owner], other.owners[owner]) for other in others)
+            if parts and len(others) < MOST_PARTS:
+                continue
             # What two stages would compute is stored as late as both have use for it.
-            raise NeedsTemp(max(one.contracted & summed[owner].contracted, key=lambda t: t.serial))
-        summed.update(dict.fromkeys(one.owners, one))
+            raise NeedsTemp(max(one.contracted & others[0].contracted, key=lambda t: t.serial))
+        for owner in one.owners:
+            summed.setdefault(owner, []).append(one)
         stages += [(root.serial, stage) for stage in one.stages]
     return [stage for _, stage in sorted(stages, key=lambda s: s[0])]
 

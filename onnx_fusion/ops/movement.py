@@ -37,7 +37,9 @@ def moved(
             raise NeedsTemp(tensor)
         return source.at(stage, index_of(stage, index), guard)
 
-    tensor = Tensor(source.dtype, shape, read, source.steps, source.is_source and keeps_outside)
+    tensor = Tensor(
+        source.dtype, shape, read, source.steps, source.is_source and keeps_outside, source
+    )
     return tensor
 
 

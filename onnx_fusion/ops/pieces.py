@@ -134,7 +134,7 @@ def joined(pieces: list[Tensor], axis: int) -> Tensor:
         refs = []
         for piece, offset in zip(pieces, offsets, strict=True):
             inner = tuple(where - offset if k == axis else e for k, e in enumerate(index))
-            refs.append(piece.at(stage, inner, ANY if len(pieces) > 1 else guard))
+            refs.append(piece.chosen_at(stage, inner, ANY if len(pieces) > 1 else guard))
         result = refs[-1]
         for ref, border in reversed(list(zip(refs[:-1], offsets[1:], strict=True))):
             result = stage.select((Cond(where, "<", border),), ref, result)

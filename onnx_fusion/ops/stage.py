@@ -33,10 +33,11 @@ _serial = itertools.count()
 
 
 class NeedsTemp(Exception):
-    """`tensor` must be stored by an earlier stage."""
+    """`tensor` must be stored by an earlier stage; `settled` if no other would do better."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, settled: bool = False) -> None:
         self.tensor = tensor
+        self.settled = settled
 
 
 class Cut(Exception):
@@ -57,7 +58,8 @@ class Tensor:
 
     `guard` is None if the index is inside, ANY if it may be outside and then any value will do, or
     a literal that must be the value outside. `steps` counts instructions behind one element,
-    `is_source` says that it is memory.
+    `is_source` says that it is memory. `origin` is the tensor whose elements it has in other places,
+    None if it computes them.
     """
 
     dtype: DType
@@ -65,6 +67,7 @@ class Tensor:
     read: Callable[[Stage, tuple[Index, ...], Guard], tp.Ref]
     steps: int = 0
     is_source: bool = False
+    origin: Tensor | None = None
     serial: int = dataclasses.field(default_factory=lambda: next(_serial))
 
     @property
@@ -74,6 +77,22 @@ class Tensor:
     def at(self, stage: Stage, index: tuple[Index, ...], guard: Guard = None) -> tp.Ref:
         """Return the value of this tensor's element at `index`, written once per stage."""
         return stage.read(self, index, guard)
+
+    def chosen_at(self, stage: Stage, index: tuple[Index, ...], guard: Guard) -> tp.Ref:
+        """Return the value as `at` does, where it is one of several to choose from.
+
+        What must be stored for that is all that was computed, not its beginnings: the rest would be
+        computed for each of them.
+        """
+        try:
+            return stage.read(self, index, guard)
+        except NeedsTemp as need:
+            made = self
+            while made.origin is not None:
+                made = made.origin
+            if need.settled or made is stage.root or made in stage.stored:
+                raise
+            raise NeedsTemp(made, settled=True) from None
 
 
 def is_one(extent: ex.Expr) -> bool:
@@ -120,6 +139,7 @@ class Stage:
         self._types: list[DType] = []
         self._letters: list[frozenset[str]] = []
         self._contracted: list[bool] = []
+        self._summed: list[frozenset[Tensor]] = []
 
     # letters
 
@@ -185,6 +205,20 @@ class Stage:
                 return key, begin, begin + size
         begin = ex.as_int(index)
         return None if begin is None else (-1, begin, begin + 1)
+
+    def bounds(self, index: Index) -> tuple[int, int] | None:
+        """Return the least and the greatest value of an index, None if they are not known."""
+        parts = None if isinstance(index, tp.Ref) else linear(index)
+        if parts is None:
+            return None
+        low = high = ex.as_int(parts[0])
+        for letter, coefficient in parts[1].items():
+            extent, factor = ex.as_int(self.extents[letter]), ex.as_int(coefficient)
+            if low is None or not extent or factor is None:
+                return None
+            ends = (0, factor * (extent - 1))
+            low, high = low + min(ends), high + max(ends)
+        return None if low is None else (low, high)
 
     def simplify(self, index: ex.Expr) -> ex.Expr:
         """Return `index` with the ranges of this stage's letters used."""
@@ -336,6 +370,7 @@ class Stage:
             return None
         dtype, letters = self._types.pop(), self._letters.pop()
         self._contracted.pop()
+        self._summed.pop()
         del self._cse[line], self.body[-1]
         self.memo = {key: known for key, known in self.memo.items() if known != ref}
         return self._add(tp.Load(line.tensor, line.index, fill), dtype, letters)
@@ -374,7 +409,7 @@ class Stage:
             raise NeedsTemp(source)
         rest = self.letters_of(a) - set(letters)
         self.reductions.append((owner, rest, frozenset(letters)))
-        return self._add(tp.Reduce(op, a, letters), self.type_of(a), rest)
+        return self._add(tp.Reduce(op, a, letters), self.type_of(a), rest, owner)
 
     def dot(self, owner: Tensor, a: tp.Ref, b: tp.Ref, letters: tuple[str, ...]) -> tp.Ref:
         """Write the sum over `letters` of a * b."""
@@ -382,7 +417,7 @@ class Stage:
             return self.apply("mul", a, b)
         rest = (self.letters_of(a) | self.letters_of(b)) - set(letters)
         self.dots.append((owner, rest, frozenset(letters)))
-        return self._add(tp.Dot(a, b, letters), self.type_of(a), rest)
+        return self._add(tp.Dot(a, b, letters), self.type_of(a), rest, owner)
 
     def store(self, name: str, index: tuple[Index, ...], value: tp.Ref) -> None:
         """Write a store."""
@@ -400,7 +435,14 @@ class Stage:
         """Return whether a value of this stage is made of a contraction's result."""
         return self._contracted[ref.k]
 
-    def _add(self, instruction: tp.Instruction, dtype: DType, letters: frozenset[str]) -> tp.Ref:
+    def summed(self, ref: tp.Ref) -> frozenset[Tensor]:
+        """Return the tensors whose sums or contractions a value of this stage is made of."""
+        return self._summed[ref.k]
+
+    def _add(
+        self, instruction: tp.Instruction, dtype: DType, letters: frozenset[str],
+        owner: Tensor | None = None,
+    ) -> tp.Ref:  # fmt: skip
         ref = self._cse.get(instruction)
         if ref is None:
             ref = tp.Ref(len(self._types))
@@ -410,5 +452,7 @@ class Stage:
             self._contracted.append(
                 isinstance(instruction, tp.Dot) or any(map(self.contracted, tp.refs(instruction)))
             )
+            parts = [self._summed[r.k] for r in tp.refs(instruction)]
+            self._summed.append(frozenset(() if owner is None else (owner,)).union(*parts))
             self.body.append(instruction)
         return ref
