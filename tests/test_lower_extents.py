@@ -133,3 +133,41 @@ def test_an_axis_shorter_than_a_pooling_window_has_one_output_as_in_onnx_runtime
     made = api.optimize(model, policy="all")
     assert [node.domain for node in made.graph.node] == ["onnx_fusion"]
     agree(model, made, {"x": random(*shape)})
+
+
+DOUBTFUL = """g (float[N, 3, H, W] x, float[N, 3, P, Q] z) => (float[N, 3, R, S] y) {
+  a = Abs(x)
+  b = Sqrt(a)
+  c = Add(b, z)
+  y = Tanh(c)
+}"""
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_extents_that_may_broadcast_do_so_where_they_are_1(library):
+    original = parsed(DOUBTFUL)
+    made = onnx_fusion.optimize(original, policy="all")
+    (node,) = made.graph.node
+    assert node.domain == "onnx_fusion"
+    fused, plain = session_of(made, library), session_of(original, False)
+    rng = np.random.default_rng(6)
+    for x, z in (
+        ((7, 9), (7, 9)), ((1, 9), (7, 9)), ((7, 1), (7, 9)), ((7, 9), (1, 9)), ((7, 9), (1, 1)),
+        ((1, 1), (5, 40)), ((1, 40), (5, 1)), ((1, 1), (1, 1)), ((0, 4), (0, 4)), ((0, 4), (1, 1)),
+        ((33, 64), (33, 64)), ((2, 1), (1, 70)),
+    ):  # fmt: skip
+        feeds = {
+            "x": rng.standard_normal((2, 3, *x)).astype(np.float32),
+            "z": rng.standard_normal((2, 3, *z)).astype(np.float32),
+        }
+        (want,), (got,) = (one.run(None, feeds) for one in (plain, fused))
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("x, z", [((7, 9), (6, 9)), ((7, 9), (7, 2)), ((2, 3), (3, 2))])
+def test_extents_that_do_not_broadcast_are_an_error(x, z):
+    fused = session_of(onnx_fusion.optimize(parsed(DOUBTFUL), policy="all"), True)
+    feeds = {"x": np.ones((1, 3, *x), np.float32), "z": np.ones((1, 3, *z), np.float32)}
+    with pytest.raises(Exception, match="region"):
+        fused.run(None, feeds)

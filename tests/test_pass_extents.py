@@ -126,3 +126,19 @@ def test_a_cut_at_its_own_extent_takes_all():
     }"""))
     assert graph.values["y"].shape == ("N", 4)
     agree(graph, {"x": np.ones((3, 4), np.float32)})
+
+
+def test_what_is_concatenated_agrees_on_the_other_axes():
+    graph = inferred(parse("""g (float[1, 4, H, W] x) => (float[1, C, P, Q] y)
+    <float[4, 4, 2, 2] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,
+      6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1},
+     float[4] scales = {1.0, 1.0, 2.0, 2.0}> {
+      half = Conv <strides = [2, 2]> (x, w)
+      whole = Resize <mode = "nearest"> (half, , scales)
+      same = Abs(x)
+      twice = Concat <axis = 1> (whole, same)
+      y = Relu(twice)
+    }"""))
+    assert graph.values["whole"].shape[2:] == graph.values["same"].shape[2:] == ("H", "W")
+    assert graph.values["y"].shape[2:] == ("H", "W")
+    agree(graph, {"x": np.ones((1, 4, 6, 8), np.float32)})

@@ -69,7 +69,7 @@ def row(
             need(tensor, allowed)
         if same and len({t.dtype for t in tensors}) > 1:
             raise Refused("its inputs differ in element type")
-        shape = broadcast(t.shape for t in tensors)
+        shape = broadcast((t.shape for t in tensors), doubtful=True)
         dtype = result or tensors[0].dtype
         return [pointwise(shape, dtype, tensors, lambda s, *r: write(s, site, *r), steps)]
 

@@ -125,8 +125,14 @@ class Row:
         return self.flops(node) if callable(self.flops) else self.flops
 
 
-def broadcast(shapes: Iterable[tuple[ex.Expr, ...]]) -> tuple[ex.Expr, ...]:
-    """Return the shape these broadcast to (ONNX, multidirectional); refuse what is not known."""
+def broadcast(
+    shapes: Iterable[tuple[ex.Expr, ...]], doubtful: bool = False
+) -> tuple[ex.Expr, ...]:
+    """Return the shape these broadcast to (ONNX, multidirectional).
+
+    Two unknown extents that may differ are refused, or, if they may be `doubtful`, equal or 1: an
+    expression that is an error where they are neither. Then `align` with the result.
+    """
     shapes = list(shapes)
     rank = max(len(s) for s in shapes)
     result = []
@@ -139,15 +145,32 @@ def broadcast(shapes: Iterable[tuple[ex.Expr, ...]]) -> tuple[ex.Expr, ...]:
             if ex.as_int(extent) == 1:
                 extent = shape[position]
             elif extent != shape[position]:
-                raise Refused(f"cannot tell whether {extent} and {shape[position]} broadcast")
+                pair = (extent, shape[position])
+                # Such an extent is long, and one made of two of them longer than a program may have.
+                if not doubtful or any(ex.as_int(e) is not None or "max(" in str(e) for e in pair):
+                    raise Refused(f"cannot tell whether {pair[0]} and {pair[1]} broadcast")
+                extent = _either(*pair)
         result.append(extent)
     return tuple(result)
 
 
-def align(index: tuple, shape: tuple[ex.Expr, ...]) -> tuple:
-    """Return the index into an operand of `shape` that broadcasts to where `index` points."""
+def _either(a: ex.Expr, b: ex.Expr) -> ex.Expr:
+    """Return the larger of two equal extents or of one that is 1; dividing by 0 says that both are not."""
+    differ = ex.minimum(1, ex.maximum(a - b, b - a))
+    neither = ex.maximum(0, ex.minimum(1, ex.minimum(a, b) - 1))
+    nothing = ex.minimum(1, ex.minimum(a, b))
+    return ex.maximum(a, b) * nothing // ex.minimum(1, 2 - differ - neither)
+
+
+def align(index: tuple, shape: tuple[ex.Expr, ...], whole: tuple[ex.Expr, ...] = ()) -> tuple:
+    """Return the index into an operand of `shape` that broadcasts to where `index` points, in a
+    result of the shape `whole` if extents may be doubtful."""
     tail = index[len(index) - len(shape) :]
-    return tuple(ex.const(0) if ex.as_int(s) == 1 else i for i, s in zip(tail, shape, strict=True))
+    wide = whole[len(whole) - len(shape) :] if whole else shape
+    return tuple(
+        ex.const(0) if ex.as_int(s) == 1 else i if s == w else ex.minimum(i, s - 1)
+        for i, s, w in zip(tail, shape, wide, strict=True)
+    )
 
 
 def pointwise(
@@ -162,10 +185,17 @@ def pointwise(
     What a contraction gave is stored before it is broadcast: work per channel is not done per pixel.
     """
 
+    def fits(axis: int) -> bool:
+        """Return whether every operand has this axis of the result, or certainly 1."""
+        extents = [t.shape[axis - len(shape)] for t in operands if len(shape) - axis <= t.rank]
+        return all(ex.as_int(e) == 1 or e == shape[axis] for e in extents)
+
     def read(stage, index, guard):
         if guard is not None and guard != ANY:
             raise NeedsTemp(tensor)
-        refs = [t.at(stage, align(index, t.shape), guard) for t in operands]
+        if not all(isinstance(i, ex.Expr) or fits(k) for k, i in enumerate(index)):
+            raise NeedsTemp(tensor)
+        refs = [t.at(stage, align(index, t.shape, shape), guard) for t in operands]
         letters = frozenset().union(*map(stage.letters_of, refs))
         for operand, ref in zip(operands, refs, strict=True):
             if stage.contracted(ref) and stage.letters_of(ref) < letters:

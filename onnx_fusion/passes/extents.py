@@ -76,12 +76,18 @@ class Extents:
     def agree(self, node: Node) -> None:
         """Take up what must hold for the node to run at all.
 
-        The inner extents of MatMul are equal. min(n, k), k > 1, is n where it is broadcast against n:
-        it is 1 only if n is.
+        The inner extents of MatMul are equal, and those of Concat but along its axis. min(n, k),
+        k > 1, is n where it is broadcast against n: it is 1 only if n is.
         """
         if node.domain or any(value is None or value.shape is None for value in node.inputs):
             return
         shapes = [self.shape(value.shape) for value in node.inputs]
+        if node.op_type == "Concat" and len({len(shape) for shape in shapes}) == 1:
+            axis = node.attrs.get("axis", 1) % max(len(shapes[0]), 1)
+            for dims in zip(*(s[:axis] + s[axis + 1:] for s in shapes), strict=True):
+                for dim in dims[1:]:
+                    self.learn(dims[0], dim)
+                    self.learn(dim, dims[0])
         if node.op_type == "MatMul" and all(shapes):
             inner = (shapes[0][-1], shapes[1][-2 if len(shapes[1]) > 1 else -1])
             self.learn(*inner)
