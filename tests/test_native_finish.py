@@ -230,7 +230,8 @@ def test_narrow_and_ragged_columns_equal_the_interpreter(n):
     for m, k in ((3, 1), (11, 16), (12, 40), (29, 7), (61, 24), (26, 700)):
         for residual in ("", "early"):
             text = product(m, k, n, "hard_swish", residual, False)
-            inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in ((m, k), (k, n), (n,), (m, n))]
+            shapes = ((m, k), (k, n), (n,), (m, n))
+            inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in shapes]
             inputs[1] *= 6 / k**0.5
             inputs = inputs if residual else inputs[:3]
             (want,) = interpret(parse_program(text), inputs)

@@ -107,6 +107,12 @@ void ContractPlan::choose_blocks() {
     strip_panels_ = std::min(panels_, std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_)));
   }
 
+  if (lines_.pixels > 0) {
+    strip_rows_ = std::min(rows_, lines_.rows * lines_.pixels);
+    strip_panels_ = finishes_ ? panels_
+                              : std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_));
+  }
+
   panel_block_ = std::max<int64_t>(1, kSumFloats / (row_chunk_ * width_));
   if (one_block) panel_block_ = panels_;
   if (packs(columns_side_)) {
@@ -122,7 +128,9 @@ void ContractPlan::choose_blocks() {
   if (one_block) {
     sum_floats_ = finishes_ ? 0 : round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   }
-  if (rows_side_.source == Source::indexed) {
+  if (lines_.pixels > 0) {
+    border_floats_ = (lines_.rows + 1) * lines_.row_floats;
+  } else if (rows_side_.source == Source::indexed) {
     border_floats_ = (one_block ? strip_rows_ : row_chunk_) * deepest;
   }
   if (rows_side_.source == Source::direct || rows_side_.source == Source::indexed) {

@@ -102,6 +102,12 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
       !is_guarded_by(*map, letter)) {
     return 0.02;
   }
+  // Windows of lines (contract_lines.cc).
+  if (map->guarded && x.extent >= kIndexedRows &&
+      least_step(stage, k, map->address, &letter) == 1 && is_guarded_by(*map, letter) &&
+      least_step(stage, x.operand->own, map->address, &letter) <= 8 && is_near(stage, *map, k)) {
+    return 0.05;
+  }
   // Rows at the border are copied; the wider the vectors, the more that is beside the product.
   return x.extent >= kIndexedRows && is_near(stage, *map, k) ? gemm_kernels().lanes / 40.0 : 1.0;
 }
@@ -232,6 +238,10 @@ void ContractPlan::choose_row_source(const BoundProgram& bound, const DotOperand
   const bool in_place = runs.step == 1 || (!guarded && panels_ <= 2);
   if (!long_runs || !in_place) {
     side.source = Source::tables;
+    if (rows_ >= kIndexedRows && choose_lines()) {
+      side.source = Source::indexed;
+      return;
+    }
     if (rows_ < kIndexedRows || !is_near(stage_, *operand.map, k_)) return;
     side.source = Source::indexed;
     runs_ = runs.runs;

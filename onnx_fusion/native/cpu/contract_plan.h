@@ -41,6 +41,19 @@ struct Piece {
   int64_t k0, k1;
 };
 
+// Lines of an image that a row of windows reads (contract_lines.cc).
+struct Lines {
+  int64_t pixels = 0;           // windows of a row; 0: there are no lines
+  int64_t step = 1;             // between them
+  int guard = -1;               // the one along the line
+  int64_t first = 0;            // what of it is least, of all k
+  int64_t floats = 0;           // that a line has
+  int64_t row_floats = 0;       // all lines of a row of windows
+  int64_t rows = 1;             // of windows at once
+  std::vector<int64_t> sample;  // a k of each line
+  std::vector<int64_t> offsets; // per k
+};
+
 // A block of k after which the accumulators go back to memory.
 struct Block {
   int first, last;  // pieces
@@ -87,6 +100,7 @@ class ContractPlan final : public StagePlan {
   void choose_column_source(const BoundProgram& bound, const DotOperand& operand,
                             const TensorView* constant);
   void choose_depth();
+  bool choose_lines();
   void choose_blocks();
   void cache_rows(const TensorView& constant);
   void cache_columns(const TensorView& constant);
@@ -104,6 +118,8 @@ class ContractPlan final : public StagePlan {
   void copy_border(const float* base, const Block& block, int64_t row, float* to) const;
   void point_indexed(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
                      int64_t row1) const;
+  void copy_lines(const Item& item, int64_t row, float* to) const;
+  void point_lines(const Item& item, const Buffers& buffers, int64_t row0, int64_t row1) const;
   void point_rows(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
                   int64_t row1) const;
   void run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
@@ -151,6 +167,7 @@ class ContractPlan final : public StagePlan {
   int64_t row_step_ = 1, column_step_ = 1;  // direct: between one k and the next
   std::vector<float> padding_;              // direct rows outside a guard
   std::vector<Run> runs_;                   // indexed rows: of k
+  Lines lines_;                             // indexed rows, if they are windows of lines
   std::vector<uint8_t> inside_;             // indexed rows: whether all k are
 
   std::vector<Piece> pieces_;

@@ -42,7 +42,8 @@ T* take(char** at, int64_t count) {
 void ContractPlan::run(const RunContext& context) const {
   const BoundStage& stage = context.bound->stages[stage_index_];
   if (stage.empty) return;
-  const int64_t row_tiles = (rows_ + tile_rows_ - 1) / tile_rows_;
+  const int64_t unit = lines_.pixels > 0 ? lines_.pixels : tile_rows_;
+  const int64_t row_tiles = (rows_ + unit - 1) / unit;
   const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *
                         static_cast<double>(columns_);
   const double per_point = 1.0 + static_cast<double>(depth_) / (2.0 * kernels_.lanes);
@@ -86,8 +87,8 @@ void ContractPlan::run(const RunContext& context) const {
       const int64_t row_part = i % parts / split.panels, panel_part = i % split.panels;
       Item item;
       item.batch = i / parts;
-      item.row0 = row_tiles * row_part / split.rows * tile_rows_;
-      item.row1 = std::min(rows_, row_tiles * (row_part + 1) / split.rows * tile_rows_);
+      item.row0 = row_tiles * row_part / split.rows * unit;
+      item.row1 = std::min(rows_, row_tiles * (row_part + 1) / split.rows * unit);
       item.panel0 = panels_ * panel_part / split.panels;
       item.panel1 = panels_ * (panel_part + 1) / split.panels;
       locate(stage, batch_, item.batch, fixed);

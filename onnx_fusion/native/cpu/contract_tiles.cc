@@ -181,7 +181,9 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
                              const FinishRows* finish) const {
   const bool indexed = rows_side_.source == Source::indexed;
   const bool direct = rows_side_.source == Source::direct;
-  if (indexed) point_indexed(item, buffers, block, row0, row1);
+  const bool lines = lines_.pixels > 0;
+  if (lines) point_lines(item, buffers, row0, row1);
+  if (indexed && !lines) point_indexed(item, buffers, block, row0, row1);
   if (direct) point_rows(item, buffers, block, row0, row1);
   if (streams_) {
     return run_streams(item, buffers, packed, block, panel0, panel1, c, ldc, add);
@@ -192,7 +194,8 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   TileCall call{};
   call.pieces = pieces;
   call.depths = depths_.data() + block.first;
-  if (indexed) call.offsets = rows_side_.tables.inner.data() + pieces_[block.first].k0;
+  const std::vector<int64_t>& offsets = lines ? lines_.offsets : rows_side_.tables.inner;
+  if (indexed) call.offsets = offsets.data() + pieces_[block.first].k0;
   call.add = add;
   call.ldc = ldc;
   call.a_step = direct ? row_step_ : tile_rows_;
