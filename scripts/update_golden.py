@@ -1,4 +1,4 @@
-"""Write the plans and tile programs of models/ anew into tests/golden, and show what changed.
+"""Write tests/golden anew (plans and programs of models/, CUDA texts) and show what changed.
 
 usage: python scripts/update_golden.py [--check]
 """
@@ -30,17 +30,38 @@ def describe(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cuda_texts() -> dict[str, str]:
+    """Return the first text of each CUDA schedule, by schedule."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import cuda_emulator
+    from cuda_programs import BY_SCHEDULE
+
+    plans = {
+        name: cuda_emulator.plan(p.text, p.inputs, p.device) for name, p in BY_SCHEDULE.items()
+    }
+    return {name: plan.sources[0]["unit"] for name, plan in plans.items()}
+
+
+def files() -> dict[Path, str]:
+    """Return what each golden file should hold."""
+    found = {
+        GOLDEN / f"{path.stem}.txt": describe(path) for path in (ROOT / "models").glob("*.onnx")
+    }
+    found |= {GOLDEN / "cuda" / f"{name}.cu": text for name, text in cuda_texts().items()}
+    return dict(sorted(found.items()))
+
+
 def main() -> int:
     """Rewrite the files, or with --check only say whether they would change; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 on a difference")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, exit 1 on a difference"
+    )
     args = parser.parse_args()
-    GOLDEN.mkdir(exist_ok=True)
+    (GOLDEN / "cuda").mkdir(parents=True, exist_ok=True)
     changed = False
-    for path in sorted((ROOT / "models").glob("*.onnx")):
-        file = GOLDEN / f"{path.stem}.txt"
+    for file, new in files().items():
         old = file.read_text() if file.exists() else ""
-        new = describe(path)
         changed |= old != new
         sys.stdout.writelines(
             difflib.unified_diff(

@@ -15,3 +15,8 @@ SPEC.loader.exec_module(update_golden)
 def test_plans_and_programs_are_as_agreed(path):
     agreed = (update_golden.GOLDEN / f"{path.stem}.txt").read_text()
     assert update_golden.describe(path) == agreed, "run scripts/update_golden.py and read its diff"
+
+
+def test_texts_of_cuda_schedules_are_as_agreed():
+    agreed = {path.stem: path.read_text() for path in (update_golden.GOLDEN / "cuda").glob("*.cu")}
+    assert update_golden.cuda_texts() == agreed, "run scripts/update_golden.py and read its diff"

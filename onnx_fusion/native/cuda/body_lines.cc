@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kVector = 16;  // bytes of one access
 constexpr int kMostLanes = 8;
+constexpr size_t kMostValues = 128;  // of all lanes: more would spill
 
 }  // namespace
 
@@ -184,6 +185,7 @@ void Body::store(int line) {
 int choose_lanes(Body& body, int letter) {
   const Nest& nest = body.nest;
   int64_t smallest = 16;
+  const size_t values = static_cast<size_t>(std::count(nest.live.begin(), nest.live.end(), 1));
   for (size_t i = 0; i < nest.lines(); ++i) {
     const Access& access = nest.access[i];
     if (access.tensor < 0 || access.address.coef[letter] != 1) continue;
@@ -192,7 +194,7 @@ int choose_lanes(Body& body, int letter) {
   }
   int lanes = static_cast<int>(std::min<int64_t>(kMostLanes, 16 / smallest));
   for (; lanes > 1; lanes /= 2) {
-    if (nest.extents[letter] % lanes != 0) continue;
+    if (nest.extents[letter] % lanes != 0 || values * static_cast<size_t>(lanes) > kMostValues) continue;
     body.lanes = lanes;
     body.lane_letter = letter;
     size_t runs = 0, rest = 0;

@@ -27,6 +27,7 @@ class Printer {
 
   Text& print();
   int64_t shared_bytes() const;
+  int staged() const { return staged_; }  // elements on their way, for each thread
 
  private:
   // How the threads share a step's part of an operand: `count` runs of `lanes` elements; `pair` rows
@@ -51,6 +52,7 @@ class Printer {
   const Product& p_;
   const Tile tile_;
   Text text_;
+  int staged_ = 0;
 };
 
 // Which tile a block has, and which part of it a thread.
@@ -290,6 +292,7 @@ Text& Printer::print() {
   for (bool rows : {true, false}) {
     Body body(nest_, text_);
     const Share how = share(rows ? p_.a : p_.b, rows, &body);
+    staged_ += how.turns * how.pair * how.lanes;
     text_.line(std::string(element()) + (rows ? " next_a[" : " next_b[") + s(how.turns) + "]" +
                (how.pair > 1 ? "[2]" : "") + "[" + s(how.lanes) + "];");
   }
@@ -333,7 +336,10 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
   shape.grid[0] = tiles(tile.rows);
   shape.block[0] = kThreads;
   shape.shared_bytes = printer.shared_bytes();
-  return work.add(stage, schedule, text, shape, 2);
+  // Two blocks of a processor hide each other's waits, where the registers suffice.
+  constexpr int kStaged = 12;
+  const bool two = tile.rows <= 64 || printer.staged() <= kStaged;
+  return work.add(stage, schedule, text, shape, two ? 2 : 1);
 }
 
 }  // namespace onnx_fusion::cuda
