@@ -166,3 +166,61 @@ def test_what_the_reference_does_not_know_is_told() -> None:
         (float[3] y) { y = far.away.Strange(x) }"""
     with pytest.raises(NoReference, match="^the float64 reference cannot run the model: .*Strange"):
         evaluate(parser.parse_model(text), {"x": draw(3)}, ["y"])
+
+
+ROI = itertools.product((0, 3), ("half_pixel", "output_half_pixel"), ("avg", "max"))
+
+
+@pytest.mark.parametrize(("samples", "mode", "kind"), ROI)
+def test_roi_align(samples: int, mode: str, kind: str) -> None:
+    if kind == "max" and not samples:
+        samples = 1
+    node = helper.make_node(
+        "RoiAlign", ["x", "boxes", "images"], ["y"], mode=kind, output_height=3, output_width=4,
+        sampling_ratio=samples, spatial_scale=0.5, coordinate_transformation_mode=mode,
+    )  # fmt: skip
+    boxes = np.array(
+        [[1, 2, 9, 12], [-7, -3, 3, 4], [8, 9, 40, 30], [3, 3, 3.2, 3.4], [0, 0, 16, 14]],
+        np.float32,
+    )
+    images = np.array([0, 1, 1, 0, 1], np.int64)
+    check(node, 16, x=draw(2, 3, 7, 8), boxes=boxes, images=images)
+
+
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "min", "max"])
+def test_scatter_elements(reduction: str) -> None:
+    node = helper.make_node(
+        "ScatterElements", ["x", "i", "u"], ["y"], axis=-1, reduction=reduction
+    )
+    places = np.stack([RNG.permutation(6)[:4] for _ in range(15)]).reshape(3, 5, 4) - 6
+    if reduction != "none":
+        places = RNG.integers(-6, 6, (3, 5, 4))
+    check(node, 18, x=draw(4, 5, 6), i=places.astype(np.int64), u=draw(3, 5, 4))
+
+
+@pytest.mark.parametrize("centred", [0, 1])
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_non_max_suppression(centred: int, threshold: float | None) -> None:
+    boxes = RNG.uniform(0, 1, (2, 40, 4)).astype(np.float32)
+    boxes[:, 5] = boxes[:, 6]
+    scores = RNG.uniform(0, 1, (2, 3, 40)).astype(np.float32)
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[2, 40, 4] b, float[2, 3, 40] s)
+        => (int64[n, 3] y) <int64[1] m = {{7}}, float[1] o = {{0.4}}, float[1] t = {{0.3}}> {{
+        y = NonMaxSuppression <center_point_box = {centred}>
+            (b, s, m, o{", t" if threshold else ""}) }}"""
+    model = parser.parse_model(text)
+    feeds = {"b": boxes, "s": scores}
+    (wanted,) = onnx_runtime(model, feeds)
+    assert wanted.size
+    np.testing.assert_array_equal(evaluate(model, feeds, ["y"])["y"], wanted)
+
+
+def test_only_what_is_asked_for_is_computed() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17, "far.away" : 1]> g (float[3] x, bool c) =>
+        (float[3] y, float[3] z) { s = far.away.Strange(x)  e = Exp(x)
+        y = If (c) <then_branch = a () => (float[3] p) { p = Neg(e) },
+                    else_branch = b () => (float[3] o) { o = Abs(e) }>  z = Add(s, y) }"""
+    x = draw(3)
+    truth = evaluate(parser.parse_model(text), {"x": x, "c": np.array(True)}, ["y", "e"])
+    np.testing.assert_allclose(truth["y"], -np.exp(x.astype(np.float64)))
+    np.testing.assert_allclose(truth["e"], np.exp(x.astype(np.float64)))

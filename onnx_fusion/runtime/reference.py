@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_fusion.graph import scope
 from onnx_fusion.runtime.inputs import every_node
 
 TYPE_ATTRIBUTES = frozenset(("to", "dtype", "output_dtype", "output_datatype"))
@@ -26,6 +27,10 @@ FLOAT_BY_DEFAULT = {"ConstantOfShape": ("value", np.zeros(1))}
 """Operators that make float32 unless an attribute says otherwise, and what it must then say."""
 
 FLOAT_CONSTANTS = frozenset(("value_float", "value_floats"))
+
+
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""BLAS threads that wait for each other on a busy machine take ten times as long."""
 
 
 class NoReference(Exception):
@@ -47,7 +52,7 @@ def evaluate(
     """
     with tempfile.TemporaryDirectory() as folder:
         given, asked, answer = (Path(folder) / n for n in ("model.onnx", "in.npz", "out.npz"))
-        given.write_bytes(model.SerializeToString())
+        given.write_bytes(leading_to(model, names).SerializeToString())
         np.savez(asked, *inputs.values(), names=np.array(list(inputs)), wanted=np.array(names))
         command = [sys.executable, "-m", "onnx_fusion.runtime.reference", given, asked, answer]
         path = os.pathsep.join(filter(None, (*sys.path, os.environ.get("PYTHONPATH"))))
@@ -57,7 +62,7 @@ def evaluate(
                 timeout=seconds,
                 capture_output=True,
                 text=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -67,6 +72,24 @@ def evaluate(
             raise NoReference(f"the float64 reference cannot run the model: {said[:200]}")
         with np.load(answer) as file:
             return {name: file[f"arr_{i}"] for i, name in enumerate(names)}
+
+
+def leading_to(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy with the nodes that the named values depend on, and with those as outputs."""
+    wanted, nodes = set(names), []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= scope.reads(node) - {""}
+            nodes.append(node)
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.node[:], made.graph.output[:]
+    made.graph.node.extend(reversed(nodes))
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    kept = [tensor for tensor in made.graph.initializer if tensor.name in wanted]
+    del made.graph.initializer[:]
+    made.graph.initializer.extend(kept)
+    return made
 
 
 def main(argv: Sequence[str]) -> None:

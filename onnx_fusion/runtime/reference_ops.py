@@ -19,6 +19,8 @@ from onnx.reference.ops.op_global_max_pool import GlobalMaxPool as SlowGlobalMax
 from onnx.reference.ops.op_max_pool import MaxPool as SlowMaxPool
 from onnx.reference.ops.op_resize import Resize as SlowResize
 
+from onnx_fusion.runtime import reference_detect
+
 
 class Window:
     """The window of a convolution or pooling over the spatial dims of `shape` (ONNX, Conv)."""
@@ -64,7 +66,7 @@ class Window:
 
 
 class Conv(SlowConv):
-    """Convolution: one matrix product for each kernel position."""
+    """Convolution: one matrix product for each image, of what its windows see."""
 
     def _run(
         self,
@@ -82,12 +84,17 @@ class Conv(SlowConv):
         window = Window(X.shape[2:], W.shape[2:], pads, strides, dilations, auto_pad)
         padded = window.pad(X, 0)
         batch, made = X.shape[0], W.shape[0] // groups
-        weight = W.reshape(groups, made, W.shape[1], *W.shape[2:])
-        total = np.zeros((batch, groups, made, int(np.prod(window.out))), X.dtype)
-        for at, where in window.taps():
-            part = padded[(slice(None), slice(None), *where)]
-            part = part.reshape(batch, groups, W.shape[1], -1)
-            total += np.matmul(weight[(slice(None), slice(None), slice(None), *at)], part)
+        taps, count = list(window.taps()), int(np.prod(window.out))
+        # NumPy multiplies matrices by BLAS only where they lie in one piece.
+        weight = np.ascontiguousarray(np.moveaxis(W.reshape(*W.shape[:2], -1), 1, 2))
+        weight = weight.reshape(groups, made, -1)
+        total = np.empty((batch, groups, made, count), X.dtype)
+        rows = np.empty((groups, len(taps), W.shape[1], *window.out), X.dtype)
+        for image, result in zip(padded, total, strict=True):
+            image = image.reshape(groups, W.shape[1], *image.shape[1:])
+            for k, (_, where) in enumerate(taps):
+                rows[:, k] = image[(slice(None), slice(None), *where)]
+            np.matmul(weight, rows.reshape(groups, -1, count), out=result)
         total = total.reshape(batch, W.shape[0], *window.out)
         if B is not None:
             total += B.reshape(-1, *(1,) * len(window.out))
@@ -140,7 +147,7 @@ class ConvTranspose(SlowConvTranspose):
         total = np.zeros((batch, groups * made, *full), X.dtype)
         for at in itertools.product(*(range(k) for k in W.shape[2:])):
             tap = weight[(slice(None), slice(None), slice(None), *at)].swapaxes(1, 2)
-            part = np.matmul(tap, rows).reshape(batch, groups * made, *X.shape[2:])
+            part = np.matmul(np.ascontiguousarray(tap), rows).reshape(batch, groups * made, *X.shape[2:])
             where = tuple(
                 slice(k * d, k * d + (n - 1) * s + 1, s)
                 for k, d, n, s in zip(at, dilations, X.shape[2:], strides, strict=True)
@@ -292,4 +299,5 @@ RESTATED = (
     BatchNormalization,
     GlobalMaxPool,
     GatherElements,
+    *reference_detect.RESTATED,
 )
