@@ -165,6 +165,27 @@ def test_decisions_are_levelled_and_shapes_decide_nothing() -> None:
     ]
 
 
+CHOICE = """b = Exp(a) z = Neg(b)
+  k = If (c) <then_branch = t () => (int64[n] p) { o, p = TopK<axis=0>(z, four) },
+              else_branch = e () => (int64[n] q) { r, q = TopK<axis=0>(a, four) }>
+  m = Cast<to=1>(k)"""
+
+
+def test_control_flow_decides_by_what_its_bodies_choose_from() -> None:
+    signature = "(float[6] x, bool c) => (float[n] m)"
+    four = np.array([4], np.int64)
+    left = model(f"a = Add(x, zero) {CHOICE}", signature, zero=np.float32(0), four=four)
+    found = find_decisions(onnx.shape_inference.infer_shapes(left), ["m"])
+    assert [(d.node.op_type, d.floats, d.level) for d in found] == [("If", ("a", "z"), 0)]
+    shift = np.float32([0, -2e-8, 0, 0, 0, 0])
+    inputs = {"x": NEAR, "c": np.array(False)}
+    right = model(f"a = Add(x, s) {CHOICE}", signature, s=shift, four=four)
+    report = same(left, right, inputs)
+    assert report.passed and report.outputs[0].gate.startswith("cut at")
+    wrong = CHOICE.replace("m = Cast<to=1>(k)", "l = Add(k, four) m = Cast<to=1>(l)")
+    assert not same(left, model(f"a = Add(x, s) {wrong}", signature, s=shift, four=four), inputs).passed
+
+
 def test_models_with_other_outputs_are_refused() -> None:
     with pytest.raises(VerifyError) as error:
         same(model("y = Relu(x)", FLOATS), model("z = Relu(x)", FLOATS.replace("y", "z")))

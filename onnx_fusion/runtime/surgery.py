@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from onnx_fusion.graph import scope
 from onnx_fusion.runtime.inputs import every_node
 
 DOMAIN = "onnx_fusion"
@@ -17,6 +18,11 @@ PLAIN = "onnx_fusion.plain"
 
 SELECTS = frozenset(("NonMaxSuppression", "TopK", "NonZero", "Unique", "Multinomial"))
 """Operators after which a small difference may change the order or the number of elements."""
+
+COMPARES = frozenset(
+    ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "ArgMax", "ArgMin", "Cast")
+)
+"""Operators that may make a choice of floats; of the types inside bodies nothing is known."""
 
 ASKS_SHAPE = frozenset(("Shape", "Size"))
 """Operators whose results do not depend on the elements they are given."""
@@ -124,7 +130,8 @@ def float_names(model: onnx.ModelProto) -> set[str]:
 def find_decisions(model: onnx.ModelProto, outputs: Sequence[str]) -> list[Decision]:
     """Return the decisions that the named outputs depend on, in the graph's order.
 
-    A node decides if it reads floats and makes none, or if it selects elements.
+    A node decides if it reads floats and makes none, or if it selects elements; control flow decides
+    if something inside it may, by what it reads and captures.
     """
     floats = float_names(model)
     fixed = {tensor.name for tensor in model.graph.initializer}
@@ -137,14 +144,27 @@ def find_decisions(model: onnx.ModelProto, outputs: Sequence[str]) -> list[Decis
     found = []
     for node in reversed(before):
         depth = max((level.get(name, 0) for name in reads(node)), default=0)
-        decides = tuple(n for n in node.input if n in floats and n not in fixed)
+        inside = operators_inside(node)
+        read = sorted(reads(node)) if inside else node.input
+        decides = tuple(n for n in read if n in floats and n not in fixed)
         if node.op_type in ASKS_SHAPE:
             continue
-        if decides and (node.op_type in SELECTS or not floats & set(node.output)):
+        chooses = not floats & set(node.output) or not inside.isdisjoint(COMPARES)
+        if decides and (chooses or selects(node)):
             found.append(Decision(node, decides, depth))
             depth += 1
         level.update(dict.fromkeys(node.output, depth))
     return found
+
+
+def operators_inside(node: onnx.NodeProto) -> set[str]:
+    """Return the operators in a node's bodies."""
+    return {inner.op_type for body in scope.subgraphs(node) for inner in every_node(body)}
+
+
+def selects(node: onnx.NodeProto) -> bool:
+    """Return whether the node, or one inside it, selects elements."""
+    return node.op_type in SELECTS or not SELECTS.isdisjoint(operators_inside(node))
 
 
 def reads(node: onnx.NodeProto) -> set[str]:

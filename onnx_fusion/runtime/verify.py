@@ -20,7 +20,7 @@ from onnx_fusion.runtime.fault import find_fault
 from onnx_fusion.runtime.gate import Verdict, compare, is_float, judge
 from onnx_fusion.runtime.inputs import make_inputs
 from onnx_fusion.runtime.side import Side, Truth
-from onnx_fusion.runtime.surgery import SELECTS, Decision, find_decisions, given, show
+from onnx_fusion.runtime.surgery import Decision, find_decisions, given, selects, show
 
 SIZES = ((64, 16, None), (224, 512, None), (64, 512, 1), (320, 128, None), (32, 1, None))
 """Extents tried for unknown dims (see `make_inputs`) until the original runs."""
@@ -189,8 +189,8 @@ def settle(
     smooth, chosen = [], []
     for name, (wanted, _) in failing.items():
         decisions = find_decisions(left.proto, [name])
-        selects = any(d.node.op_type in SELECTS for d in decisions)
-        (chosen if selects or not is_float(wanted) else smooth).append(name)
+        behind = any(selects(d.node) for d in decisions)
+        (chosen if behind or not is_float(wanted) else smooth).append(name)
     if smooth:
         values = truth.values(smooth)
         for name in smooth:
