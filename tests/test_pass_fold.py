@@ -135,7 +135,18 @@ def test_what_control_flow_reads_stays_computed():
         k = Neg(w)
         z = If (c) <then_branch = a () => (float[4] p) { p = Add(x, k) },
                     else_branch = b () => (float[4] o) { o = Exp(x) }> }""", w=np.ones(4, "f4")))
-    assert ops(graph) == ["Size", "Constant", "Equal", "Neg", "If"]
+    assert ops(graph) == ["Size", "Equal", "Neg", "If"]
+
+
+def test_what_leads_to_control_flow_beside_data_is_folded():
+    proto = parse("""g (float[4] x, bool c) => (float z) {
+        n = Size(x)  half = Div(n, two)
+        i = ArgMax <axis = 0, keepdims = 0> (x)  k = Mod(i, half)
+        z = If (c) <then_branch = a () => (float p) { p = Gather(x, k) },
+                    else_branch = b () => (float o) { o = Gather(x, n) }> }""", two=np.int64(2))
+    graph = folded(proto)
+    assert ops(graph) == ["Size", "ArgMax", "Mod", "If"]
+    assert graph.values["half"].weight.array() == 2
 
 
 def test_outputs_identities_and_overridable_initializers_stay():

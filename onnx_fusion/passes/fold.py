@@ -59,13 +59,16 @@ def fold(graph: Graph) -> Graph:
 
 
 def _fold_sources(graph: Graph, pinned: set[Node]) -> None:
-    """Fold what needs no computing: Constant, Identity of a constant, arithmetic on extents."""
+    """Fold what needs no computing: Constant, Identity of a constant, arithmetic on extents.
+
+    A Constant that control flow reads is as constant there as a weight would be.
+    """
     for node in graph.nodes:
         output = node.outputs[0] if node.outputs else None
-        if node.domain or output is None or node in pinned:
+        if node.domain or output is None or node in pinned and node.op_type != "Constant":
             continue
         if node.op_type == "Constant":
-            weight = read_constant(node)
+            weight = read_constant(node) if not output.is_output else None
         elif node.op_type == "Identity" and node.inputs[0] is not None:
             weight = node.inputs[0].weight
         else:
@@ -214,22 +217,36 @@ def _remove_done(graph: Graph) -> None:
 
 
 def _find_pinned(graph: Graph) -> set[Node]:
-    """Return the nodes that must stay: what writes outputs, and what control flow reads.
+    """Return the nodes that must stay: what writes outputs, and constants that control flow reads.
 
     ONNX Runtime inlines an If whose condition is constant, and may then refuse a model that it ran
-    before. So the integer arithmetic that leads there stays as well.
+    before. So the integer arithmetic that leads there stays as well, unless what it leads to
+    depends on data: then folding a part of it makes nothing constant that was not.
     """
+    settled = _find_settled(graph)
     leading: set[Node] = set()
     pinned: set[Node] = set()
     for node in reversed(graph.nodes):
         for value in filter(None, node.outputs):
             if value.is_output:
                 pinned.add(node)
-            if value.captured or any(user.op_type in _CONTROL_FLOW
-                                     or user in leading and _is_integer(user)
-                                     for user in value.consumers):
+            if value in settled and (value.captured or any(
+                    user.op_type in _CONTROL_FLOW or user in leading and _is_integer(user)
+                    for user in value.consumers)):
                 leading.add(node)
     return pinned | leading
+
+
+def _find_settled(graph: Graph) -> set[Value]:
+    """Return the values that folding would make constant if nothing were pinned, or some more."""
+    settled = {value for value in graph.values.values() if value.weight is not None}
+    for node in graph.nodes:
+        output = node.outputs[0] if node.outputs else None
+        if output is None or node.domain or node.op_type in _KEPT:
+            continue
+        if settled.issuperset(filter(None, node.inputs)) or _extents(node, output) is not None:
+            settled.update(filter(None, node.outputs))
+    return settled
 
 
 def _is_integer(node: Node) -> bool:
