@@ -181,7 +181,8 @@ def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, 
     provided = {value.name for one, _ in fused for value in one.outputs} | set(demand.folded)
     provided |= {value.name for node in demand.extra for value in node.outputs if value is not None}
     taken = graph.names | scope.all_names(graph.model.proto.graph) | provided
-    nodes = [(k, _without(original[k], provided, taken)) for k in sorted(demand.kept)]
+    nodes = [(k, _without(demand.reread.get(k, original[k]), provided, taken))
+             for k in sorted(demand.kept)]
     nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
     regions = [one for one, _ in fused]
     names = layout.name_layouts(regions, taken)

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from onnx_fusion.emit.function import written_nodes
+from onnx_fusion.emit.reread import find_reread
 from onnx_fusion.graph import scope
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ class Demand:
     """What is written beside the fused nodes.
 
     `kept` holds indices of original nodes; `extra` the nodes that a pass invented and fused nodes
-    read from; `folded` constants that become initializers; `needed` every name that is read, and
-    `needed_before` every name that the input model read.
+    read from; `reread` those original nodes that read other names than they did; `folded` constants
+    that become initializers; `needed` every name that is read, and `needed_before` every name that
+    the input model read.
     """
 
     kept: frozenset[int]
+    reread: dict[int, onnx.NodeProto]
     extra: tuple[Node, ...]
     folded: dict[str, Weight]
     needed: frozenset[str]
@@ -51,14 +54,15 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
     model = graph.model.proto
     proto = model.graph
     before = [scope.reads(node) for node in proto.node]
-    reads = before if now is model else [scope.reads(node) for node in now.graph.node]
+    reads = list(before) if now is model else [scope.reads(node) for node in now.graph.node]
     source = {name: k for k, node in enumerate(proto.node) for name in node.output if name}
     given = scope.given(proto) | graph.outer
+    members = {node for one in fused for node in one.region.nodes}
     results = [value.name for value in proto.output] + _other_reads(model)
 
     alive, _ = _follow(results, before, source, ())
     source = {name: k for name, k in source.items() if name not in graph.restated}
-    covered = {k for one in fused for node in one.region.nodes for k in node.origin}
+    covered = {k for node in members for k in node.origin}
     spared = [k for k in range(len(reads)) if k not in alive and k not in covered]
     wanted = [value for one in fused for value in one.inputs]
     provided = {value.name for one in fused for value in one.outputs}
@@ -66,7 +70,12 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
               if value.weight is not None and value.name not in given
               and value.name not in provided
               and not (value.is_output and value.name in source)}
-    folded.update(_decided(graph, fused, proto, before, given | provided))
+    folded.update(_decided(graph, members, proto, before, given | provided))
+    known = source.keys() | given | provided | folded.keys() | graph.restated
+    reread, constants = find_reread(now, graph, members, known)
+    folded.update((value.name, value.weight) for value in constants)
+    for k, node in reread.items():
+        reads[k] = scope.reads(node)
     provided |= set(folded)
     roots = results + [value.name for value in wanted]
     roots += [name for k in spared for name in reads[k]]
@@ -87,12 +96,12 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
             folded.update(made)
             provided.update(made)
             provided |= {value.name for value in node.outputs if value is not None}
-    return Demand(frozenset(kept | set(spared)), tuple(extra.values()), folded,
+    return Demand(frozenset(kept | set(spared)), reread, tuple(extra.values()), folded,
                   frozenset(needed), frozenset(results).union(*before))
 
 
 def _decided(
-    graph: Graph, fused: Sequence[Lowered], proto: onnx.GraphProto,
+    graph: Graph, members: Collection[Node], proto: onnx.GraphProto,
     reads: Sequence[Collection[str]], known: Collection[str],
 ) -> dict[str, Weight]:
     """Return the constants that unfused nodes read, and that the input model computes from what is fused.
@@ -100,7 +109,6 @@ def _decided(
     The size of a Resize may be the extents of a convolution's result: computed as they were, they would
     keep the convolution beside the region that has it.
     """
-    members = {node for one in fused for node in one.region.nodes}
     covered = {k for node in members for k in node.origin}
     behind: set[str] = set()
     for k, node in enumerate(proto.node):
