@@ -194,6 +194,15 @@ def movement(cases: Cases) -> None:
         %1 = tanh %0
         store y (i, j) %1
         """, f32(17), given([3, 17], "int64"))
+    cases.add("expand_to_data_partly_known", """
+        input x f32[K] row
+        input s i32[3] row as (A, K, A)
+        output y f32[A, K] row
+        stage i: A, j: K
+        %0 = load x (j)
+        %1 = exp %0
+        store y (i, j) %1
+        """, f32(17), given([3, 17, 3], "int32"))
     cases.add("scalar", """
         input x f32[] row
         output y f32[] row

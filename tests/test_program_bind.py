@@ -84,6 +84,13 @@ def test_dims_from_data():
             bind(p, [(4,), (2,)], {1: data})
     with pytest.raises(ProgramError, match="line 3: input 's' must hold 2 numbers"):
         bind(p, [(4,), (2,)])
+    known = parse_program(EXPAND.replace("as (A, B)", "as (A, K)").replace("B", "K"))
+    assert bind(known, [(4,), (2,)], {1: [3, 4]}) == {"K": 4, "A": 3}
+    with pytest.raises(ProgramError, match="line 3: input 's' holds 5 at 1, but K is 4"):
+        bind(known, [(4,), (2,)], {1: [3, 5]})
+    twice = parse_program(EXPAND.replace("as (A, B)", "as (A, A)").replace("B", "A"))
+    with pytest.raises(ProgramError, match="line 3: input 's' holds 4 at 1, but A is 3"):
+        bind(twice, [(4,), (2,)], {1: [3, 4]})
     rank0 = EXPAND.replace("i64[2] row as (A, B)", "i32[] row as (A)").replace("B", "3")
     assert bind(parse_program(rank0), [(4,), ()], {1: [-0]})["A"] == 0
 

@@ -68,7 +68,7 @@ def test_base_is_good():
         (swap("temp t", "dim M = i\ntemp t"), "line 5: 'i' has letters where only dims may stand"),
         (swap("temp t", "dim M = 2 // N\ndim M = 3\ntemp t"), "line 6: dim 'M' is defined twice"),
         (swap("output y f32[N", "output y f32[M"), "line 6: dim 'M' is not defined yet"),
-        (swap("[N] row\ninput c", "[N] row as (N)\ninput c"), "line 3: dim 'N' is defined twice"),
+        (swap("[N] row\ninput c", "[N] row as (N)\ninput c"), r"line 3: 'as' needs rank 0"),
         (swap("[N] row\ninput c", "[N] row as (A)\ninput c"), r"line 3: 'as' needs rank 0"),
         (swap("[N] row\ninput c", "[2] row as (A)\ninput c"), r"line 3: 'as' needs rank 0"),
         (swap("[N] row\ninput c", "[] row as (A, B)\ninput c"), r"line 3: 'as' needs rank 0"),

@@ -21,11 +21,8 @@ def named_dims(tensor: Tensor) -> set[str]:
 def held_dims(value: Value, symbols: Mapping[str, str], wanted: Collection[str]) -> list[str]:
     """Return for each element of a shape tensor the dim that it is, "" if none of those `wanted`."""
     held = None if value.weight is not None else elements(value)
-    names: list[str] = []
-    for dim in held or ():
-        name = symbols.get(dim, "") if isinstance(dim, str) else ""
-        names.append(name if name in wanted and name not in names else "")
-    return names
+    names = (symbols.get(dim, "") if isinstance(dim, str) else "" for dim in held or ())
+    return [name if name in wanted else "" for name in names]
 
 
 def in_order(used: Sequence[Tensor], binds: Binds) -> list[Tensor]:

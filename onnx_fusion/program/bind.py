@@ -123,10 +123,12 @@ class _Binder:
             contents = self.scalars.get(position)
             if contents is None or len(contents) != len(t.binds):
                 raise self.fail(f"input '{t.name}' must hold {len(t.binds)} numbers")
-            for name, value in zip(t.binds, contents, strict=True):
-                if abs(int(value)) > MAX_VALUE:
+            for k, (name, value) in enumerate(zip(t.binds, map(int, contents), strict=True)):
+                if abs(value) > MAX_VALUE:
                     raise self.fail(f"{name} is {value}, outside +-2^60")
-                self.dims[name] = int(value)
+                if self.dims.setdefault(name, value) != value:
+                    known = self.dims[name]
+                    raise self.fail(f"input '{t.name}' holds {value} at {k}, but {name} is {known}")
 
     def tensor(self, t: Tensor, shape: tuple[int, ...]) -> None:
         for k, n in enumerate(shape):

@@ -194,7 +194,8 @@ class _Verifier:
                 self.expr(e)
         self.tensor(t)
         for name in t.binds:
-            self.define(name)
+            if name not in self.dims:
+                self.define(name)
         if t.binds:
             self.limit(t.binds, MAX_BINDS, "names after 'as'")
             self.need(t.dtype in INDEX_TYPES, "'as' needs an i64 or i32 tensor")

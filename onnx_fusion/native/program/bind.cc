@@ -80,8 +80,14 @@ class Binder {
       if (content < -kMaxPoints || content > kMaxPoints) {
         return Status(who + " holds " + number(content) + ", which is no dim");
       }
-      bound_.dims[static_cast<size_t>(tensor.contents[k])] = content;
-      ++known_;
+      const size_t dim = static_cast<size_t>(tensor.contents[k]);
+      if (dim >= known_) {
+        bound_.dims[dim] = content;
+        ++known_;
+      } else if (bound_.dims[dim] != content) {
+        return Status(who + " holds " + number(content) + " at " + number(static_cast<int64_t>(k)) +
+                      ", but " + program_.dims[dim].name + " is " + number(bound_.dims[dim]));
+      }
     }
     return Status();
   }

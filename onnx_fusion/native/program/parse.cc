@@ -168,8 +168,11 @@ void Parser::parse_as(Reader& reader, Tensor& tensor) {
   reader.expect('(');
   do {
     const std::string name = reader.dim_name();
-    if (dims_.count(name)) reader.fail("dim " + name + " is defined twice");
     if (tensor.contents.size() >= 16) reader.fail("'as' has over 16 names");
+    if (const auto known = dims_.find(name); known != dims_.end()) {
+      tensor.contents.push_back(known->second);
+      continue;
+    }
     if (program_.dims.size() >= kMaxDims) reader.fail("over 128 dims");
     dims_[name] = static_cast<int>(program_.dims.size());
     tensor.contents.push_back(static_cast<int>(program_.dims.size()));

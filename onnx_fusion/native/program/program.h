@@ -40,7 +40,7 @@ struct Tensor {
   std::vector<ExprId> shape;   // logical
   std::vector<int> binds;      // per entry: the dim this entry binds, or -1
   std::vector<uint8_t> order;  // order[place in memory] = logical dim; identity for `row`
-  std::vector<int> contents;   // the dims that `as` binds
+  std::vector<int> contents;   // the dims that `as` binds, or compares with what is bound already
   size_t rank() const { return shape.size(); }
 };
 
