@@ -252,6 +252,7 @@ def plan_programs(
     machines = MACHINES[device]
     target = Target(
         _outside(lowering.refusal, graphs) if cost.CUDA in machines else lowering.refusal,
+        lambda region: lowering.lower(region).inputs,
         take_yellow=policy == "all", templates=templates, rates=machines[0].fused,
     )  # fmt: skip
     layouts = layout.RULE not in disabled

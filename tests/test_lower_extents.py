@@ -70,6 +70,55 @@ def test_a_shape_tensor_defines_what_no_shape_gives(skip, batch):
     agree(model, made, {"x": random(1, 5, 4), "like": random(batch, 5)})
 
 
+@pytest.mark.parametrize("length", [1, 6])
+def test_a_shape_tensor_that_contradicts_a_shape_is_an_error(length):
+    """S is x's second extent, and what the target holds beside B, whichever that is."""
+    made = api.optimize(parsed(EXPANDED), policy="all", skip=["Concat"])
+    feeds = {"x": random(1, 5, 4), "like": random(3, length)}
+    with pytest.raises(Exception, match=rf"holds {length} at 1, but \w+ is 5"):
+        session_of(made, True).run(None, feeds)
+
+
+SPLIT = """g (float[B, S] x, float[1, 2] row) => (float[B, S, 2] y) <
+  int64[1] two = {2}, int64[1] one = {1}, int64 zero = {0}, int64[1] front = {0}> {
+  e = Exp(x)
+  shape = Shape(e)
+  length = Gather(shape, zero)
+  first = Unsqueeze(length, front)
+  second = Slice(shape, one, two)
+  single = Concat <axis = 0> (first, second, one)
+  tall = Reshape(e, single)
+  target = Concat <axis = 0> (first, second, two)
+  wide = Expand(tall, target)
+  y = Neg(wide)
+}"""
+
+
+def test_a_shape_of_what_a_region_computes_does_not_split_it():
+    """The paths by way of Shape leave and come back, but the program has these extents from x."""
+    model = parsed(SPLIT)
+    planned = api.plan_programs(model, policy="all")
+    (one,) = planned.lowered
+    assert [n.op_type for n in one.region.nodes] == ["Exp", "Reshape", "Expand", "Neg"]
+    assert [value.name for value in one.inputs] == ["x"]
+    made = api.optimize(model, policy="all")
+    assert len(made.graph.node) == 1
+    for batch, length in ((1, 1), (3, 5)):
+        agree(model, made, {"x": random(batch, length), "row": random(1, 2)})
+    for skip in ("Exp", "Reshape", "Expand", "Concat", "Shape"):
+        made = api.optimize(model, policy="all", skip=[skip])
+        agree(model, made, {"x": random(3, 5), "row": random(1, 2)})
+
+
+def test_a_shape_that_no_other_input_has_still_splits():
+    """Only the target says how often Expand repeats the row, so the region would wait for itself."""
+    text = SPLIT.replace("Expand(tall, target)", "Expand(row, target)").replace("Neg(wide)",
+                                                                                "Add(wide, tall)")
+    model = parsed(text)
+    made = api.optimize(model, policy="all")
+    agree(model, made, {"x": random(3, 5), "row": random(1, 2)})
+
+
 def test_rows_that_a_range_numbers():
     model = parsed(RANGE)
     made = api.optimize(model, policy="all")

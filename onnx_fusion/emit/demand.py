@@ -71,7 +71,7 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
               and value.name not in provided
               and not (value.is_output and value.name in source)}
     folded.update(_decided(graph, members, proto, before, given | provided))
-    known = source.keys() | given | provided | folded.keys() | graph.restated
+    known = source.keys() | given | provided | folded.keys() | graph.restated.keys()
     reread, constants = find_reread(now, graph, members, known)
     folded.update((value.name, value.weight) for value in constants)
     for k, node in reread.items():

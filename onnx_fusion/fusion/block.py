@@ -13,7 +13,7 @@ Finished blocks count as one node each, so that two blocks cannot wait for each 
 from __future__ import annotations
 
 from onnx_fusion.fusion import cost
-from onnx_fusion.graph.model import Graph, Node
+from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.ops.mapping import MappingType
 
 
@@ -27,13 +27,17 @@ COMPLEXITY = (
 
 
 class Blocks:
-    """All blocks of a graph: which node is in which, and the order of nodes; `rates` are those of the
-    machine's kernels."""
+    """All blocks of a graph: which node is in which, and the order of nodes.
+
+    `rates` are those of the machine's kernels; `spared` has the values that a node need not wait for
+    once it is in a block.
+    """
 
     def __init__(self, graph: Graph, rates: cost.Rates = cost.FUSED) -> None:
         self.rates = rates
         self.position = {node: k for k, node in enumerate(graph.nodes)}
         self.of: dict[Node, Block] = {}
+        self.spared: dict[Node, frozenset[Value]] = {}
 
     def free(self, node: Node) -> bool:
         """Return whether the node is in no block."""
@@ -87,10 +91,16 @@ class Blocks:
             for member in members:
                 for value in (*member.inputs, *member.captures):
                     producer = value.producer if value is not None else None
+                    if producer is not None and node in self.of and self.spares(member, value):
+                        continue
                     if producer is not None and producer not in seen:
                         seen.add(producer)
                         stack.append(producer)
         return False
+
+    def spares(self, node: Node, value: Value) -> bool:
+        """Return whether the node, in a block, need not wait for a value that it reads."""
+        return node in self.spared and value in self.spared[node]
 
     def convex_after(self, block: Block, node: Node) -> bool:
         """Return whether `block` with `node` has no path that leaves it and comes back."""
@@ -104,7 +114,8 @@ class Blocks:
             for value in (*member.inputs, *member.captures):
                 producer = value.producer if value is not None else None
                 if producer is not None and producer not in members:
-                    outside.append(producer)
+                    if not self.spares(member, value):
+                        outside.append(producer)
         return not outside or not self.reaches(members, list(dict.fromkeys(outside)))
 
 

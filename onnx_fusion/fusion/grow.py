@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from onnx_fusion.fusion import cost, template
 from onnx_fusion.fusion.block import Block, Blocks
+from onnx_fusion.fusion.extent import REASON as IDLE
+from onnx_fusion.fusion.extent import find_idle, find_spared
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
 from onnx_fusion.fusion.table import Verdict, look_up
 from onnx_fusion.fusion.target import Target
@@ -15,6 +17,9 @@ from onnx_fusion.graph.names import input_names
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import peer, table
 from onnx_fusion.ops.mapping import MappingType
+
+
+COMES_BACK = "a path would leave the region and come back"
 
 
 def plan(
@@ -43,6 +48,11 @@ class _Planner:
         self.regions: list[Region] = []
         for node in graph.nodes:
             self.classify(node, skip, only)
+        if target.reads is not None:
+            able = [node for node in graph.nodes if node not in self.why_not]
+            self.blocks.spared = find_spared(able)
+            idle = find_idle(graph, set(able), self.blocks.spared)
+            self.why_not.update(dict.fromkeys(idle, IDLE))
 
     def classify(self, node: Node, skip: frozenset[str], only: frozenset[str]) -> None:
         """Find the node's mapping type, or why it takes no part."""
@@ -97,7 +107,7 @@ class _Planner:
             region = region_of("try", nodes, self)
             if sum(v.weight is None for v in region.inputs) > self.target.max_inputs:
                 return False
-            return self.target.accept(region) is None
+            return self.refusal(region) is None
 
         made = template.merge(self.blocks, self.target.templates, fits)
         members = {node for block in made for node in block.nodes}
@@ -223,7 +233,7 @@ class _Planner:
         if len(block.nodes) >= self.target.max_nodes:
             return f"the region has {self.target.max_nodes} nodes already"
         if not self.blocks.convex_after(block, new):
-            return "a path would leave the region and come back"
+            return COMES_BACK
         if len(values_read([*block.nodes, new])) > self.target.max_inputs:
             return f"the region would read more than {self.target.max_inputs} values"
         return None
@@ -232,7 +242,7 @@ class _Planner:
         """Make the block a region, without what joined last as long as the target cannot run it."""
         while True:
             region = region_of("try", block.nodes, self, block.mapping)
-            reason = self.target.accept(region)
+            reason = self.refusal(region)
             if reason is None:
                 break
             if len(block.nodes) == 1:
@@ -249,6 +259,18 @@ class _Planner:
         for node in block.nodes:
             self.blocks.of[node] = block
         self.regions.append(region)
+
+    def refusal(self, region: Region) -> str | None:
+        """Return why the target cannot run the region, or would wait for itself; None if it can."""
+        reason = self.target.accept(region)
+        given = {v for node in region.nodes for v in self.blocks.spared.get(node, ())}
+        if reason is not None or given.isdisjoint(region.inputs):
+            return reason
+        needed = [v.producer for v in self.target.reads(region) if v in given]
+        starts = [node for node in needed if node is not None]
+        if starts and self.blocks.reaches(set(region.nodes), starts):
+            return COMES_BACK
+        return None
 
     def refusals(self) -> list[Refusal]:
         """Return one refusal for each pair of neighbours that is not in one region."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.fusion.template import NAMES
+from onnx_fusion.graph.model import Value
 
 MAX_NODES = 256
 
@@ -23,10 +24,12 @@ class Target:
     "fuse whatever is legal"). `leave_renames` gives up regions that only give values another shape
     (ops.peer). `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2);
     `templates` names the rules that may open red cells (template.TEMPLATES); `rates` are those of the
-    machine's kernels.
+    machine's kernels. `reads` returns what the kernel of an accepted region reads; without it, that
+    is all the region's inputs.
     """
 
     accept: Accept
+    reads: Callable[[Region], Collection[Value]] | None = None
     max_inputs: int = 64
     max_nodes: int = MAX_NODES
     take_yellow: bool = True

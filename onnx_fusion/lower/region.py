@@ -16,13 +16,13 @@ import dataclasses
 import functools
 import operator
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
-from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.lower.build import Built, apart, build
 from onnx_fusion.lower.extents import Binds, held_dims, in_order, named_dims
 from onnx_fusion.ops import table
@@ -258,7 +258,7 @@ class _Draft:
         self, region: Region, used: list[Tensor], needed: set[str]
     ) -> tuple[list[Tensor], Binds]:
         """Return `used`, in order, with the inputs that give the extents `needed` which no used one
-        has, and the dims that contents of shape tensors define."""
+        has, and the dims that contents of shape tensors define, or must be equal to."""
         have = {d for t in used for d in named_dims(t)}
         for tensor in self.sources:
             found = named_dims(tensor) & needed - have
@@ -267,8 +267,8 @@ class _Draft:
                 have |= found
         binds: Binds = {}
         for value in region.inputs if needed - have else ():
-            names = held_dims(value, self.symbols, needed - have)
-            if any(names):
+            names = held_dims(value, self.symbols, needed | have)
+            if not have.issuperset(filter(None, names)):
                 tensor = self.tensors.get(value) or self.source(value)
                 self.tensors[value] = tensor
                 used.append(tensor)
@@ -285,15 +285,23 @@ class _Draft:
         that are too big to be written into the function.
         """
         found = []
+        given = {d for t in used for d in self.sources[t].shape or ()}
         for value in region.inputs:
             weight = value.weight
-            if weight is not None and weight.nbytes <= MAX_INLINE:
+            if weight is not None and weight.nbytes <= MAX_INLINE or is_made(value, given):
                 continue
             tensor = self.tensors.get(value) or self.source(value)
             self.tensors[value] = tensor
             if tensor in self.sources and tensor not in used:
                 found.append(tensor)
         return found
+
+
+def is_made(value: Value, extents: Collection[Dim]) -> bool:
+    """Return whether a portable function makes a shape tensor from these extents (emit/supply.py)."""
+    held = elements(value) if value.weight is None else None
+    symbols = [dim for dim in held or () if not isinstance(dim, int)]
+    return bool(symbols) and set(symbols) <= set(extents)
 
 
 def agree(shape: tuple[ex.Expr, ...], inferred: tuple[int | str, ...] | None) -> bool:

@@ -300,7 +300,7 @@ def lower_space_to_depth(site: Site) -> list[Tensor | None]:
 
 M = MappingType
 ROWS = [
-    Row("Reshape", M.REORGANIZE, lower_reshape, flops=0),
+    Row("Reshape", M.REORGANIZE, lower_reshape, flops=0, extents=(1,)),
     Row("Flatten", M.REORGANIZE, lower_flatten, flops=0),
     Row("Squeeze", M.REORGANIZE, lower_squeeze, flops=0),
     Row("Unsqueeze", M.REORGANIZE, lower_unsqueeze, flops=0),

@@ -346,7 +346,7 @@ ROWS = [
     Row("Split", M.ONE_TO_ONE, lower_split, flops=0),
     Row("Concat", M.ONE_TO_ONE, lower_concat, flops=0),
     Row("Pad", M.ONE_TO_ONE, lower_pad, flops=0),
-    Row("Expand", expand_mapping, lower_expand, flops=0),
+    Row("Expand", expand_mapping, lower_expand, flops=0, extents=(1,)),
     Row("Tile", expand_mapping, lower_tile, flops=0),
     Row("Gather", gather_mapping, lower_gather, flops=0),
 ]

@@ -87,7 +87,8 @@ class Row:
     tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
     operations per output element for the cost model. `role` is what a many-to-many operator does.
     `saving` is by how much the kernels' algorithm beats that many operations, if not under `strict`.
-    `stated` are attributes, with their defaults, that ONNX Runtime misses in a function.
+    `stated` are attributes, with their defaults, that ONNX Runtime misses in a function. `extents`
+    are the inputs that say the result's shape, and nothing of its elements.
     Tests draw inputs from the interval `sample` and accept there a relative error of `tolerance`
     against ONNX Runtime.
     """
@@ -101,6 +102,7 @@ class Row:
     role: Role | Callable[[Node], Role] | None = None
     saving: Callable[[Node], float] | None = None
     stated: tuple[tuple[str, Any], ...] = ()
+    extents: tuple[int, ...] = ()
     sample: tuple[float, float] = (-4.0, 4.0)
     tolerance: float = 1e-5
 
