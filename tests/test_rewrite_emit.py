@@ -95,3 +95,10 @@ def test_an_unfused_node_reads_through_what_a_rewrite_sees_through():
     check(proto, made)
     assert [n.op_type for n in made.graph.node if n.domain != "onnx_fusion"] == ["Tanh", "Identity"]
     assert len(fused_of(made)) == 1
+
+
+def test_of_shapes_given_one_after_the_other_one_is_written():
+    proto = build("u = Unsqueeze(x, #i[0]) v = Unsqueeze(u, #i[0]) z = Exp(v)")
+    made = api.optimize(proto, policy="all", skip=["Unsqueeze", "Reshape", "Identity"])
+    check(proto, made)
+    assert [n.op_type for n in made.graph.node if n.domain != "onnx_fusion"] == ["Reshape", "Identity"]
