@@ -58,6 +58,7 @@ AT_RUN_TIME = {
 
 COMPOSED = (
     "input .* is not constant", "the rank of '.*' is not known", "cannot tell whether .*",
+    "its inputs are not known to agree on the other axes",
     "a slice of an axis of unknown extent", "its output shape depends on data",
     "it has no output that is used", ".*the program has no output.*",
 )  # fmt: skip

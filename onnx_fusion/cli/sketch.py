@@ -57,8 +57,7 @@ def groups(planned: Planned, graph: Graph) -> list[Group]:
     reads: dict[Group, set[Group]] = {}
     home = {node: group for group in made.values() for node in group.nodes}
     for group in made.values():
-        sources = {home[p] for node in group.nodes for p in producers(node) if p in home}
-        reads[group] = sources - {group}
+        reads[group] = {home[p] for p in before(group) if p in home} - {group}
     return _sort(list(made.values()), reads)
 
 
@@ -85,6 +84,13 @@ def producers(node: Node) -> list[Node]:
     values = (*node.inputs, *node.captures)
     found = (v.producer for v in values if v is not None and v.weight is None)
     return list(dict.fromkeys(p for p in found if p is not None))
+
+
+def before(group: Group) -> list[Node]:
+    """Return the nodes that a box waits for: a region needs no shape tensor that its program has not."""
+    if group.lowered is None:
+        return [p for node in group.nodes for p in producers(node)]
+    return [v.producer for v in group.lowered.inputs if v.producer is not None]
 
 
 def sketch(planned: Planned) -> dict[str, Any]:
@@ -159,8 +165,7 @@ def _draw(
     outer = sorted({
         (home[p], k)
         for k, group in enumerate(found)
-        for node in group.nodes
-        for p in producers(node)
+        for p in before(group)
         if p in home and home[p] != k
     })  # fmt: skip
     drawing = place(sizes, outer, (36.0, 44.0))
