@@ -142,7 +142,8 @@ def test_epilogues_pads_and_batches(epilogue, layouts):
 
 
 @pytest.mark.parametrize(
-    "channels,filters", [(8, 12), (16, 48), (17, 31), (64, 24), (130, 40), (48, 129)]
+    "channels,filters",
+    [(8, 8), (33, 8), (70, 9), (8, 12), (16, 48), (17, 31), (64, 24), (130, 40), (48, 129)],
 )
 def test_channels_that_fill_no_vector(channels, filters):
     for layouts in ((LAST, LAST), ("row", LAST), ("row", "row")):

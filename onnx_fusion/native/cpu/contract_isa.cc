@@ -41,10 +41,10 @@ struct Chosen {
   const WindowKernels* window = nullptr;
   const DirectKernels* direct = nullptr;
   const FinishPasses* finish = nullptr;
-  const WinogradKernels* winograd = nullptr;
   const AttentionKernels* attention = nullptr;
   const NarrowKernels* narrow = nullptr;
   const DepthKernels* depth[3] = {};  // narrowest first
+  const WinogradKernels* winograd[3] = {};
   int depths = 0;
 };
 
@@ -54,7 +54,10 @@ const Chosen& chosen() {
     Chosen choice;
     bool all = false;
 #define X(isa)                                                   \
-  if (!all) choice.depth[choice.depths++] = &isa::depth_kernels; \
+  if (!all) {                                                    \
+    choice.winograd[choice.depths] = &isa::winograd_kernels;     \
+    choice.depth[choice.depths++] = &isa::depth_kernels;         \
+  }                                                              \
   all = all || name == #isa;                                     \
   if (choice.gemm == nullptr || name == #isa) {   \
     choice.gemm = &isa::gemm_kernels;             \
@@ -62,7 +65,6 @@ const Chosen& chosen() {
     choice.window = &isa::window_kernels;         \
     choice.direct = &isa::direct_kernels;         \
     choice.finish = &isa::finish_passes;          \
-    choice.winograd = &isa::winograd_kernels;     \
     choice.attention = &isa::attention_kernels;   \
     choice.narrow = &isa::narrow_kernels;         \
   }
@@ -80,9 +82,14 @@ const TileKernels& tile_kernels() { return *chosen().tile; }
 const WindowKernels& window_kernels() { return *chosen().window; }
 const DirectKernels& direct_kernels() { return *chosen().direct; }
 const FinishPasses& finish_passes() { return *chosen().finish; }
-const WinogradKernels& winograd_kernels() { return *chosen().winograd; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
 const NarrowKernels& narrow_kernels() { return *chosen().narrow; }
+const WinogradKernels& winograd_kernels(int64_t filters) {
+  const Chosen& choice = chosen();
+  int i = 0;
+  while (i + 1 < choice.depths && choice.winograd[i]->lanes < filters) ++i;
+  return *choice.winograd[i];
+}
 const DepthKernels* depth_kernels(int64_t channels) {
   const Chosen& choice = chosen();
   for (int i = choice.depths; i-- > 0;) {

@@ -64,7 +64,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
                         letters.store->coef[plan->along_.letter] == 1;
     const int64_t least = plan->channel_step_ != 1 && plan->transposed_ ? kLeastInRows : kLeastChannels;
     if (std::min(plan->channels_, plan->filters_) < least) continue;
-    if (!plan->choose_shape(gemm_kernels().lanes)) continue;
+    plan->kernels_ = &winograd_kernels(plan->filters_);
+    if (!plan->choose_shape(plan->kernels_->lanes)) continue;
     if (!plan->pack(constants[w.tensor], *w.map)) continue;
     add_letter(s, plan->down_.letter, &plan->pixel_);
     add_letter(s, plan->along_.letter, &plan->pixel_);
@@ -165,10 +166,9 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
 }
 
 bool WinogradPlan::choose_shape(int lanes) {
-  const WinogradKernels& kernels = winograd_kernels();
   const int64_t vectors = round_up(filters_, lanes) / lanes;
   vectors_ = static_cast<int>(std::min<int64_t>(vectors, 2));
-  if (vectors % 3 == 0 && vectors % 2 != 0 && kernels.max_vectors >= 3) vectors_ = 3;
+  if (vectors % 3 == 0 && vectors % 2 != 0 && kernels_->max_vectors >= 3) vectors_ = 3;
   width_ = vectors_ * lanes;
   panels_ = round_up(filters_, width_) / width_;
   depth_ = frames_.taps * channels_;

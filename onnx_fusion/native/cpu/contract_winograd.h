@@ -89,6 +89,7 @@ class WinogradPlan final : public StagePlan {
                     const Buffers& from) const;
 
   const BoundStage* stage_ = nullptr;
+  const WinogradKernels* kernels_ = nullptr;
   Axis image_, pixel_, filter_;
   Side down_, along_;  // down_.tap is -1 in a window of one line
   Frames frames_;

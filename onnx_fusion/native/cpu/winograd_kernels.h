@@ -66,6 +66,7 @@ struct WinogradOutput {
 };
 
 struct WinogradKernels {
+  int lanes;        // floats in a vector
   int max_vectors;  // of a product
   int rows[5];      // tiles that a register tile of so many vectors holds
   void (*input)(WinogradShape shape, const WinogradInput& tile);
@@ -73,7 +74,7 @@ struct WinogradKernels {
   void (*output)(WinogradShape shape, const WinogradOutput& tile);
 };
 
-// The ISA's in use.
-const WinogradKernels& winograd_kernels();
+// The ISA's in use, or a narrower one's if its vectors hold all filters.
+const WinogradKernels& winograd_kernels(int64_t filters);
 
 }  // namespace onnx_fusion::cpu

@@ -119,7 +119,7 @@ void WinogradPlan::run(const RunContext& context) const {
         const int64_t group_end = std::min(panel1, panel + group_panels_);
         const int64_t filter0 = panel * width_, filter1 = std::min(filters_, group_end * width_);
         for (; panel < group_end; ++panel) {
-          winograd_kernels().product({buffers.planes, planes_ * plane_, plane_,
+          kernels_->product({buffers.planes, planes_ * plane_, plane_,
                                       weights_->data() + panel * planes_ * depth_ * width_,
                                       last - first, planes_, depth_, vectors_,
                                       buffers.products});
@@ -179,7 +179,7 @@ void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segmen
       }
       tile.places = places;
     }
-    winograd_kernels().input(shape_, tile);
+    kernels_->input(shape_, tile);
   }
 }
 
@@ -209,7 +209,7 @@ void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment
                                  line + begin * kStripChannels, kStripChannels);
       }
       for (int64_t t = 0; t < tiles; ++t) {
-        winograd_kernels().input(shape_, {strip + t * size_.pixels * kStripChannels,
+        kernels_->input(shape_, {strip + t * size_.pixels * kStripChannels,
                                           columns * kStripChannels, kStripChannels, nullptr,
                                           kStripChannels, out + (j + t) * planes_ * plane_ + c,
                                           plane_});
@@ -251,7 +251,7 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
                         f.scaled && f.activation <= Activation::gate ? f.after : nullptr};
     for (int64_t pixel = begin; pixel < end; pixel += size_.pixels) {
       tile.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel));
-      winograd_kernels().output(shape_, tile);
+      kernels_->output(shape_, tile);
       tile.in += planes_ * width_;
       tile.out += size_.pixels * f.out_ld;
       if (residual != nullptr) tile.residual += size_.pixels * f.residual_ld;
@@ -273,7 +273,7 @@ void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
     const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
     for (int64_t t = 0; t < segment.count; ++t) {
       const int64_t pixel = begin + t * size_.pixels;
-      winograd_kernels().output(
+      kernels_->output(
           shape_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, width_,
                   static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
                   static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel)),

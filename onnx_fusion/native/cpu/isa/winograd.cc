@@ -270,7 +270,7 @@ void run_output(WinogradShape shape, const WinogradOutput& t) {
 
 extern const WinogradKernels winograd_kernels;
 const WinogradKernels winograd_kernels = {
-    kVectors, {kRows[0], kRows[1], kRows[2], kRows[3], kRows[4]}, run_input, run_product, run_output,
+    kLanes, kVectors, {kRows[0], kRows[1], kRows[2], kRows[3], kRows[4]}, run_input, run_product, run_output,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
