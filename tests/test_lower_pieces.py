@@ -12,7 +12,7 @@ from onnx import numpy_helper
 import onnx_fusion
 from onnx_fusion import api
 from onnx_fusion.program import interpret, parse_program
-from onnx_fusion.program.model import Dot, Reduce, Select, Store
+from onnx_fusion.program.model import Dot, Load, Reduce, Select, Store
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 RNG = np.random.default_rng(11)
@@ -225,3 +225,42 @@ def test_two_products_added_keep_what_follows_the_first():
         w=(8, 6), b=(6,), g=(6,), u=(5, 6),
     ))  # fmt: skip
     assert len(stages) == 2 and len(stages[1].body) < len(stages[0].body)
+
+
+def test_a_roll_on_two_axes_is_one_read():
+    """Windows of a rolled image, as shifted window attention takes them, and nothing to choose."""
+    stages = lowered(build(
+        "float[4, 6, 5] x", "float[4, 6, 5] y",
+        "o = Constant <value = int64[1] {0}> ()  one = Constant <value = int64[1] {1}> ()"
+        "  end = Constant <value = int64[1] {99}> ()  two = Constant <value = int64[1] {2}> ()"
+        "  a = Slice(x, one, end, o)  b = Slice(x, o, one, o)  c = Concat <axis = 0> (a, b)"
+        "  d = Slice(c, two, end, one)  e = Slice(c, o, two, one)  f = Concat <axis = 1> (d, e)"
+        "  s = Constant <value = int64[5] {2, 2, 3, 2, 5}> ()  g = Reshape(f, s)"
+        "  t = Transpose <perm = [0, 2, 1, 3, 4]> (g)  h = Constant <value = int64[3] {4, 6, 5}> ()"
+        "  i = Reshape(t, h)  y = Exp(i)",
+    ))  # fmt: skip
+    assert len(stages) == 1 and count(stages, Select) == 0 and count(stages, Load) == 1
+
+
+@pytest.mark.parametrize("axis, begin, end", [(0, 2, 99), (1, 1, 99), (0, 1, 3), (2, 1, 99)])
+def test_what_is_no_roll_is_none(axis, begin, end):
+    """The last axis, other sizes, and a gap: pieces of their own, and right."""
+    shape = [4, 6, 5]
+    shape[axis] = min(end, shape[axis]) - begin + 2
+    stages = lowered(build(
+        "float[4, 6, 5] x", f"float{shape} y",
+        f"k = Constant <value = int64[1] {{{axis}}}> ()  o = Constant <value = int64[1] {{0}}> ()"
+        f"  b = Constant <value = int64[1] {{{begin}}}> ()  e = Constant <value = int64[1] {{{end}}}> ()"
+        "  two = Constant <value = int64[1] {2}> ()  h = Slice(x, b, e, k)  t = Slice(x, o, two, k)"
+        f"  c = Concat <axis = {axis}> (h, t)  y = Neg(c)",
+    ))  # fmt: skip
+    assert len(stages) == 2
+
+
+def test_a_norm_of_pieces_reads_them_stored():
+    stages = lowered(build(
+        "float[3, 4] a, float[3, 4] b", "float[3, 8] y",
+        "c = Concat <axis = 1> (a, b)  y = LayerNormalization <axis = -1> (c, g, h)",
+        g=(8,), h=(8,),
+    ))  # fmt: skip
+    assert len(stages) == 3 and count(stages, Select) == 0

@@ -24,6 +24,8 @@ def cut(x: Tensor, starts: dict[int, tuple[ex.Expr, int]], shape: Shape) -> Tens
         )
 
     tensor = moved(x, shape, index_of)
+    if all(step == 1 for _, step in starts.values()):
+        tensor.begins = tuple(starts.get(k, (ex.const(0), 1))[0] for k in range(x.rank))
     return tensor
 
 
@@ -107,7 +109,41 @@ def lower_split(site: Site) -> list[Tensor | None]:
 def lower_concat(site: Site) -> list[Tensor | None]:
     """Return Concat."""
     pieces = [t for t in site.inputs if t is not None]
-    return [joined(pieces, axis_of(site, pieces[0].rank, 1))]
+    axis = axis_of(site, pieces[0].rank, 1)
+    return [rolled(pieces, axis) or joined(pieces, axis)]
+
+
+def rolled(pieces: list[Tensor], axis: int) -> Tensor | None:
+    """Return the end of a tensor before its beginning as that tensor read in a circle, else None.
+
+    Not along the last axis, where a circle would be an index per element.
+    """
+    if len(pieces) != 2 or axis == pieces[0].rank - 1 or any(p.begins is None for p in pieces):
+        return None
+    (x, begin), (y, start) = ((p.origin, p.begins) for p in pieces)
+    sizes = [ex.as_int(piece.shape[axis]) for piece in pieces]
+    shift, extent = ex.as_int(begin[axis]), ex.as_int(x.shape[axis])
+    if x is not y or None in (*sizes, shift, extent) or shift != sizes[1] or sum(sizes) != extent:
+        return None
+    others = (*begin[:axis], *begin[axis + 1 :], *start)
+    shapes = [(*p.shape[:axis], *p.shape[axis + 1 :]) for p in (*pieces, x)]
+    if any(ex.as_int(e) != 0 for e in others) or shapes[0] != shapes[2] or shapes[1] != shapes[2]:
+        return None
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard not in (None, ANY):
+            raise NeedsTemp(tensor)
+        where = stage.simplify(number(index[axis], tensor))
+        borders = [ex.const(0), pieces[0].shape[axis], ex.const(extent)]
+        only = stage.piece(where, borders) if guard is None else None
+        if only is not None:
+            inner = where + shift - extent * only
+            return x.at(stage, (*index[:axis], inner, *index[axis + 1 :]))
+        at = stage.simplify((where + shift) % extent)
+        return x.chosen_at(stage, (*index[:axis], at, *index[axis + 1 :]), guard)
+
+    tensor = Tensor(x.dtype, x.shape, read, x.steps + 1)
+    return tensor
 
 
 def joined(pieces: list[Tensor], axis: int) -> Tensor:

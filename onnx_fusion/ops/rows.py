@@ -78,7 +78,10 @@ def reduced(
         if keepdims:
             at = [None if k in axes else e for k, e in enumerate(index)]
         full, letters = row_axes(stage, tensor, at, axes, x.shape)
+        before = stage.choices
         element = stage.operand(x, full)
+        if stage.choices > before and x not in stage.stored:
+            raise NeedsTemp(x)  # rows are read several times
         return finish(stage, lambda op, write: stage.reduce(tensor, op, write(element), letters, x))
 
     tensor = Tensor(x.dtype, shape, read, x.steps + 1)

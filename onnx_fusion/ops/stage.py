@@ -59,7 +59,7 @@ class Tensor:
     `guard` is None if the index is inside, ANY if it may be outside and then any value will do, or
     a literal that must be the value outside. `steps` counts instructions behind one element,
     `is_source` says that it is memory. `origin` is the tensor whose elements it has in other places,
-    None if it computes them.
+    None if it computes them; `begins` says where it begins on each axis if it is a box of `origin`.
     """
 
     dtype: DType
@@ -68,6 +68,7 @@ class Tensor:
     steps: int = 0
     is_source: bool = False
     origin: Tensor | None = None
+    begins: tuple[ex.Expr, ...] | None = None
     serial: int = dataclasses.field(default_factory=lambda: next(_serial))
 
     @property
@@ -84,15 +85,20 @@ class Tensor:
         What must be stored for that is all that was computed, not its beginnings: the rest would be
         computed for each of them.
         """
+        before = len(stage.unclean)
         try:
-            return stage.read(self, index, guard)
-        except NeedsTemp as need:
-            made = self
-            while made.origin is not None:
-                made = made.origin
-            if need.settled or made is stage.root or made in stage.stored:
-                raise
-            raise NeedsTemp(made, settled=True) from None
+            ref = stage.read(self, index, guard)
+            need = NeedsTemp(self) if len(stage.unclean) > before else None
+        except NeedsTemp as asked:
+            ref, need = None, asked
+        if need is None:
+            return ref
+        made = self
+        while made.origin is not None:
+            made = made.origin
+        if need.settled or made is stage.root or made in stage.stored:
+            raise need
+        raise NeedsTemp(made, settled=True)
 
 
 def is_one(extent: ex.Expr) -> bool:
@@ -108,7 +114,7 @@ class Stage:
     on the way. `ranges` are the parts of the root's axes that are stored here, by axis, where not
     all is; None if the root must not be cut. After `build`, `unclean` lists tensors that were read
     through maps that repeat work, `partly` those stored on the way in parts, and `memo` has a key
-    (tensor, index, guard) for each element that was read.
+    (tensor, index, guard) for each element that was read. `choices` counts `select`s.
     """
 
     def __init__(
@@ -140,6 +146,7 @@ class Stage:
         self._letters: list[frozenset[str]] = []
         self._contracted: list[bool] = []
         self._summed: list[frozenset[Tensor]] = []
+        self.choices = 0
 
     # letters
 
@@ -347,6 +354,7 @@ class Stage:
         letters = self.letters_of(a) | self.letters_of(b)
         for cond in conds:
             letters |= cond.left.letters() | cond.right.letters()
+        self.choices += 1
         return self._add(tp.Select(conds, a, b), self.type_of(a), letters)
 
     def refill(self, ref: tp.Ref, conds: tuple[tp.Cond, ...], fill: tp.Literal) -> tp.Ref | None:
