@@ -74,7 +74,7 @@ def test_pooling_that_reads_something_else_as_well_stays():
 
 def test_depthwise_joins_the_pointwise_convolution_after_it():
     body = "d = Conv<group = 64, pads = [1, 1, 1, 1]>(x, wd)\n r = Relu(d)\n y = Conv(r, w1)"
-    assert planned(body, IMAGE, "float[1, 64, 56, 56] y") == [("depthwise", "Conv Relu Conv")]
+    assert planned(body, IMAGE, "float[1, 64, 56, 56] y") == [("images", "Conv Relu Conv")]
 
 
 WIDEN = "e = Conv(x, w1)\n c = Relu(e)\n d = Conv<group = 64, pads = [1, 1, 1, 1]>(c, wd)\n"
@@ -82,9 +82,16 @@ WIDEN = "e = Conv(x, w1)\n c = Relu(e)\n d = Conv<group = 64, pads = [1, 1, 1, 1
 
 def test_expanding_joins_the_depthwise_convolution_and_what_follows():
     made = planned(WIDEN + "r = Relu(d)\n y = Conv(r, w1)", IMAGE, "float[1, 64, 56, 56] y")
-    assert made == [("expand", "Conv Relu Conv Relu Conv")]
+    assert made == [("images", "Conv Relu Conv Relu Conv")]
     made = planned(WIDEN + "y = Relu(d)", IMAGE, "float[1, 64, 56, 56] y")
-    assert made == [("expand", "Conv Relu Conv Relu")]
+    assert made == [("images", "Conv Relu Conv Relu")]
+
+
+def test_a_stem_joins_what_reads_its_image_but_not_two_convolutions_alike():
+    stem = "e = Conv<pads = [1, 1, 1, 1]>(x, w3)\n c = Relu(e)\n"
+    tail = "d = Conv<group = 64, pads = [1, 1, 1, 1]>(c, wd)\n f = Conv(d, w1)\n y = Conv(f, w1)"
+    made = planned(stem + tail, IMAGE, "float[1, 64, 56, 56] y")
+    assert ("images", "Conv Relu Conv Conv") in made and len(made) == 2
 
 
 def test_expanding_for_two_readers_stays():

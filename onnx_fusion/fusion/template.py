@@ -25,6 +25,8 @@ MOST_SECONDS = 10e-6
 """What the smaller of two regions may take to be merged."""
 MOST_BYTES = 256 << 10
 """Intermediate results that may lie between them: what a second-level cache holds beside the weights."""
+MOST_IMAGES = 3
+"""Convolutions in a row that are one region; longer ones are no faster."""
 _WINDOWS = frozenset((Role.CONVOLUTION, Role.DEPTHWISE))
 MOST_MLP_BYTES = 1 << 20
 """Weights and intermediate results of two layers that are one region."""
@@ -182,27 +184,21 @@ def _is_vector(value: Value) -> bool:
     return value.shape is not None and all(d == 1 for d in value.shape[2:])
 
 
-def _depthwise(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Depthwise + 1x1 convolution: the depthwise result of a few pixels is a row of the next operand."""
-    following = blocks.after(block)
-    if Role.DEPTHWISE not in _roles(block) or len(following) != 1:
-        return []
-    roles = _roles(following[0])
-    fine = Role.POINTWISE in roles and Role.DEPTHWISE not in roles
-    return [[block, following[0]]] if fine else []
-
-
-def _expand(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """1x1 convolution + depthwise (+ 1x1): the widest image lives for a few rows at a time."""
-    following = blocks.after(block)
-    if len(following) != 1 or Role.POINTWISE not in _roles(block):
-        return []
-    if not _WINDOWS.isdisjoint(_roles(block)) or Role.DEPTHWISE not in _roles(following[0]):
-        return []
-    pair = [block, following[0]]
-    if Role.POINTWISE in _roles(following[0]):
-        return [pair]
-    return [[*pair, last] for _, last in _depthwise(blocks, following[0])] + [pair]
+def _images(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Up to three convolutions, every other one depthwise, that alone read the image before them: a few rows
+    of it live at a time."""
+    group = [block]
+    while _contracts(group[-1]) and len(group) < MOST_IMAGES:
+        following = blocks.after(group[-1])
+        if len(following) != 1:
+            break
+        last, roles = _roles(group[-1]), _roles(following[0])
+        if Role.POINTWISE not in roles and Role.DEPTHWISE not in roles:
+            break
+        if (Role.DEPTHWISE in last) == (Role.DEPTHWISE in roles):
+            break
+        group.append(following[0])
+    return [group[:size] for size in range(len(group), 1, -1)]
 
 
 def _norm(blocks: Blocks, block: Block) -> list[list[Block]]:
@@ -246,8 +242,7 @@ TEMPLATES = (
     Template("attention", "MatMul, mask, softmax and MatMul are one region", _attention),
     Template("excite", "squeeze-and-excite on a vector of channels is one region", _excite),
     Template("pooling", "a contraction and the poolings that only read its result", _pooling),
-    Template("expand", "a 1x1 convolution, the depthwise one that alone reads it, and its 1x1", _expand),
-    Template("depthwise", "a depthwise convolution and the 1x1 convolution after it", _depthwise),
+    Template("images", "convolutions, every other one depthwise, that alone read what is before", _images),
     Template("norm", "a row normalization and the contraction before it, or its only reader", _norm),
     Template("mlp", "two layers that stay in the cache with their weights", _mlp),
     Template("small", "neighbouring regions of a few microseconds each", _small, again=True),

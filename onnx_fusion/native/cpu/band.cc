@@ -13,8 +13,10 @@ namespace {
 constexpr size_t kMostParts = 6;
 constexpr size_t kMostVariants = 8;       // plans of one stage
 constexpr int64_t kLeastBytes = 512 << 10;  // between the stages: less stays in the cache anyway
-constexpr int64_t kBandBytes = 256 << 10;   // of the lines that a band keeps, if there is a choice
+constexpr int64_t kBandBytes = 256 << 10;   // of the lines that a band needs, if there is a choice
 constexpr int64_t kMostBytes = 1 << 20;     // of them at all
+constexpr int64_t kFixedBytes = 64 << 10;   // of weights, which every band reads
+constexpr int64_t kRoom = 2;                // for so many times the lines that a band needs
 constexpr int64_t kSlack = 256;
 constexpr size_t kMostTensors = 256 + 256 + 64;  // of a program
 
@@ -34,6 +36,7 @@ struct Part {
     int64_t bytes;  // from one line of the stage to the next
   };
   std::vector<Move> moves;
+  int64_t fixed_bytes = 0;  // of tensors that every line reads
   // The image that it makes, unless it is the last part.
   size_t image = 0;
   int64_t image_lines = 0, line_bytes = 0;
@@ -96,6 +99,10 @@ bool find_moves(const BoundProgram& bound, Part* part) {
                                     [&](const Part::Move& m) { return m.tensor == tensor; });
     if (found == part->moves.end()) {
       part->moves.push_back({tensor, bytes});
+      if (bytes == 0) {
+        part->fixed_bytes += bound.tensors[tensor].elements *
+                             static_cast<int64_t>(dtype_size(bound.tensors[tensor].dtype));
+      }
     } else if (found->bytes != bytes) {
       return false;
     }
@@ -243,6 +250,7 @@ class BandPlan final : public StagePlan {
   std::vector<std::vector<Variant>> variants_;
   std::vector<Step> steps_;  // [band][part]
   std::vector<int64_t> places_;  // of the images in a task's memory
+  std::vector<int64_t> room_;    // for lines of them
   int64_t bands_ = 0, bytes_ = 0;
   size_t tensors_ = 0;
 };
@@ -319,9 +327,10 @@ std::unique_ptr<BandPlan> BandPlan::make(const BoundProgram& bound, std::vector<
   made->tensors_ = bound.tensors.size();
   const std::vector<Part>& all = made->parts_;
   for (size_t k = 0; k < all.size(); ++k) {
-    made->places_.push_back(made->bytes_);
     if (k + 1 == all.size()) break;
-    made->bytes_ += (heights[k] * all[k].line_bytes + kSlack + 63) / 64 * 64;
+    made->places_.push_back(made->bytes_);
+    made->room_.push_back(std::min(heights[k] * kRoom, all[k].image_lines));
+    made->bytes_ += (made->room_.back() * all[k].line_bytes + kSlack + 63) / 64 * 64;
   }
   int64_t done[kMostParts] = {};
   for (int64_t at = 0; at < all.back().lines; at += height, ++made->bands_) {
@@ -367,19 +376,24 @@ void BandPlan::run(const RunContext& context) const {
     char* tensors[kMostTensors];
     std::copy_n(context.tensors, tensors_, tensors);
     char* images[kMostParts] = {};
+    int64_t first[kMostParts] = {};  // line in the memory of each image
     for (int64_t band = band0; band < band1; ++band) {
       for (size_t k = 0; k < parts_.size(); ++k) {
         const Step& step = steps_[static_cast<size_t>(band) * parts_.size() + k];
         const bool fresh = band == band0;
         const int64_t begin = fresh ? step.need.begin : step.begin;
         if (k + 1 < parts_.size()) {
-          char* const to = scratch.data() + places_[k];
-          char* const from = images[k] + step.need.begin * parts_[k].line_bytes;
-          if (begin > step.need.begin && from != to) {
-            std::memmove(to, from,
-                         static_cast<size_t>((begin - step.need.begin) * parts_[k].line_bytes));
+          char* const memory = scratch.data() + places_[k];
+          const int64_t bytes = parts_[k].line_bytes;
+          if (fresh || step.need.end - first[k] > room_[k]) {
+            const int64_t kept = std::max<int64_t>(begin - step.need.begin, 0);
+            if (!fresh && kept > 0) {
+              std::memmove(memory, memory + (step.need.begin - first[k]) * bytes,
+                           static_cast<size_t>(kept * bytes));
+            }
+            first[k] = step.need.begin;
           }
-          images[k] = to - step.need.begin * parts_[k].line_bytes;
+          images[k] = memory - first[k] * bytes;
         }
         const int used = fresh ? step.whole : step.variant;
         if (used < 0) continue;
@@ -407,6 +421,7 @@ std::unique_ptr<StagePlan> plan_bands(const BoundProgram& bound, size_t stage,
     tried.high = last.high;
     if (tried.moves.empty() && !find_moves(bound, &tried)) break;
     if (!find_moves(bound, &next)) break;
+    if (tried.fixed_bytes > kFixedBytes || next.fixed_bytes > kFixedBytes) break;
     last = std::move(tried);
     bytes += last.image_lines * last.line_bytes;
     parts.push_back(std::move(next));
