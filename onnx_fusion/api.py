@@ -246,7 +246,7 @@ def plan_programs(
     def judge(made: Lowered) -> str | None:
         return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program, device)
 
-    lowering = Lowering(graph, judge, strict=strict)
+    lowering = Lowering(graph, judge, strict=strict, halves=device != "cpu")
     templates = NAMES - set(disabled)
     graphs = list(walk(graph))
     machines = MACHINES[device]

@@ -73,6 +73,67 @@ def test_a_model_with_ptx_runs_without_a_compiler(fake, monkeypatch):
     )
 
 
+def half_model():
+    """Return a convolution, a product and a softmax in float16; one inner value leaves, one is cast."""
+    code = TensorProto.FLOAT16
+    weights = {
+        "w": rng.standard_normal((8, 3, 3, 3)) / 3,
+        "b": rng.standard_normal(8),
+        "m": rng.standard_normal((36, 24)) / 5,
+        "two": np.array(2.0),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Reshape", ["r", "flat"], ["f"]),
+        helper.make_node("Transpose", ["f"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "m"], ["p"]),
+        helper.make_node("Mul", ["p", "two"], ["q"]),
+        helper.make_node("Softmax", ["q"], ["y"], axis=-1),
+        helper.make_node("Cast", ["f"], ["z"], to=FLOAT),
+    ]
+    graph = helper.make_graph(
+        nodes, "half",
+        [helper.make_tensor_value_info("x", code, [2, 3, 12, 12])],
+        [helper.make_tensor_value_info("y", code, None), helper.make_tensor_value_info("f", code, None),
+         helper.make_tensor_value_info("z", FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(a, np.float16), n) for n, a in weights.items()]
+        + [numpy_helper.from_array(np.array([2, 8, 36]), "flat")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_half_types_are_computed_in_float32(fake):
+    model = half_model()
+    assert not api.plan(model, policy="all").regions  # float16 is left to ONNX Runtime on the CPU
+    proto = api.optimize(model, policy="all", device="both")
+    assert len(fused_nodes(proto)) == len(proto.graph.node) == 1
+    x = rng.standard_normal((2, 3, 12, 12)).astype(np.float16)
+    plain = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    ).run(None, {"x": x})
+    for made in (cuda_session(proto), session(proto), session(proto, library=False)):
+        got = made.run(None, {"x": x})
+        assert [g.dtype for g in got] == [np.float16, np.float16, np.float32]
+        assert np.array_equal(got[1].astype(np.float32), got[2])  # inside they see what leaves
+        for g, w in zip(got, plain, strict=True):
+            np.testing.assert_allclose(g.astype(float), w.astype(float), rtol=4e-3, atol=4e-3)
+
+
+def test_a_half_that_only_moves_is_not_converted(fake):
+    node = helper.make_node("Transpose", ["x"], ["y"], perm=[1, 0])
+    relu = helper.make_node("Relu", ["y"], ["z"])
+    code = TensorProto.BFLOAT16
+    graph = helper.make_graph(
+        [node, relu], "moved", [helper.make_tensor_value_info("x", code, [4, 6])],
+        [helper.make_tensor_value_info(n, code, [6, 4]) for n in "yz"],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (one,) = api.plan_programs(model, policy="all", device="cuda").lowered
+    lines = one.program.split("\n")
+    assert sum("cast f32" in line for line in lines) == sum("cast bf16" in line for line in lines) == 1
+
+
 def sized_by_data():
     """Return Exp(Relu(x)) in the shape that arithmetic on an input says."""
     nodes = [

@@ -16,8 +16,7 @@ import dataclasses
 import functools
 import operator
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Collection, Iterable
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
@@ -25,10 +24,12 @@ from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.lower.build import Built, apart, build
 from onnx_fusion.lower.extents import Binds, held_dims, in_order, named_dims
+from onnx_fusion.lower.halves import narrow, widen
+from onnx_fusion.lower.lowered import NO_LAYOUTS, Layouts, Lowered
 from onnx_fusion.ops import table
 from onnx_fusion.ops.movement import filled
 from onnx_fusion.ops.row import Site
-from onnx_fusion.ops.stage import NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import HALVES, NeedsTemp, Refused, Stage, Tensor
 from onnx_fusion.passes.elements import elements
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program import model as tp
@@ -42,44 +43,27 @@ MOST_PARTS = 4
 """Stages that may each compute a part of one contraction, such as the three of a QKV projection."""
 DEEPEST = 20_000
 """Calls inside each other while a region is lowered."""
-Layouts = Mapping[Value, tuple[int, ...]]
-NO_LAYOUTS: Layouts = MappingProxyType({})
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Lowered:
-    """A region and its tile program; program inputs x0, x1, ... are `inputs` in order.
-
-    `layouts` has the order of dims in memory of those inputs and outputs that are not rows. `ptx` holds
-    CUDA kernels for it, if the node is to carry them.
-    """
-
-    region: Region
-    program: str
-    inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    layouts: Layouts = dataclasses.field(default_factory=dict)
-    ptx: str = ""
-
-    def physical(self, value: Value) -> tuple[int | str, ...]:
-        """Return the shape in memory of an input or output."""
-        shape = value.shape or ()
-        return tuple(shape[k] for k in self.layouts.get(value, range(len(shape))))
 
 
 def lower(
-    region: Region, graph: Graph, *, strict: bool = False, layouts: Layouts = NO_LAYOUTS
+    region: Region,
+    graph: Graph,
+    *,
+    strict: bool = False,
+    layouts: Layouts = NO_LAYOUTS,
+    halves: bool = False,
 ) -> Lowered:
     """Return the region's tile program.
 
-    Inputs, outputs and temps that are values in `layouts` have that order of dims in memory. Raises
-    `Refused` with the reason if there is none: an element type without instructions, a shape that
-    depends on data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
+    Inputs, outputs and temps that are values in `layouts` have that order of dims in memory. With
+    `halves` arithmetic on f16 and bf16 is done in f32, and rounded where it leaves. Raises `Refused`
+    with the reason if there is none: an element type without instructions, a shape that depends on
+    data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
     """
-    draft = _Draft(graph, layouts)
+    draft = _Draft(graph, layouts, region.outputs if halves else None)
     for node in region.nodes:
         draft.add(node)
-    roots = [draft.tensors[v] for v in region.outputs]
+    roots = [draft.roots.get(v) or draft.tensors[v] for v in region.outputs]
     if len(set(roots)) != len(roots):
         raise Refused("two outputs are the same value")
     before = sys.getrecursionlimit()
@@ -95,11 +79,17 @@ def lower(
 
 
 class _Draft:
-    """The lazy tensors of a region, and the inputs found so far."""
+    """The lazy tensors of a region, and the inputs found so far; with `outputs`, those that are of a
+    half type are rounded to it in `roots`, and `tensors` has none."""
 
-    def __init__(self, graph: Graph, layouts: Layouts) -> None:
+    def __init__(
+        self, graph: Graph, layouts: Layouts, outputs: tuple[Value, ...] | None = None
+    ) -> None:
         self.graph = graph
         self.layouts = layouts
+        self.outputs = outputs
+        self.roots: dict[Value, Tensor] = {}
+        self.memory: dict[Value, Tensor] = {}
         self.tensors: dict[Value, Tensor] = {}
         self.sources: dict[Tensor, Value] = {}
         self.symbols: dict[str, str] = {}
@@ -126,13 +116,22 @@ class _Draft:
                 raise Refused(f"{node.op_type}: output {position} is not supported")
             if not agree(made[position].shape, value.shape):
                 raise Refused(f"its shape is not the one that was inferred, {list(value.shape)}")
-            self.tensors[value] = made[position]
+            self.tensors[value] = self.widened(value, made[position])
+
+    def widened(self, value: Value, tensor: Tensor) -> Tensor:
+        """Return a result as other nodes see it."""
+        if self.outputs is None or value.dtype not in HALVES:
+            return tensor
+        if value in self.outputs:
+            tensor = self.roots[value] = narrow(tensor, value.dtype)
+        return widen(tensor)
 
     def tensor(self, value: Value) -> Tensor:
         """Return a value's tensor; one from outside the region is read from memory."""
         tensor = self.tensors.get(value)
         if tensor is None:
             tensor = self.literal(value) or self.source(value)
+            tensor = tensor if self.outputs is None else widen(tensor)
             self.tensors[value] = tensor
         return tensor
 
@@ -160,6 +159,7 @@ class _Draft:
 
         tensor = Tensor(value.dtype, shape, read, 0, True)
         self.sources[tensor] = value
+        self.memory[value] = tensor
         return tensor
 
     def extent(self, dim: int | str) -> ex.Expr:
@@ -290,8 +290,8 @@ class _Draft:
             weight = value.weight
             if weight is not None and weight.nbytes <= MAX_INLINE or is_made(value, given):
                 continue
-            tensor = self.tensors.get(value) or self.source(value)
-            self.tensors[value] = tensor
+            tensor = self.memory.get(value) or self.tensors.get(value) or self.source(value)
+            self.tensors.setdefault(value, tensor)
             if tensor in self.sources and tensor not in used:
                 found.append(tensor)
         return found

@@ -44,11 +44,13 @@ class Lowering:
     """Lowers the regions of one graph; `judge` returns why a lowered one will not do, or None."""
 
     def __init__(
-        self, graph: Graph, judge: Callable[[Lowered], str | None], *, strict: bool = False
+        self, graph: Graph, judge: Callable[[Lowered], str | None], *, strict: bool = False,
+        halves: bool = False,
     ) -> None:
         self.graph = graph
         self.judge = judge
         self.strict = strict
+        self.halves = halves
         self._answers: dict[Hashable, list[_Answer]] = {}
         self._attributes: dict[Node, Hashable] = {}
         self._elements: dict[Value, Elements | None] = {}
@@ -86,7 +88,9 @@ class Lowering:
         program, inputs = "", ()
         with watch() as read:
             try:
-                made = lower(region, self.graph, strict=self.strict, layouts=layouts)
+                made = lower(
+                    region, self.graph, strict=self.strict, layouts=layouts, halves=self.halves
+                )
                 program, inputs = made.program, tuple(form.numbers[v] for v in made.inputs)
                 reason = self.judge(made)
             except Refused as refused:

@@ -27,6 +27,7 @@ from onnx_fusion.program.model import literal
 Index = ex.Expr | tp.Ref
 Guard = None | str | float | int | bool
 ANY: Guard = "any"
+HALVES = frozenset((DType.F16, DType.BF16))
 """The guard of a branch not taken: what is read outside does not matter, but must not fail."""
 
 _serial = itertools.count()
@@ -142,6 +143,7 @@ class Stage:
         self._axes: list[tuple[Hashable, ex.Expr, tuple[ex.Expr, tuple[str, ...]]]] = []
         self.memo: dict[tuple, tp.Ref] = {}
         self._cse: dict[tp.Instruction, tp.Ref] = {}
+        self._made: list[tp.Instruction] = []
         self._types: list[DType] = []
         self._letters: list[frozenset[str]] = []
         self._contracted: list[bool] = []
@@ -344,9 +346,12 @@ class Stage:
         return self._add(tp.Const(dtype, value), dtype, frozenset())
 
     def cast(self, dtype: DType, a: tp.Ref) -> tp.Ref:
-        """Write a conversion; nothing if `a` has the type already."""
+        """Write a conversion; nothing if `a` has the type, or is such a half widened."""
         if self.type_of(a) is dtype:
             return a
+        line = self._made[a.k]
+        if dtype in HALVES and isinstance(line, tp.Cast) and self.type_of(line.a) is dtype:
+            return line.a
         return self._add(tp.Cast(dtype, a), dtype, self.letters_of(a))
 
     def select(self, conds: tuple[tp.Cond, ...], a: tp.Ref, b: tp.Ref) -> tp.Ref:
@@ -377,6 +382,7 @@ class Stage:
         if self._cse.get(line) != ref or not said <= bounds:
             return None
         dtype, letters = self._types.pop(), self._letters.pop()
+        self._made.pop()
         self._contracted.pop()
         self._summed.pop()
         del self._cse[line], self.body[-1]
@@ -455,6 +461,7 @@ class Stage:
         if ref is None:
             ref = tp.Ref(len(self._types))
             self._cse[instruction] = ref
+            self._made.append(instruction)
             self._types.append(dtype)
             self._letters.append(frozenset(letters))
             self._contracted.append(
