@@ -8,6 +8,7 @@
 #include "cpu/contract_depth.h"
 #include "cpu/contract_direct.h"
 #include "cpu/contract_narrow.h"
+#include "cpu/contract_phase.h"
 #include "cpu/contract_window.h"
 #include "cpu/contract_winograd.h"
 
@@ -28,6 +29,8 @@ std::string contract_refusal(const Program& program, size_t stage) {
 std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t stage,
                                             const TensorView* constants, size_t count) {
   if (!bound.stages[stage].empty) {
+    auto phases = cpu::plan_phases(bound, stage, constants, count);
+    if (phases != nullptr) return phases;
     auto depth = cpu::DepthPlan::make(bound, stage, constants, count);
     if (depth != nullptr) return depth;
     auto window = cpu::WindowPlan::make(bound, stage, constants, count);
