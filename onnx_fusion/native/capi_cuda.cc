@@ -3,6 +3,7 @@
 #include <exception>
 #include <vector>
 
+#include "cuda/fuse.h"
 #include "cuda/render.h"
 
 #define ONNX_FUSION_EXPORT extern "C" __attribute__((visibility("default")))
@@ -29,7 +30,7 @@ ONNX_FUSION_EXPORT char* onnx_fusion_cuda_plan(const char* text, size_t length,
   std::string result;
   *failed = 1;
   try {
-    const Program program = parse({text, length});
+    const Program program = cuda::fuse(parse({text, length}));
     if (count != program.inputs) throw ProgramError("wrong number of inputs");
     std::vector<TensorView> views;
     for (uint64_t i = 0; i < count; ++i) {

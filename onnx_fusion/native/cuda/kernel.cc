@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "cuda/fuse.h"
 #include "cuda/module.h"
 #include "cuda/nvrtc.h"
 #include "cuda/offline.h"
@@ -178,7 +179,7 @@ std::unique_ptr<Kernel> Kernel::create(std::shared_ptr<const Program> program, s
   std::unique_ptr<Kernel> kernel(new Kernel);
   State& state = *kernel->state_;
   if (const std::string reason = host_refusal(*program); !reason.empty()) throw ProgramError(reason);
-  state.program = std::move(program);
+  state.program = std::make_shared<const Program>(fuse(*program));
   state.ptx = ptx;
   state.settings = settings;
   state.driver = &Driver::get();

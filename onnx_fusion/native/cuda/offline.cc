@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cuda/cache.h"
+#include "cuda/fuse.h"
 #include "cuda/module.h"
 #include "cuda/nvrtc.h"
 #include "cuda/render.h"
@@ -67,8 +68,9 @@ std::string host_refusal(const Program& program) {
   return {};
 }
 
-std::string refusal(const Program& program) {
-  if (const std::string reason = host_refusal(program); !reason.empty()) return reason;
+std::string refusal(const Program& given) {
+  if (const std::string reason = host_refusal(given); !reason.empty()) return reason;
+  const Program program = fuse(given);
   std::string first;
   for (const int64_t guess : kGuesses) {
     Shapes shapes;
@@ -84,8 +86,9 @@ std::string refusal(const Program& program) {
   return first;
 }
 
-std::string make_ptx(const Program& program, const TensorView* shapes, const std::string& nvrtc) {
-  if (const std::string reason = host_refusal(program); !reason.empty()) throw ProgramError(reason);
+std::string make_ptx(const Program& given, const TensorView* shapes, const std::string& nvrtc) {
+  if (const std::string reason = host_refusal(given); !reason.empty()) throw ProgramError(reason);
+  const Program program = fuse(given);
   std::string all, first;
   for (const int64_t guess : kGuesses) {
     Shapes filled;
