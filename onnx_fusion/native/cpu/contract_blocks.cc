@@ -12,6 +12,7 @@ constexpr int64_t kPanelFloats = 80 << 10;  // of panels packed at once
 constexpr int64_t kSumFloats = 48 << 10;    // accumulators held over blocks of k
 constexpr int64_t kChunkFloats = 32 << 10;  // of rows and results between two passes over the panels
 constexpr int64_t kChunkRows = 48;          // at least: panels come from far
+constexpr int64_t kFarRows = 208;           // the same of weights, with rows where they lie
 constexpr int64_t kMostRows = 240;
 constexpr int64_t kStripFloats = 12 << 10;  // accumulators that wait for the epilogue
 constexpr int64_t kStripColumns = 256;      // of them at least, if there are as many
@@ -82,7 +83,8 @@ void ContractPlan::choose_blocks() {
     row_block_ = std::min(all_rows, round_up(rows, tile_rows_));
   }
   int64_t most = kChunkFloats / (deepest + std::min<int64_t>(columns_, 1024));
-  most = std::min(std::max(most, kChunkRows), most_rows);
+  const bool far = columns_side_.source == Source::cached && rows_side_.source == Source::direct;
+  most = std::min(std::max(most, far ? kFarRows : kChunkRows), most_rows);
   strip_rows_ = even(row_block_, std::max(most, tile_rows_));
   row_chunk_ = row_block_;
   if (!one_block) {

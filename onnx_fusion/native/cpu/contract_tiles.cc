@@ -8,6 +8,7 @@ namespace onnx_fusion::cpu {
 namespace {
 
 constexpr int64_t kLineFloats = 16;
+constexpr int64_t kActiveColumns = 96;  // at once, at least
 constexpr int64_t kMostFetches = 12;  // lines per step: more would crowd out the product's own loads
 
 }  // namespace
@@ -201,6 +202,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   call.a_step = direct ? row_step_ : tile_rows_;
   FinishRows rows;
   const float* starts[kMostTileRows];
+  int64_t active = 0;  // columns that are activated
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     int64_t panel_floats;
     const int vectors = panel_vectors(panel);
@@ -257,12 +259,17 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
       call.fetch += fetch.step * call.tiles;
       row = next;
     }
+    if (finish == nullptr || !finish->again()) continue;
+    const int64_t end = std::min(columns_ - panel0 * width_, column + width);
+    if (panel + 1 < panel1 && end - active < kActiveColumns) continue;
+    rows = *finish;  // while these results are near
+    rows.rows = row1 - row0;
+    rows.columns = end - active;
+    rows.out += active;
+    if (rows.residual != nullptr) rows.residual += active;
+    finish_passes().activate(rows);
+    active = end;
   }
-  if (finish == nullptr || !finish->again()) return;
-  rows = *finish;
-  rows.rows = row1 - row0;
-  rows.columns = std::min(columns_, panel1 * width_) - panel0 * width_;
-  finish_passes().activate(rows);
 }
 
 void ContractPlan::run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
