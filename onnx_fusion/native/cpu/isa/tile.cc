@@ -135,15 +135,15 @@ void tile(const TileCall& call) {
   const float* fetch = call.fetch;
   float* c = call.c;
   for (int64_t t = 0; t < call.tiles; ++t) {
-    if (call.finish != nullptr) {
+    const auto fetch_lines = [](const float* at, int64_t ld) {
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
-        for (int at = 0; at < Tile::kColumns; at += kLineFloats) {
-          __builtin_prefetch(f.out + i * f.out_ld + at, 1);
-        }
+        for (int v = 0; v < Tile::kColumns; v += kLineFloats) __builtin_prefetch(at + i * ld + v);
       }
-    }
+    };
+    if (call.finish != nullptr) fetch_lines(f.out, f.out_ld);
+    if (f.residual != nullptr) fetch_lines(f.residual, f.residual_ld);
     if (begin) {
       sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(f.column_bias + at); });
     } else {
