@@ -1,4 +1,4 @@
-"""Transposed convolutions whose taps overlap, phase by phase, against torch's in float64 on every ISA."""
+"""Transposed convolutions whose taps overlap, phase by phase, against torch in float64, every ISA."""
 
 from __future__ import annotations
 

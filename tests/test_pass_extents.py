@@ -142,3 +142,17 @@ def test_what_is_concatenated_agrees_on_the_other_axes():
     assert graph.values["whole"].shape[2:] == graph.values["same"].shape[2:] == ("H", "W")
     assert graph.values["y"].shape[2:] == ("H", "W")
     agree(graph, {"x": np.ones((1, 4, 6, 8), np.float32)})
+
+
+def test_a_product_that_is_one_of_its_factors_is_no_product():
+    """Concat says that H * W is W, so H is 1: found after H * W was."""
+    graph = inferred(parse("""g (float[N, 4, H, W] x) => (float[A, B, P, Q] y)
+    <int64[3] flat = {0, 4, -1}, int64[4] line = {0, 4, 1, -1}> {
+      half = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+      all = Reshape(half, flat)
+      wide = Reshape(all, line)
+      both = Concat <axis = 1> (half, wide)
+      y = Relu(both)
+    }"""))
+    assert all(dim not in factors for dim, factors in graph.products.items())
+    agree(graph, {"x": np.ones((2, 4, 2, 10), np.float32)})

@@ -157,7 +157,7 @@ def broadcast(
 
 
 def _either(a: ex.Expr, b: ex.Expr) -> ex.Expr:
-    """Return the larger of two equal extents or of one that is 1; dividing by 0 says that both are not."""
+    """Return the larger of extents that are equal or one of them 1; else it divides by 0."""
     differ = ex.minimum(1, ex.maximum(a - b, b - a))
     neither = ex.maximum(0, ex.minimum(1, ex.minimum(a, b) - 1))
     nothing = ex.minimum(1, ex.minimum(a, b))

@@ -42,9 +42,21 @@ class Extents:
         return dim
 
     def products(self) -> dict[str, tuple[Dim, ...]]:
-        """Return the extents known to be products, with their factors."""
-        return {self.find(dim): tuple(map(self.find, (key[1], *key[3:])))
-                for key, dim in self._keys.items() if key[0] == "product" and key[2] == 1}
+        """Return the extents known to be products, with their factors; no extent is its own factor.
+
+        Two extents found to be equal later may have been a product and its factor: the others are 1.
+        """
+        found: dict[str, tuple[Dim, ...]] = {}
+        for key, made in self._keys.items():
+            if key[0] != "product" or key[2] != 1:
+                continue
+            dim, factors = self.find(made), tuple(map(self.find, (key[1], *key[3:])))
+            left = list(factors)
+            while left and left[-1] != dim:
+                left += found.get(left.pop(), ())
+            if not left:
+                found[dim] = factors
+        return found
 
     def shape(self, shape: Shape) -> Shape:
         """Return `shape` with every extent by its set's name."""
