@@ -272,7 +272,62 @@ def products() -> list[Program]:
     return found
 
 
-PROGRAMS = [*points(), *transposes(), *rows(), *windows(), *products()]
+def attention() -> list[Program]:
+    """Of (batch, heads, rows, columns, depth), with a mask, and heads that share their columns."""
+    found = []
+    for dtype in FLOATS:
+        for b, h, g, m, n, d in (
+            (2, 3, 1, 9, 9, 16), (1, 2, 1, 70, 130, 64), (1, 2, 2, 33, 65, 40),
+            (2, 1, 1, 64, 64, 128), (1, 1, 3, 17, 200, 33),
+        ):  # fmt: skip
+            temps = "f32" if (m + n) % 2 else dtype
+            heads = f"{g * d} * h + {d} * g + d"
+            w = Writer(dtype)
+            q = w.load(f"q (b, i, {heads})")
+            k = w.load(f"k (b, j, {d} * h + d)")
+            scaled = w.value(f"mul {w.value(f'dot {q} {k} over d')} {w.value('const f32 0.4')}")
+            mask = w.value("load z (b, j)")
+            scaled = w.value(f"add {scaled} {mask}")
+            if temps != "f32":
+                scaled = w.value(f"cast {temps} {scaled}")
+            first = [*w.lines, f"store t0 (b, h, g, i, j) {scaled}"]
+            w = Writer(dtype)
+            a = w.value("load t0 (b, h, g, i, j)")
+            if temps != "f32":
+                a = w.value(f"cast f32 {a}")
+            top = w.value(f"reduce_max {a} over j")
+            e = w.value(f"exp {w.value(f'sub {a} {top}')}")
+            w.store("t1 (b, h, g, i, j)", w.value(f"div {e} {w.value(f'reduce_sum {e} over j')}"))
+            second = w.lines
+            w = Writer(dtype)
+            p = w.load("t1 (b, h, g, i, j)")
+            v = w.load("v (b, h, j, d)")
+            w.store(f"y (b, i, {heads})", w.value(f"dot {p} {v} over j"))
+            text = program(
+                f"input q {dtype}[B, M, {h * g * d}] row", f"input k {dtype}[B, N, {h * d}] row",
+                f"input v {dtype}[B, {h}, N, {d}] row", "input z f32[B, N] row",
+                f"temp t0 {temps}[B, {h}, {g}, M, N] row",
+                f"temp t1 {dtype}[B, {h}, {g}, M, N] row",
+                f"output y {dtype}[B, M, {h * g * d}] row",
+                f"stage b: B, h: {h}, g: {g}, i: M, j: N, d: {d}", first,
+                f"stage b: B, h: {h}, g: {g}, i: M, j: N", second,
+                f"stage b: B, i: M, h: {h}, g: {g}, d: {d}, j: N", w.lines,
+            )  # fmt: skip
+            mask_of = random("f32", b, n)
+            mask_of[0, : n // 2] = -np.inf  # columns that do not count, a tile of them first
+            schedules = (f"attention_{dtype}",)
+            if dtype == "f32":
+                schedules = ("product", "warp_rows" if n > 16 else "serial", "product")
+            found.append(Program(
+                f"attention_{dtype}_{b}x{h}x{g}x{m}x{n}x{d}", text,
+                (random(dtype, b, m, h * g * d), random(dtype, b, n, h * d),
+                 random(dtype, b, h, n, d), mask_of),
+                schedules, 2 * TOLERANCE[dtype],
+            ))  # fmt: skip
+    return found
+
+
+PROGRAMS = [*points(), *transposes(), *rows(), *windows(), *products(), *attention()]
 
 BY_SCHEDULE = {p.schedules[0]: p for p in reversed(PROGRAMS) if len(p.schedules) == 1}
 """The first program of each schedule."""

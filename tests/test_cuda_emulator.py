@@ -34,6 +34,7 @@ NEEDED = {
     "transpose_f32_2x33x65": (0,),
     "product_f32_nt_70x72x96": (0, 1),
     "product_f16_tn_70x72x96": (0, 1),
+    "attention_f16_1x2x1x70x130x64": (0, 1),
 }
 
 

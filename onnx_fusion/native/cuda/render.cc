@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/attention.h"
 #include "cuda/contract.h"
 #include "cuda/work.h"
 
@@ -104,28 +105,58 @@ void Work::place() {
   }
 }
 
+namespace {
+
+constexpr size_t kAttentionStages = 3;
+
+Status plan_stage(Work& work, size_t stage) {
+  for (const std::vector<int>& stores : group_stores(work.bound, stage)) {
+    const Nest nest(work.bound, stage, stores);
+    bool reduces = false;
+    for (size_t i = 0; i < nest.lines(); ++i) {
+      const int line = static_cast<int>(i);
+      reduces = reduces || (nest.reduces(line) && !nest.nothing(line));
+    }
+    Product product;
+    Status status;
+    if (!reduces) {
+      status = crosses(nest) ? plan_transpose(work, stage, nest) : plan_points(work, stage, nest);
+    } else if (find_product(nest, work.device, &product)) {
+      status = plan_product(work, stage, nest, product);
+    } else {
+      status = plan_rows(work, stage, nest);
+    }
+    if (!status.ok()) return status;
+  }
+  return Status();
+}
+
+// Plans three stages as one launch, if they are an attention.
+Status attend(Work& work, size_t stage, bool* attends) {
+  if (stage + kAttentionStages > work.bound.stages.size()) return Status();
+  std::vector<std::vector<int>> groups[kAttentionStages];
+  for (size_t i = 0; i < kAttentionStages; ++i) {
+    groups[i] = group_stores(work.bound, stage + i);
+    if (groups[i].size() != 1) return Status();
+  }
+  const Nest scores(work.bound, stage, groups[0][0]), softmax(work.bound, stage + 1, groups[1][0]);
+  const Nest result(work.bound, stage + 2, groups[2][0]);
+  Attention attention;
+  *attends = find_attention(scores, softmax, result, work.device, &attention);
+  return *attends ? plan_attention(work, stage, scores, softmax, result, attention) : Status();
+}
+
+}  // namespace
+
 Status plan(const BoundProgram& bound, const Device& device, Plan* result) {
   *result = Plan();
   Work work(bound, device, result);
   for (size_t s = 0; s < bound.stages.size(); ++s) {
-    for (const std::vector<int>& stores : group_stores(bound, s)) {
-      const Nest nest(bound, s, stores);
-      bool reduces = false;
-      for (size_t i = 0; i < nest.lines(); ++i) {
-        const int line = static_cast<int>(i);
-        reduces = reduces || (nest.reduces(line) && !nest.nothing(line));
-      }
-      Product product;
-      Status status;
-      if (!reduces) {
-        status = crosses(nest) ? plan_transpose(work, s, nest) : plan_points(work, s, nest);
-      } else if (find_product(nest, device, &product)) {
-        status = plan_product(work, s, nest, product);
-      } else {
-        status = plan_rows(work, s, nest);
-      }
-      if (!status.ok()) return status;
-    }
+    bool attends = false;
+    Status status = attend(work, s, &attends);
+    if (status.ok() && !attends) status = plan_stage(work, s);
+    if (!status.ok()) return status;
+    if (attends) s += kAttentionStages - 1;
   }
   work.place();
   return Status();

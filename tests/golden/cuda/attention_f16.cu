@@ -1,0 +1,256 @@
+#define DEVICE static __device__ __forceinline__
+#ifndef ONNX_FUSION_EMULATED
+DEVICE unsigned short float_to_half(float a) {
+  unsigned short b;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(b) : "f"(a));
+  return b;
+}
+DEVICE void multiply_f16(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
+      "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  for (int i = 0; i < 2; ++i) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, "
+        "{%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
+  }
+#endif
+}
+extern __shared__ uint4 shared_memory[];
+DEVICE unsigned char* shared_bytes() { return (unsigned char*)shared_memory; }
+#endif
+DEVICE float m_add(float a, float b) { return a + b; }
+DEVICE double m_add(double a, double b) { return a + b; }
+DEVICE int m_add(int a, int b) { return (int)((unsigned)a + (unsigned)b); }
+DEVICE long long m_add(long long a, long long b) {
+  return (long long)((unsigned long long)a + (unsigned long long)b);
+}
+DEVICE float m_mul(float a, float b) { return a * b; }
+DEVICE double m_mul(double a, double b) { return a * b; }
+DEVICE int m_mul(int a, int b) { return (int)((unsigned)a * (unsigned)b); }
+DEVICE long long m_mul(long long a, long long b) {
+  return (long long)((unsigned long long)a * (unsigned long long)b);
+}
+template <class T>
+DEVICE T m_max(T a, T b) { return (a > b) | (a != a) ? a : b; }
+template <class T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T at[N];
+};
+extern "C" __global__ void __launch_bounds__(128) attention_f16_2b50d68fac820e8f(const int n0,
+    const int n1,
+    const unsigned short* __restrict__ t0,
+    const int n3,
+    const int n4,
+    const unsigned short* __restrict__ t1,
+    const unsigned short* __restrict__ t2,
+    const int n7,
+    const float* __restrict__ t3,
+    unsigned short* __restrict__ t6) {
+  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int tile = blockIdx.x;
+  const int batch = tile;
+  const int first_row = (tile - batch * 1) * 64;
+  unsigned short* const tile_q = (unsigned short*)shared_bytes();
+  unsigned short* const tile_k = tile_q + 1536;
+  unsigned short* const tile_v = tile_k + 1536;
+  float sums[2][4] = {};
+  float top[2] = {__uint_as_float(0xff800000u), __uint_as_float(0xff800000u)}, total[2] = {};
+  for (int f = thread; f < 128; f += 128) {
+    const int in_sum = f % 2 * 8;
+    const int in_own = f / 2;
+    const int sum_at = 0 + in_sum;
+    const int k = min(sum_at, n0 - 8) / 8;
+    const int m = min(first_row + in_own, n1 - 1);
+    const int q2 = int((unsigned)(batch) / 3u);
+    const int a1 = batch - q2 * 3;
+    const int a0 = q2;
+    const int a5 = (k) * 8;
+    const int a3 = m;
+    const Pack<unsigned short, 8> p0_0 = *(const Pack<unsigned short, 8>*)(t0 + n3 * a0 + n0 * a1 + n4 * a3 + a5);
+    const unsigned short v0_0 = p0_0.at[0];
+    const unsigned short v0_1 = p0_0.at[1];
+    const unsigned short v0_2 = p0_0.at[2];
+    const unsigned short v0_3 = p0_0.at[3];
+    const unsigned short v0_4 = p0_0.at[4];
+    const unsigned short v0_5 = p0_0.at[5];
+    const unsigned short v0_6 = p0_0.at[6];
+    const unsigned short v0_7 = p0_0.at[7];
+    const unsigned short u_0 = sum_at < n0 ? v0_0 : 0;
+    const unsigned short u_1 = sum_at < n0 ? v0_1 : 0;
+    const unsigned short u_2 = sum_at < n0 ? v0_2 : 0;
+    const unsigned short u_3 = sum_at < n0 ? v0_3 : 0;
+    const unsigned short u_4 = sum_at < n0 ? v0_4 : 0;
+    const unsigned short u_5 = sum_at < n0 ? v0_5 : 0;
+    const unsigned short u_6 = sum_at < n0 ? v0_6 : 0;
+    const unsigned short u_7 = sum_at < n0 ? v0_7 : 0;
+    *(Pack<unsigned short, 8>*)(tile_q + in_own * 24 + in_sum) = {{u_0, u_1, u_2, u_3, u_4, u_5, u_6, u_7}};
+  }
+  for (int first_column = 0; first_column < n1; first_column += 64) {
+    for (int f = thread; f < 128; f += 128) {
+      const int in_sum = f % 2 * 8;
+      const int in_own = f / 2;
+      const int sum_at = 0 + in_sum;
+      const int k = min(sum_at, n0 - 8) / 8;
+      const int m = min(first_column + in_own, n1 - 1);
+      const int q5 = int((unsigned)(batch) / 3u);
+      const int a1 = batch - q5 * 3;
+      const int a0 = q5;
+      const int a5 = (k) * 8;
+      const int a4 = m;
+      const Pack<unsigned short, 8> p2_0 = *(const Pack<unsigned short, 8>*)(t1 + n3 * a0 + n0 * a1 + n4 * a4 + a5);
+      const unsigned short v2_0 = p2_0.at[0];
+      const unsigned short v2_1 = p2_0.at[1];
+      const unsigned short v2_2 = p2_0.at[2];
+      const unsigned short v2_3 = p2_0.at[3];
+      const unsigned short v2_4 = p2_0.at[4];
+      const unsigned short v2_5 = p2_0.at[5];
+      const unsigned short v2_6 = p2_0.at[6];
+      const unsigned short v2_7 = p2_0.at[7];
+      const unsigned short u_0 = sum_at < n0 ? v2_0 : 0;
+      const unsigned short u_1 = sum_at < n0 ? v2_1 : 0;
+      const unsigned short u_2 = sum_at < n0 ? v2_2 : 0;
+      const unsigned short u_3 = sum_at < n0 ? v2_3 : 0;
+      const unsigned short u_4 = sum_at < n0 ? v2_4 : 0;
+      const unsigned short u_5 = sum_at < n0 ? v2_5 : 0;
+      const unsigned short u_6 = sum_at < n0 ? v2_6 : 0;
+      const unsigned short u_7 = sum_at < n0 ? v2_7 : 0;
+      *(Pack<unsigned short, 8>*)(tile_k + in_own * 24 + in_sum) = {{u_0, u_1, u_2, u_3, u_4, u_5, u_6, u_7}};
+    }
+    for (int f = thread; f < 128; f += 128) {
+      const int in_sum = f / 2;
+      const int in_own = f % 2 * 8;
+      const int sum_at = first_column + in_sum;
+      const int k = min(sum_at, n1 - 1);
+      const int m = min(0 + in_own, n0 - 8) / 8;
+      const int q6 = int((unsigned)(batch) / 3u);
+      const int a2 = batch - q6 * 3;
+      const int a0 = q6;
+      const int a5 = k;
+      const int a4 = (m) * 8;
+      const Pack<unsigned short, 8> p2_0 = *(const Pack<unsigned short, 8>*)(t2 + n3 * a0 + n7 * a2 + a4 + n0 * a5);
+      const unsigned short v2_0 = p2_0.at[0];
+      const unsigned short v2_1 = p2_0.at[1];
+      const unsigned short v2_2 = p2_0.at[2];
+      const unsigned short v2_3 = p2_0.at[3];
+      const unsigned short v2_4 = p2_0.at[4];
+      const unsigned short v2_5 = p2_0.at[5];
+      const unsigned short v2_6 = p2_0.at[6];
+      const unsigned short v2_7 = p2_0.at[7];
+      tile_v[(in_own + 0) * 72 + in_sum] = sum_at < n1 ? v2_0 : 0;
+      tile_v[(in_own + 1) * 72 + in_sum] = sum_at < n1 ? v2_1 : 0;
+      tile_v[(in_own + 2) * 72 + in_sum] = sum_at < n1 ? v2_2 : 0;
+      tile_v[(in_own + 3) * 72 + in_sum] = sum_at < n1 ? v2_3 : 0;
+      tile_v[(in_own + 4) * 72 + in_sum] = sum_at < n1 ? v2_4 : 0;
+      tile_v[(in_own + 5) * 72 + in_sum] = sum_at < n1 ? v2_5 : 0;
+      tile_v[(in_own + 6) * 72 + in_sum] = sum_at < n1 ? v2_6 : 0;
+      tile_v[(in_own + 7) * 72 + in_sum] = sum_at < n1 ? v2_7 : 0;
+    }
+    __syncthreads();
+    float scores[8][4] = {};
+    #pragma unroll
+    for (int part = 0; part < 8; part += 8) {
+      const unsigned* const from = (const unsigned*)tile_q + (warp * 16 + lane / 4) * 12 + part + lane % 4;
+      const unsigned x[4] = {from[0], from[8 * 12], from[4], from[8 * 12 + 4]};
+      #pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const unsigned* const other = (const unsigned*)tile_k + (j * 8 + lane / 4) * 12 + part + lane % 4;
+        const unsigned y[2] = {other[0], other[4]};
+        multiply_f16(scores[j], x, y);
+      }
+    }
+    #pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int m = min(first_row + warp * 16 + i * 8 + lane / 4, n1 - 1);
+      #pragma unroll
+      for (int j = 0; j < 16; ++j) {
+        const int column = first_column + j / 2 * 8 + lane % 4 * 2 + j % 2;
+        const int n = min(column, n1 - 1);
+        float score = scores[j / 2][i * 2 + j % 2];
+        {
+          const int q8 = int((unsigned)(batch) / 3u);
+          const int a1 = batch - q8 * 3;
+          const int a0 = q8;
+          const int a3 = m;
+          const int a4 = n;
+          const float v5 = 0.400000006f;
+          const float v6 = m_mul(score, v5);
+          const float v7 = t3[n1 * a0 + a4];
+          const float v8 = m_add(v6, v7);
+          score = v8;
+        }
+        {
+          const int row = batch * n1 + m;
+          const int a3 = row;
+          const int a4 = n;
+        }
+        scores[j / 2][i * 2 + j % 2] = column < n1 ? score : __uint_as_float(0xff800000u);
+      }
+    }
+    #pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float most = top[i];
+      #pragma unroll
+      for (int j = 0; j < 16; ++j) most = m_max(most, scores[j / 2][i * 2 + j % 2]);
+      most = m_max(most, __shfl_xor_sync(0xffffffffu, most, 1));
+      most = m_max(most, __shfl_xor_sync(0xffffffffu, most, 2));
+      const float base = most == __uint_as_float(0xff800000u) ? 0.0f : most;
+      const float scale = expf(top[i] - base);
+      top[i] = most;
+      total[i] *= scale;
+      #pragma unroll
+      for (int d = 0; d < 4; ++d) {
+        sums[d / 2][i * 2 + d % 2] *= scale;
+      }
+      #pragma unroll
+      for (int j = 0; j < 16; ++j) {
+        const float weight = expf(scores[j / 2][i * 2 + j % 2] - base);
+        scores[j / 2][i * 2 + j % 2] = weight;
+        total[i] += weight;
+      }
+    }
+    #pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      unsigned x[4];
+      #pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* const pair = &scores[part * 2 + i / 2][i % 2 * 2];
+        x[i] = float_to_half(pair[0]) | (unsigned)float_to_half(pair[1]) << 16;
+      }
+      #pragma unroll
+      for (int d = 0; d < 2; ++d) {
+        const unsigned* const from = (const unsigned*)tile_v + (d * 8 + lane / 4) * 36 + part * 8 + lane % 4;
+        const unsigned y[2] = {from[0], from[4]};
+        multiply_f16(sums[d], x, y);
+      }
+    }
+    __syncthreads();
+  }
+  const int q9 = int((unsigned)(batch) / 3u);
+  const int a2 = batch - q9 * 3;
+  const int a0 = q9;
+  #pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
+    total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
+    const int m = first_row + warp * 16 + i * 8 + lane / 4;
+    if (m >= n1) continue;
+    const int a1 = m;
+    #pragma unroll
+    for (int d = 0; d < 4; d += 2) {
+      const int n = d / 2 * 8 + lane % 4 * 2 + d % 2;
+      if (n >= n0) continue;
+      const int run = n / 2;
+      const int a4 = (run) * 2;
+      const float sum_0 = sums[d / 2][i * 2 + d % 2] / total[i];
+      const float sum_1 = sums[d / 2][i * 2 + d % 2 + 1] / total[i];
+      const unsigned short v5_0 = float_to_half((float)sum_0);
+      const unsigned short v5_1 = float_to_half((float)sum_1);
+      *(Pack<unsigned short, 2>*)(t6 + n3 * a0 + n4 * a1 + n0 * a2 + a4) = {{v5_0, v5_1}};
+    }
+  }
+}
