@@ -1,6 +1,6 @@
 """Export architectures with fixed and with free extents: the plans must agree, and the free ones run at any size.
 
-    python scripts/check_dynamic.py [--only bert_base,mobilenet_v2] [--exporters torchscript,dynamo]
+    python scripts/check_dynamic.py [--only bert_base,gpt2] [--exporters torchscript,dynamo]
 
 Needs torch, torchvision and transformers. A line for each architecture and exporter: the regions of
 the export with fixed extents, of the one with free extents, and for each size whether the optimized
@@ -41,8 +41,69 @@ class Encoder(torch.nn.Module):
         return self.model(input_ids=ids, attention_mask=mask, return_dict=False)[0]
 
 
+class Mobile(torch.nn.Module):
+    """DistilBERT of three layers: token numbers and mask [B, S] in, hidden states [B, S, 768] out."""
+
+    def __init__(self) -> None:
+        import transformers
+
+        super().__init__()
+        config = transformers.DistilBertConfig(n_layers=3)
+        self.model = transformers.DistilBertModel._from_config(config, attn_implementation="eager")
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=ids, attention_mask=mask, return_dict=False)[0]
+
+
+class Decoder(torch.nn.Module):
+    """GPT-2 of three layers: token numbers [B, S] in, hidden states [B, S, 768] out."""
+
+    def __init__(self) -> None:
+        import transformers
+
+        super().__init__()
+        config = transformers.GPT2Config(n_layer=3)
+        self.model = transformers.GPT2Model._from_config(config, attn_implementation="eager")
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=ids, use_cache=False, return_dict=False)[0]
+
+
+class Pyramid(torch.nn.Module):
+    """Three convolutions down, two up by Resize to the extents of what they are added to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv = torch.nn.Conv2d
+        self.first, self.second = conv(3, 16, 3, 2, 1), conv(16, 32, 3, 2, 1)
+        self.side, self.last = conv(16, 32, 1), conv(32, 16, 3, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        resize = torch.nn.functional.interpolate
+        a = torch.relu(self.first(x))
+        b = torch.relu(self.second(a))
+        y = resize(b, size=a.shape[-2:], mode="nearest") + self.side(a)
+        return resize(self.last(y), size=x.shape[-2:], mode="bilinear")
+
+
 def bert_base() -> torch.nn.Module:
     return Encoder()
+
+
+def vit_b_32() -> torch.nn.Module:
+    import torchvision
+
+    # Its fused inference kernel has no ONNX form in the TorchScript exporter.
+    torch.backends.mha.set_fastpath_enabled(False)
+    model = torchvision.models.vit_b_32(weights=None)
+    torch.nn.init.normal_(model.heads.head.weight, std=0.02)  # zeros would hide every error
+    return model
+
+
+def swin_t() -> torch.nn.Module:
+    import torchvision
+
+    return torchvision.models.swin_t(weights=None)
 
 
 def mobilenet_v2() -> torch.nn.Module:
@@ -59,6 +120,10 @@ def tokens(batch: int, length: int) -> Arrays:
     return {"ids": random.integers(5, 30000, (batch, length)), "mask": mask}
 
 
+def numbers(batch: int, length: int) -> Arrays:
+    return {"ids": tokens(batch, length)["ids"]}
+
+
 def images(batch: int, size: int) -> Arrays:
     random = np.random.default_rng(size)
     return {"x": random.standard_normal((batch, 3, size, size), np.float32)}
@@ -73,6 +138,20 @@ ARCHITECTURES: dict[str, tuple[Callable, Callable, dict, tuple, list[tuple]]] = 
     "mobilenet_v2": (
         mobilenet_v2, images, {"x": {0: "batch", 2: "height", 3: "width"}},
         (1, 224), [(1, 224), (2, 160), (3, 97)],
+    ),
+    "vit_b_32": (vit_b_32, images, {"x": {0: "batch"}}, (1, 224), [(1, 224), (3, 224), (2, 224)]),
+    "swin_t": (swin_t, images, {"x": {0: "batch"}}, (1, 224), [(1, 224), (3, 224), (2, 224)]),
+    "gpt2": (
+        Decoder, numbers, {"ids": {0: "batch", 1: "length"}},
+        (1, 32), [(1, 32), (3, 17), (2, 20)],
+    ),
+    "distilbert": (
+        Mobile, tokens, {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}},
+        (1, 32), [(1, 32), (3, 17), (2, 20)],
+    ),
+    "pyramid": (
+        Pyramid, images, {"x": {0: "batch", 2: "height", 3: "width"}},
+        (1, 64), [(1, 64), (2, 72), (3, 61)],
     ),
 }  # fmt: skip
 

@@ -8,7 +8,10 @@ import pytest
 
 import onnx_fusion
 from onnx_fusion import api
+from onnx_fusion.errors import ProgramError
 from onnx_fusion.graph.save import to_proto
+from onnx_fusion.program.bind import bind
+from onnx_fusion.program.text import parse_program
 
 EXPANDED = """g (float[1, S, 4] x, float[B, S] like) => (float[B, S, 4] y)
 <int64[1] four = {4}> {
@@ -29,6 +32,17 @@ RANGE = """g (float[B, S] x) => (int64[S] y) <int64 one = {1}, int64 zero = {0},
   length = Gather(shape, one)
   count = Range(zero, length, one)
   y = Mul(count, three)
+}"""
+
+HEADS = """g (float[N, 50, 64] x) => (float[N, 4, 50, 16] y)
+<int64[3] flat = {-1, 50, 16}, int64[1] first = {0}, int64[3] rest = {4, 50, 16}, int64 axis = {1}> {
+  shape = Shape(x)
+  batch = Gather(shape, first)
+  target = Concat <axis = 0> (batch, rest)
+  f = Reshape(x, flat)
+  z = CumSum(f, axis)
+  heads = Reshape(z, target)
+  y = Exp(heads)
 }"""
 
 
@@ -132,6 +146,23 @@ def test_a_reshape_whose_extents_are_known_by_name_runs_at_any_size():
     made = api.optimize(model, policy="all")
     for batch, length in ((1, 1), (2, 3)):
         agree(model, made, {"x": random(batch, length, 4), "flat": random(batch * length)})
+
+
+def test_a_multiple_gives_the_extent_that_no_input_has():
+    """CumSum's result is [4 N, 50, 16], and nothing else says N."""
+    model = parsed(HEADS)
+    planned = api.plan_programs(model, policy="all", skip=["CumSum"])
+    (one,) = [one for one in planned.lowered if "exp" in one.program]
+    assert [value.name for value in one.inputs] == ["z"] and "dim D1 = " in one.program
+    program = parse_program(one.program)
+    assert bind(program, [(12, 50, 16)])["D1"] == 3
+    assert bind(program, [(0, 50, 16)])["D1"] == 0
+    with pytest.raises(ProgramError, match="positive"):
+        bind(program, [(13, 50, 16)])
+    made = api.optimize(model, policy="all", skip=["CumSum"])
+    assert sorted(node.op_type for node in made.graph.node if not node.domain) == ["CumSum", "Reshape"]
+    for batch in (1, 3):
+        agree(model, made, {"x": random(batch, 50, 64)})
 
 
 def test_an_extent_that_is_decided_keeps_no_convolution():

@@ -14,16 +14,20 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import functools
+import itertools
 import operator
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.lower.build import Built, apart, build
-from onnx_fusion.lower.extents import Binds, held_dims, in_order, named_dims
+from onnx_fusion.lower.extents import (
+    Binds, Multiples, agree, divide, find_multiples, held_dims, in_order, is_made, made_dims,
+    named_dims,
+)  # fmt: skip
 from onnx_fusion.lower.halves import narrow, widen
 from onnx_fusion.lower.lowered import NO_LAYOUTS, Layouts, Lowered
 from onnx_fusion.ops import table
@@ -60,7 +64,7 @@ def lower(
     with the reason if there is none: an element type without instructions, a shape that depends on
     data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
     """
-    draft = _Draft(graph, layouts, region.outputs if halves else None)
+    draft = _Draft(graph, layouts, made_dims(region.nodes), region.outputs if halves else None)
     for node in region.nodes:
         draft.add(node)
     roots = [draft.roots.get(v) or draft.tensors[v] for v in region.outputs]
@@ -83,10 +87,11 @@ class _Draft:
     half type are rounded to it in `roots`, and `tensors` has none."""
 
     def __init__(
-        self, graph: Graph, layouts: Layouts, outputs: tuple[Value, ...] | None = None
+        self, graph: Graph, layouts: Layouts, made: set[Dim], outputs: tuple[Value, ...] | None
     ) -> None:
         self.graph = graph
         self.layouts = layouts
+        self.made = made
         self.outputs = outputs
         self.roots: dict[Value, Tensor] = {}
         self.memory: dict[Value, Tensor] = {}
@@ -162,12 +167,12 @@ class _Draft:
         self.memory[value] = tensor
         return tensor
 
-    def extent(self, dim: int | str) -> ex.Expr:
-        """Return a dim as an expression; each symbol becomes one name, unless it is a product of such."""
+    def extent(self, dim: Dim) -> ex.Expr:
+        """Return a dim as an expression: a name of its own, or a product of what values here have."""
         if isinstance(dim, int):
             return ex.const(dim)
         factors = self.graph.products.get(dim)
-        if factors and all(isinstance(f, int) or f in self.symbols for f in factors):
+        if factors and all(isinstance(f, int) or f in self.made or f in self.symbols for f in factors):
             return functools.reduce(operator.mul, map(self.extent, factors))
         return ex.dim(self.symbols.setdefault(dim, f"D{len(self.symbols)}"))
 
@@ -182,7 +187,9 @@ class _Draft:
         """Return a value's inferred shape, None if it has extents that no input gives."""
         if value.shape is None:
             return None
-        if any(isinstance(d, str) and d not in self.symbols for d in value.shape):
+        new = [d for d in value.shape if isinstance(d, str) and d not in self.symbols]
+        factors = itertools.chain(*(self.graph.products.get(d, (d,)) for d in new))
+        if any(isinstance(f, str) and f not in self.symbols for f in factors):
             return None
         return tuple(self.extent(d) for d in value.shape)
 
@@ -214,14 +221,17 @@ class _Draft:
         used = [*used, *self.kept(region, used)]
         needed = {d for t in (*used, *roots, *temps) for e in t.shape for d in e.dims()}
         needed |= {d for stage in stages for _, extent in stage.letters for d in extent.dims()}
-        used, binds = self.with_binders(region, used, needed)
+        used, binds, multiples = self.with_binders(region, used, needed)
         if len(used) > MAX_INPUTS:
             raise Refused(f"{len(used)} inputs, and at most {MAX_INPUTS} are allowed")
         rename = {names[t]: f"x{k}" for k, t in enumerate(used)}
+        whole, quotients = divide(multiples)
+        shapes = {t: tuple(whole.get(e) or ex.substitute(e, quotients) for e in t.shape) for t in used}
         order: dict[str, None] = {}
         for t in used:
-            order.update(dict.fromkeys(d for e in t.shape for d in sorted(e.dims())))
+            order.update(dict.fromkeys(d for e in shapes[t] for d in sorted(e.dims())))
             order.update(dict.fromkeys(binds.get(t, ())))
+        order.update(dict.fromkeys(quotients))
         rename_dims = {d: ex.dim(f"D{k}") for k, d in enumerate(order)}
         again = lambda e: ex.substitute(e, rename_dims) if e.dims() else e  # noqa: E731
         orders = self.temp_orders(temps)
@@ -229,7 +239,7 @@ class _Draft:
         orders.update({t: self.layouts.get(v) for t, v in zip(roots, region.outputs, strict=True)})
 
         def stated(kind: type[tp.Tensor], name: str, t: Tensor) -> tp.Tensor:
-            return kind(name, t.dtype, tuple(map(again, t.shape)), orders.get(t))
+            return kind(name, t.dtype, tuple(map(again, shapes.get(t, t.shape))), orders.get(t))
 
         program = tp.Program(
             strict,
@@ -240,7 +250,7 @@ class _Draft:
                 )
                 for k, t in enumerate(used)
             ),
-            (),
+            tuple((str(rename_dims[d]), again(e)) for d, e in quotients.items()),
             tuple(stated(tp.Tensor, n, t) for t, n in temps.items()),
             tuple(stated(tp.Tensor, f"y{k}", t) for k, t in enumerate(roots)),
             tuple(_rename(stage, rename, again) for stage in stages),
@@ -256,18 +266,20 @@ class _Draft:
 
     def with_binders(
         self, region: Region, used: list[Tensor], needed: set[str]
-    ) -> tuple[list[Tensor], Binds]:
+    ) -> tuple[list[Tensor], Binds, Multiples]:
         """Return `used`, in order, with the inputs that give the extents `needed` which no used one
-        has, and the dims that contents of shape tensors define, or must be equal to."""
+        has, the dims that shape tensors define, or must be equal to, and those that multiples give."""
         have = {d for t in used for d in named_dims(t)}
         for tensor in self.sources:
             found = named_dims(tensor) & needed - have
             if found:
                 used.append(tensor)
                 have |= found
+        multiples = find_multiples(used, needed - have)
+        have |= multiples.keys()
         binds: Binds = {}
         for value in region.inputs if needed - have else ():
-            names = held_dims(value, self.symbols, needed | have)
+            names = held_dims(value, self.symbols, (needed | have) - multiples.keys())
             if not have.issuperset(filter(None, names)):
                 tensor = self.tensors.get(value) or self.source(value)
                 self.tensors[value] = tensor
@@ -276,7 +288,8 @@ class _Draft:
                 have.update(filter(None, names))
         if needed - have:
             raise Refused("an extent that no input gives")
-        return in_order([t for t in self.sources if t in set(used)], binds), binds
+        used = in_order([t for t in self.sources if t in set(used)], binds, multiples)
+        return used, binds, multiples
 
     def kept(self, region: Region, used: list[Tensor]) -> list[Tensor]:
         """Return the inputs that the program does not read, but the region's operators do.
@@ -295,23 +308,6 @@ class _Draft:
             if tensor in self.sources and tensor not in used:
                 found.append(tensor)
         return found
-
-
-def is_made(value: Value, extents: Collection[Dim]) -> bool:
-    """Return whether a portable function makes a shape tensor from these extents (emit/supply.py)."""
-    held = elements(value) if value.weight is None else None
-    symbols = [dim for dim in held or () if not isinstance(dim, int)]
-    return bool(symbols) and set(symbols) <= set(extents)
-
-
-def agree(shape: tuple[ex.Expr, ...], inferred: tuple[int | str, ...] | None) -> bool:
-    """Return whether an output's shape can be the one that inference found."""
-    if inferred is None:
-        return True
-    known = [ex.as_int(extent) for extent in shape]
-    return len(shape) == len(inferred) and all(
-        a is None or isinstance(b, str) or a == b for a, b in zip(known, inferred, strict=True)
-    )
 
 
 def _assemble(

@@ -33,7 +33,8 @@ Piece = int | tuple[Value, int]
 def read_sources(graph: Graph) -> Graph:
     """Let shape tensors that are made of extents of the graph's inputs read those; return `graph`.
 
-    A Reshape that keeps its input's unknown extents where they are has a constant target. An extent is an input's if it has the same symbol and the value depends on that input. What a
+    A Reshape that keeps its input's unknown extents where they are, or has one, has a constant
+    target. An extent is an input's if it has the same symbol and the value depends on that input. What a
     Shape of a value that can be in a region gives is written anew, or, if its extents are not those
     of one input, what is taken from it. Values keep their names; `graph.restated` has their new
     definitions. Shapes must be inferred, and `infer` and `fold` must not run afterwards.
@@ -67,23 +68,25 @@ def read_sources(graph: Graph) -> Graph:
 
 
 def _keep_extents(graph: Graph, node: Node) -> None:
-    """Give a Reshape a constant target if it keeps, where they are, the extents that are not known.
+    """Give a Reshape a constant target if it keeps, where they are, the extents that are not known,
+    or has one such extent.
 
-    A target of 0 stands for the extent of the input (ONNX spec, Reshape), of an empty one too.
+    A target of 0 stands for the extent of the input (ONNX spec, Reshape), of an empty one too; -1
+    for what the others leave, and they must not be empty.
     """
     if node.op_type != "Reshape" or node.domain or len(node.inputs) < 2 or node.captures:
         return
     x, target = node.inputs[:2]
     if target.weight is not None or x.shape is None:
         return
-    kept = []
-    for axis, dim in enumerate(elements(target) or [None]):
-        if isinstance(dim, str) and dim == dict(enumerate(x.shape)).get(axis):
-            kept.append(0)
-        elif isinstance(dim, int) and dim != 0:
-            kept.append(dim)
-        else:
-            return
+    held = elements(target) or [None]
+    kept = [0 if isinstance(dim, str) and dim == dict(enumerate(x.shape)).get(axis) else dim
+            for axis, dim in enumerate(held)]
+    if [type(dim) for dim in kept].count(str) == 1 and all(
+            isinstance(dim, str) or dim is not None and dim > 0 for dim in kept):
+        kept = [-1 if isinstance(dim, str) else dim for dim in kept]
+    if any(not isinstance(dim, int) or dim == 0 == held[axis] for axis, dim in enumerate(kept)):
+        return
     weight = Weight.of(np.array(kept, np.int64), DType.I64)
     edit.disconnect([node])
     node.inputs[1] = edit.add_constant(graph, f"{target.name}_kept", weight)
