@@ -156,3 +156,18 @@ def test_a_product_that_is_one_of_its_factors_is_no_product():
     }"""))
     assert all(dim not in factors for dim, factors in graph.products.items())
     agree(graph, {"x": np.ones((2, 4, 2, 10), np.float32)})
+
+
+def test_an_extent_of_a_target_that_is_computed_is_what_the_others_leave():
+    graph = inferred(parse("""g (float[N, 4, 6] x) => (float[A, 6, 2] y)
+    <int64[1] first = {0}, int64[1] two = {2}, int64[2] rest = {6, 2}> {
+      shape = Shape(x)
+      count = Gather(shape, first)
+      twice = Mul(count, two)
+      target = Concat <axis = 0> (twice, rest)
+      y = Reshape(x, target)
+    }"""))
+    dim = graph.values["y"].shape[0]
+    assert graph.products[dim] == (2, "N")
+    for batch in (0, 1, 3):
+        agree(graph, {"x": np.ones((batch, 4, 6), np.float32)})

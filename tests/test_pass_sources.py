@@ -129,3 +129,28 @@ def test_in_a_body():
     }}""")
     made = same(model, [{"x": floats(2, 3, 8), "c": np.array(c)} for c in (True, False)])
     assert kinds(body_of(made, "then_branch")) == ["FusedRegion"]
+
+
+PARTS = """g (float[N, 4, 6] x) => (float[A, 6, 2] y) {
+  a = Constant<value = int64[1] {0}>()
+  k = Constant<value = int64[1] {2}>()
+  r = Constant<value = int64[2] {6, 2}>()
+  h = Relu(x)
+  s = Shape(h)
+  count = Gather(s, a)
+  twice = Mul(count, k)
+  target = Concat<axis = 0>(twice, r)
+  flat = Reshape(h, target)
+  y = Neg(flat)
+}"""
+
+
+def test_one_computed_extent_needs_no_arithmetic():
+    assert operators(PARTS) == ["Relu", "Reshape", "Neg"]
+    made = same(parse(PARTS), [{"x": floats(b, 4, 6)} for b in (1, 3)])
+    assert kinds(made.graph) == ["FusedRegion"]
+
+
+@pytest.mark.parametrize("rest", ["{0, 2}", "{-1, 2}"])
+def test_beside_an_extent_that_is_taken_from_elsewhere_it_does(rest):
+    assert "Concat" in operators(PARTS.replace("{6, 2}", rest))

@@ -267,10 +267,13 @@ def _pad(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
 
 
 def reshaped(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Reshape as far as its target is known; -1 is the product's rest."""
+    """Return the extents of Reshape as far as its target is known; -1, or one that is not known, is
+    the product's rest."""
     target = elements(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("shape")
     if target is None:
         return None
+    if target.count(None) == 1 and all(isinstance(d, int) and d > 0 for d in target if d is not None):
+        target = [-1 if dim is None else dim for dim in target]
     source = shapes[0]
     keeps = 0 if node.attrs.get("allowzero", 0) == 0 else None
     out: list[Extent] = list(target)

@@ -79,13 +79,13 @@ def _keep_extents(graph: Graph, node: Node) -> None:
     x, target = node.inputs[:2]
     if target.weight is not None or x.shape is None:
         return
-    held = elements(target) or [None]
+    held = elements(target)
     kept = [0 if isinstance(dim, str) and dim == dict(enumerate(x.shape)).get(axis) else dim
-            for axis, dim in enumerate(held)]
-    if [type(dim) for dim in kept].count(str) == 1 and all(
-            isinstance(dim, str) or dim is not None and dim > 0 for dim in kept):
-        kept = [-1 if isinstance(dim, str) else dim for dim in kept]
-    if any(not isinstance(dim, int) or dim == 0 == held[axis] for axis, dim in enumerate(kept)):
+            for axis, dim in enumerate(held or ())]
+    open_axes = [axis for axis, dim in enumerate(kept) if not isinstance(dim, int)]
+    if len(open_axes) == 1 and all(dim > 0 for dim in kept if isinstance(dim, int)):
+        kept[open_axes.pop()] = -1
+    if held is None or open_axes or any(dim == 0 == held[axis] for axis, dim in enumerate(kept)):
         return
     weight = Weight.of(np.array(kept, np.int64), DType.I64)
     edit.disconnect([node])
