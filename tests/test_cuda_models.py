@@ -131,7 +131,9 @@ def test_a_half_that_only_moves_is_not_converted(fake):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (one,) = api.plan_programs(model, policy="all", device="cuda").lowered
     lines = one.program.split("\n")
-    assert sum("cast f32" in line for line in lines) == sum("cast bf16" in line for line in lines) == 1
+    assert (
+        sum("cast f32" in line for line in lines) == sum("cast bf16" in line for line in lines) == 1
+    )
 
 
 def sized_by_data():
@@ -161,9 +163,7 @@ def test_what_feeds_shapes_stays_outside():
         fused = {n.op_type for region in plan.regions for n in region.nodes}
         assert {"Relu", "Exp"} <= fused and not {"Mul", "Max"} & fused
         reasons = [r.reason for r in plan.refusals if r.producer == "mul"]
-        assert reasons == [
-            "Mul: its result is an extent for Reshape, which is read on the host"
-        ]
+        assert reasons == ["Mul: its result is an extent for Reshape, which is read on the host"]
 
 
 def test_devices_differ_by_numbers(fake):

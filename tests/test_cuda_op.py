@@ -148,7 +148,11 @@ def test_a_cache_that_others_can_write_is_not_used(fake, monkeypatch, tmp_path):
 
 
 def test_several_sessions_and_threads(fake):
-    sessions = [cuda_session(affine_model()), cuda_session(affine_model()), cuda_session(two_stages())]
+    sessions = [
+        cuda_session(affine_model()),
+        cuda_session(affine_model()),
+        cuda_session(two_stages()),
+    ]
     allocated = []
 
     def work(k):
@@ -194,7 +198,9 @@ def test_an_index_out_of_range_is_told_by_a_later_run(fake):
     good, bad = np.array([4, 0, 2]), np.array([4, 0, 5])
     assert np.array_equal(made.run(None, {"x": x, "i": good})[0], x[good])
     made.run(None, {"x": x, "i": bad})
-    with pytest.raises(Exception, match=r"node 'region_y'.*line \d+: in an earlier run, an index read"):
+    with pytest.raises(
+        Exception, match=r"node 'region_y'.*line \d+: in an earlier run, an index read"
+    ):
         made.run(None, {"x": x, "i": good})
     assert np.array_equal(made.run(None, {"x": x, "i": good})[0], x[good])
 
@@ -256,7 +262,9 @@ def test_without_a_compiler_or_ptx_the_session_says_what_to_install(fake):
 
 
 def test_without_a_driver_cuda_is_an_error_and_the_cpu_as_before(fake, monkeypatch):
-    say(affine_model(), r"the CUDA driver cannot be loaded", fake, ONNX_FUSION_LIBCUDA="/nowhere.so")
+    say(
+        affine_model(), r"the CUDA driver cannot be loaded", fake, ONNX_FUSION_LIBCUDA="/nowhere.so"
+    )
     monkeypatch.setenv("ONNX_FUSION_LIBCUDA", "/nowhere.so")
     run_affine(session(affine_model()), 4, 5)
 
@@ -276,8 +284,14 @@ def test_a_driver_does_not_disturb_the_cpu(fake):
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"FAKE_CUDA_ARCH": "70"}, "the device is sm_70, and NVRTC 13.5 compiles for sm_75 to sm_120"),
-        ({"FAKE_CUDA_THREADS": "8"}, r"needs blocks of \d+ x \d+ x \d+ threads, the device takes 8"),
+        (
+            {"FAKE_CUDA_ARCH": "70"},
+            "the device is sm_70, and NVRTC 13.5 compiles for sm_75 to sm_120",
+        ),
+        (
+            {"FAKE_CUDA_THREADS": "8"},
+            r"needs blocks of \d+ x \d+ x \d+ threads, the device takes 8",
+        ),
         ({"FAKE_CUDA_GRID": "0"}, r"needs a grid of .* blocks, the device .* 0"),
         ({"FAKE_NVRTC_FAILS": "1"}, "does not compile: kernel.cu.3.: error: identifier .nothing."),
     ],
@@ -285,7 +299,9 @@ def test_a_driver_does_not_disturb_the_cpu(fake):
 def test_what_a_device_cannot_do_is_said_with_the_numbers(fake, monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ModelError, match=r"node 'region_y' \(FusedRegion_0\): [^\n]*" + expected) as e:
+    with pytest.raises(
+        ModelError, match=r"node 'region_y' \(FusedRegion_0\): [^\n]*" + expected
+    ) as e:
         cuda_session(affine_model((6, 9)))
     assert "\n" not in str(e.value)
     if "FAKE_NVRTC_FAILS" in variables:
@@ -318,7 +334,9 @@ def test_a_node_left_on_the_cpu_is_an_error_where_cuda_was_asked_for():
     options.log_severity_level = 4
     options.add_session_config_entry(CUDA, "1")
     options.register_custom_ops_library(get_library_path())
-    with pytest.raises(Exception, match="ONNX Runtime runs it on the CPU, and this session wants CUDA"):
+    with pytest.raises(
+        Exception, match="ONNX Runtime runs it on the CPU, and this session wants CUDA"
+    ):
         onnxruntime.InferenceSession(
             affine_model().SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -330,5 +348,3 @@ def test_a_wrong_flag_is_refused(fake, name):
     options.add_session_config_entry(f"onnx_fusion.{name}", "yes")
     with pytest.raises(Exception, match=f"'onnx_fusion.{name}' is 'yes'; it must be 0 or 1"):
         options.register_custom_ops_library(get_library_path())
-
-

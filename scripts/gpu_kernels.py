@@ -1,0 +1,199 @@
+"""What single kernels do on a device: every program of the tests, and rates beside copy and torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from gpu_device import Device, DeviceError, DeviceProgram, run
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests")]
+
+TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def check_programs(
+    device: Device, pattern: str, left: Callable[[], float]
+) -> tuple[int, int, list[str]]:
+    """Return how many programs of the tests are right, how many read extents, and what is wrong.
+
+    It ends when no seconds are `left`, and says so.
+    """
+    from program_cases import CASES
+    from test_native_cases import assert_close
+
+    from onnx_fusion.program import interpret, parse_program
+
+    right, host, wrong = 0, 0, []
+    for case in CASES:
+        if pattern not in case.name:
+            continue
+        if left() < 1:
+            wrong.append(f"{case.name} and what follows: no time left")
+            break
+        inputs = case.inputs()
+        want = [np.asarray(w) for w in interpret(parse_program(case.text), inputs)]
+        try:
+            got = run(device, case.text, inputs, want)
+            for g, w in zip(got, want, strict=True):
+                assert_close(g, w, case)
+            right += 1
+        except DeviceError as error:
+            if "decides about shapes" in str(error):
+                host += 1
+            else:
+                wrong.append(f"{case.name}: {error}")
+        except AssertionError as error:
+            wrong.append(f"{case.name}: {str(error).strip().splitlines()[0]}")
+    return right, host, wrong
+
+
+@dataclasses.dataclass
+class Kernel:
+    """A program, its inputs' shapes, the same in torch, and by what it is judged: bytes or flops."""
+
+    name: str
+    kind: str
+    text: str
+    shapes: list[tuple[int, ...]]
+    out: tuple[int, ...]
+    same: Callable
+    dtype: str
+    flops: float = 0.0
+
+    def bytes(self) -> int:
+        """Return what it must move."""
+        elements = sum(math.prod(s) for s in (*self.shapes, self.out))
+        return elements * TYPES[self.dtype].itemsize
+
+
+def _text(dtype: str, inputs: list[tuple], out: tuple, letters: str, body: list[str]) -> str:
+    """Return a program of one stage; `body` numbers values by name, loads and stores convert halves."""
+    lines = ["tile_program 1"]
+    lines += [f"input x{k} {dtype}[{', '.join(map(str, s))}] row" for k, s in enumerate(inputs)]
+    lines += [f"output y0 {dtype}[{', '.join(map(str, out))}] row", f"stage {letters}"]
+    names: dict[str, int] = {}
+    count = 0
+
+    def emit(line: str) -> int:
+        nonlocal count
+        lines.append(f"%{count} = {line}")
+        count += 1
+        return count - 1
+
+    for line in body:
+        target, _, rest = line.partition(" = ")
+        for name in sorted(names, key=len, reverse=True):
+            rest = rest.replace(f"${name}", f"%{names[name]}")
+        if target == "store":
+            if dtype != "f32":
+                index, _, value = rest.rpartition(" ")
+                rest = f"{index} %{emit(f'cast {dtype} {value}')}"
+            lines.append(f"store y0 {rest}")
+            continue
+        names[target] = emit(rest)
+        if rest.startswith("load") and dtype != "f32":
+            names[target] = emit(f"cast f32 %{names[target]}")
+    return "\n".join(lines) + "\n"
+
+
+def kernels(small: bool) -> Iterator[Kernel]:
+    """Yield the kernels that are timed; `small` ones for a try without a GPU."""
+    big = 64 if small else 8192
+    for dtype in ("f32", "f16"):
+        n = (64, 64) if small else (8192, 8192 if dtype == "f32" else 16384)
+        chain = ["a = load x0 (i, j)", "b = load x1 (j)", "c = mul $a $b", "d = sigmoid $c",
+                 "e = mul $c $d", "store = (i, j) $e"]  # fmt: skip
+        yield Kernel(
+            f"pointwise {dtype}", "pointwise", _text(dtype, [n, n[1:]], n, f"i: {n[0]}, j: {n[1]}", chain),
+            [n, n[1:]], n, lambda x, b: torch.nn.functional.silu(x * b), dtype,
+        )  # fmt: skip
+        for width in (96,) if small else (768, 4096, 8192):
+            rows = (max(1, big * 4096 // width), width) if not small else (32, width)
+            letters = f"i: {rows[0]}, j: {width}"
+            soft = ["a = load x0 (i, j)", "m = reduce_max $a over j", "b = sub $a $m", "c = exp $b",
+                    "s = reduce_sum $c over j", "d = div $c $s", "store = (i, j) $d"]  # fmt: skip
+            yield Kernel(
+                f"softmax {width} {dtype}", "rows", _text(dtype, [rows], rows, letters, soft), [rows],
+                rows, lambda x: torch.softmax(x, -1), dtype,
+            )  # fmt: skip
+            norm = ["p = load x0 (i, j)", "q = load x1 (i, j)", "a = add $p $q",
+                    "s = reduce_sum $a over j", f"n = const f32 {width}", "m = div $s $n",
+                    "c = sub $a $m", "d = mul $c $c", "v = reduce_sum $d over j", "w = div $v $n",
+                    "e = const f32 1e-05", "f = add $w $e", "r = sqrt $f", "g = div $c $r",
+                    "h = load x2 (j)", "k = mul $g $h", "l = load x3 (j)", "o = add $k $l",
+                    "store = (i, j) $o"]  # fmt: skip
+            yield Kernel(
+                f"layernorm {width} {dtype}", "rows",
+                _text(dtype, [rows, rows, rows[1:], rows[1:]], rows, letters, norm),
+                [rows, rows, rows[1:], rows[1:]], rows,
+                lambda x, y, w, b: torch.nn.functional.layer_norm(x + y, w.shape, w, b), dtype,
+            )  # fmt: skip
+        t = n[::-1]
+        flip = ["a = load x0 (j, i)", "z = const f32 0", "b = max $a $z", "store = (i, j) $b"]
+        yield Kernel(
+            f"transpose {dtype}", "maps", _text(dtype, [n], t, f"i: {t[0]}, j: {t[1]}", flip), [n], t,
+            lambda x: torch.relu(x.T).contiguous(), dtype,
+        )  # fmt: skip
+        half = (n[0], n[1] // 2)
+        join = ["a = load x0 (i, j) else 0", f"b = load x1 (i, j - {half[1]}) else 0",
+                f"c = select (j < {half[1]}) $a $b", "z = const f32 0", "d = max $c $z",
+                "store = (i, j) $d"]  # fmt: skip
+        yield Kernel(
+            f"concat {dtype}", "maps",
+            _text(dtype, [half, half], n, f"i: {n[0]}, j: {n[1]}", join), [half, half], n,
+            lambda x, y: torch.relu(torch.cat([x, y], 1)), dtype,
+        )  # fmt: skip
+        m = 64 if small else 4096
+        gelu = ["a = load x0 (i, k)", "b = load x1 (k, j)", "c = dot $a $b over k", "e = load x2 (j)",
+                "f = add $c $e", "r = const f32 0.70710678", "g = mul $f $r", "h = erf $g",
+                "o = const f32 1", "l = add $h $o", "p = mul $f $l", "q = const f32 0.5",
+                "s = mul $p $q", "store = (i, j) $s"]  # fmt: skip
+        yield Kernel(
+            f"gemm {m} {dtype}", "gemm",
+            _text(dtype, [(m, m), (m, m), (m,)], (m, m), f"i: {m}, j: {m}, k: {m}", gelu),
+            [(m, m), (m, m), (m,)], (m, m),
+            lambda x, w, b: torch.nn.functional.gelu(torch.addmm(b, x, w)), dtype, 2.0 * m**3,
+        )  # fmt: skip
+
+
+def copy_rate(device: Device, small: bool) -> float:
+    """Return how many bytes a second a copy reads and writes."""
+    source = torch.empty(1 << (20 if small else 29), dtype=torch.uint8, device=device.name)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / device.seconds(lambda: target.copy_(source))
+
+
+def time_kernel(device: Device, one: Kernel, compiled: bool) -> dict[str, float]:
+    """Return seconds of the kernel and of torch, and the error against float64 on some rows."""
+    generator = torch.Generator(device.name).manual_seed(1)
+    dtype = TYPES[one.dtype]
+    scale = one.shapes[0][-1] ** -0.5 if one.kind == "gemm" else 1.0
+    inputs = [
+        (torch.randn(s, generator=generator, device=device.name) * (scale if len(s) > 1 else 1)).to(
+            dtype
+        )
+        for s in one.shapes
+    ]
+    out = torch.full(one.out, float("nan"), dtype=dtype, device=device.name)
+    made = DeviceProgram(device, one.text, one.shapes)
+    made.start(inputs, [out])
+    device.wait()
+    want = one.same(*(x.float() for x in inputs))
+    error = ((out.float() - want).norm() / want.norm()).item()
+    found = {"error": error, "own": device.seconds(lambda: made.start(inputs, [out]))}
+    found["torch"] = device.seconds(lambda: one.same(*inputs))
+    if compiled:
+        try:
+            fast = torch.compile(one.same)
+            fast(*inputs)
+            found["compiled"] = device.seconds(lambda: fast(*inputs))
+        except Exception as error:  # a compiler that is not there is no failure of ours
+            print(f"torch.compile of {one.name}: {error}", file=sys.stderr)
+    return found
