@@ -71,11 +71,14 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
   body.decompose("m", operand.own, own_lanes);
   body.need(operand.line);
   const std::string stride = s(part.sum + kPad);
+  const auto element = [&](int lane) {
+    return as_element(product.unit, nest.dtype(operand.line), body.name(operand.line, lane));
+  };
   if (operand.sum_fastest) {
     std::string list;
     for (int lane = 0; lane < lanes; ++lane) {
       text_.line("const unsigned short u_" + s(lane) + " = sum_at < " + sum_all + " ? " +
-                 body.name(operand.line, lane) + " : 0;");
+                 element(lane) + " : 0;");
       list += (lane > 0 ? ", u_" : "u_") + s(lane);
     }
     text_.line("*(Pack<unsigned short, " + s(lanes) + ">*)(" + part.tile + " + in_own * " + stride +
@@ -83,7 +86,7 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
   } else {
     for (int lane = 0; lane < lanes; ++lane) {
       text_.line(std::string(part.tile) + "[(in_own + " + s(lane) + ") * " + stride + " + in_sum] = sum_at < " +
-                 sum_all + " ? " + body.name(operand.line, lane) + " : 0;");
+                 sum_all + " ? " + element(lane) + " : 0;");
     }
   }
   body.leave();

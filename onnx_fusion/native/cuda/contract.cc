@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "cuda/fuse.h"
+
 namespace onnx_fusion::cuda {
 namespace {
 
@@ -84,16 +86,22 @@ bool find_product(const Nest& nest, const Device& device, Product* product) {
   // One order of the sum's letters serves both: that of the operand that reads along it.
   (p.a.sum_fastest || !p.b.sum_fastest ? p.b.sum : p.a.sum) =
       p.a.sum_fastest || !p.b.sum_fastest ? p.a.sum : p.b.sum;
-  const DType half = half_of(nest, rows);
-  if (half != DType::f32 && half == half_of(nest, columns) &&
-      device.arch >= (half == DType::f16 ? 75 : 80)) {
+  const DType own = half_of(nest, rows), other = half_of(nest, columns);
+  const DType half = own == other && own != DType::f32 ? own : half_type(*nest.bound.program);
+  if (half != DType::f32 && device.arch >= (half == DType::f16 ? 75 : 80)) {
     p.unit = half == DType::f16 ? Unit::f16 : Unit::bf16;
-    p.a.line = nest.needs(rows)[0];
-    p.b.line = nest.needs(columns)[0];
+    if (own == half) p.a.line = nest.needs(rows)[0];
+    if (other == half) p.b.line = nest.needs(columns)[0];
   } else if (device.tf32 && device.arch >= 80 && !nest.bound.program->strict) {
     p.unit = Unit::tf32;
   }
   return true;
+}
+
+std::string as_element(Unit unit, DType dtype, const std::string& value) {
+  if (unit == Unit::tf32) return "float_to_tf32(" + value + ")";
+  if (dtype != DType::f32 || unit == Unit::fmaf) return value;
+  return (unit == Unit::f16 ? "float_to_half(" : "float_to_bf16(") + value + ")";
 }
 
 }  // namespace onnx_fusion::cuda

@@ -13,7 +13,7 @@ namespace onnx_fusion::cuda {
 enum class Unit : uint8_t { fmaf, f16, bf16, tf32 };
 
 struct Operand {
-  int line = -1;                // the value that is multiplied (of a cast from a half type: its source)
+  int line = -1;                // the value that is multiplied, or its half if it is a cast from one
   std::vector<int> own, sum;    // letters, slowest first: of the rows (or columns), of the sum
   bool sum_fastest = false;     // do neighbours in memory lie along the sum
 };
@@ -29,6 +29,9 @@ struct Product {
 
 // False if a stage's dot is not a product of matrices, or one too thin for tiles.
 bool find_product(const Nest& nest, const Device& device, Product* product);
+
+// A value as the unit multiplies it.
+std::string as_element(Unit unit, DType dtype, const std::string& value);
 
 Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& product);
 

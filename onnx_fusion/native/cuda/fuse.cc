@@ -298,6 +298,7 @@ Program fuse(Program program) {
     }
   }
   drop_temps(program);
+  narrow_temps(&program);
   return program;
 }
 

@@ -144,8 +144,8 @@ void Printer::load(const Operand& operand, bool rows) {
   body.need(operand.line);
   const std::string next = std::string(rows ? "next_a" : "next_b") + "[turn]" + (how.pair > 1 ? "[half]" : "");
   for (int lane = 0; lane < how.lanes; ++lane) {
-    std::string value = body.name(operand.line, lane);
-    if (p_.unit == Unit::tf32) value = "float_to_tf32(" + value + ")";
+    const std::string value =
+        as_element(p_.unit, nest_.dtype(operand.line), body.name(operand.line, lane));
     text_.line(next + "[" + s(lane) + "] = sum_at < " + length + " ? " + value + " : " +
                (cores() ? "0" : "0.0f") + ";");
   }
