@@ -171,3 +171,15 @@ def test_an_extent_of_a_target_that_is_computed_is_what_the_others_leave():
     assert graph.products[dim] == (2, "N")
     for batch in (0, 1, 3):
         agree(graph, {"x": np.ones((batch, 4, 6), np.float32)})
+
+
+@pytest.mark.parametrize("policy, known", [("stretch", True), ("not_larger", False)])
+def test_a_resize_to_sizes_has_them(policy, known):
+    graph = inferred(parse(f"""g (float[N, 4, H, W] x) => (float[A, B, C, D] y) <float[0] none = {{}}> {{
+      half = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
+      quarter = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (half)
+      sizes = Shape(half)
+      y = Resize <mode = "nearest", keep_aspect_ratio_policy = "{policy}"> (quarter, none, none, sizes)
+    }}""", opset=18))
+    assert (graph.values["y"].shape == graph.values["half"].shape) is known
+    agree(graph, {"x": np.ones((2, 4, 8, 12), np.float32)})

@@ -361,9 +361,12 @@ def _is_all(shape: Shape, axis: int, end: int) -> bool:
 
 
 def _resize(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Resize and Upsample with constant scales: floor(x * scale)."""
+    """Return the extents of Resize and Upsample: the sizes, or with constant scales floor(x * scale)."""
     index = 1 if node.op_type == "Upsample" or len(node.inputs) == 2 else 2
-    if shapes[0] is None or len(node.inputs) > 3 and node.inputs[3] is not None:
+    if len(node.inputs) > 3 and node.inputs[3] is not None:
+        stretched = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+        return elements(node.inputs[3]) if stretched and "axes" not in node.attrs else None
+    if shapes[0] is None:
         return None
     scales = node.attrs.get("scales") or _constant(node, index)
     if not scales or len(scales) != len(shapes[0]) or "axes" in node.attrs:
