@@ -249,6 +249,20 @@ def products() -> list[Program]:
                     (UNITS.get(dtype, "product_tf32"),),
                     1.5e-3 if dtype == "tf32" else TOLERANCE[dtype], device,
                 ))  # fmt: skip
+        for m, k, n in ((33, 1000, 40), (9, 2051, 13), (130, 520, 72)):
+            w = Writer(real)
+            dot = w.value(f"dot {w.load('x (i, k)')} {w.load('w (k, j)')} over k")
+            w.store("y (i, j)", w.value(f"add {dot} {w.load('c (j)')}"))
+            text = program(
+                f"input x {real}[M, K] row", f"input w {real}[K, N] row", f"input c {real}[N] row",
+                f"output y {real}[M, N] row", "stage i: M, j: N, k: K", w.lines,
+            )  # fmt: skip
+            found.append(Program(
+                f"product_split_{dtype}_{m}x{k}x{n}", text,
+                (random(real, m, k), random(real, k, n), random(real, n)),
+                (UNITS.get(dtype, "product_tf32") + "_split", "split_sum"),
+                1.5e-3 if dtype == "tf32" else TOLERANCE[dtype], Device(tf32=dtype == "tf32"),
+            ))  # fmt: skip
         for channels, outputs, size in ((8, 16, 10), (5, 9, 7)):
             w = Writer(real)
             a = w.value("load x (n, c, p + r - 1, q + s - 1) else 0")

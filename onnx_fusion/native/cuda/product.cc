@@ -11,11 +11,15 @@ namespace {
 
 constexpr int kPad = 4;     // words, so that neighbouring rows of a tile lie in other banks
 constexpr int kWords = 16;  // 32-bit words of a step, for tensor cores
+constexpr int64_t kMostSplits = 16, kLongest = 256;  // a sum is split where each part has so many terms
 
 struct Tile {
   int rows, columns;
   int step;  // elements of the sum
   int each;  // fmaf: rows and columns of a thread
+  // Of the sum, for different blocks, that a second launch adds up: `chunk` terms each, to `partial`.
+  int64_t splits = 1, chunk = 0;
+  int partial = -1;
 };
 
 std::string s(int64_t value) { return std::to_string(value); }
@@ -46,6 +50,7 @@ class Printer {
   void multiply();
   void multiply_cores();
   void finish();
+  void keep_partial(int lanes);
 
   Work& work_;
   const Nest& nest_;
@@ -253,6 +258,8 @@ void Printer::finish() {
   Body body(nest_, text_);
   body.memory_aligned = work_.device.aligned;
   choose_lanes(body, p_.b.own.back());
+  const bool splits = tile_.splits > 1;
+  if (splits) body.lanes = p_.n % 4 == 0 ? 4 : 1;
   body.lanes = std::min(body.lanes, cores() ? 2 : 4);
   const int lanes = body.lanes;
   int high = tile_.each, wide = tile_.each;
@@ -265,26 +272,44 @@ void Printer::finish() {
     column = "warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2";
     sum = "sums[i / 2][j / 2][i % 2 * 2 + j % 2";
   }
-  body.decompose("batch", p_.batch_order);
+  if (!splits) body.decompose("batch", p_.batch_order);
   text_.line("#pragma unroll");
   body.enter("for (int i = 0; i < " + s(high) + "; ++i)");
   text_.line("const int m = first_row + " + row + ";");
   text_.line("if (m >= " + text_.number(p_.m, false) + ") continue;");
-  body.decompose("m", p_.a.own);
+  if (!splits) body.decompose("m", p_.a.own);
   text_.line("#pragma unroll");
   body.enter("for (int j = 0; j < " + s(wide) + "; j += " + s(lanes) + ")");
   text_.line("const int n = first_column + " + column + ";");
   text_.line("if (n >= " + text_.number(p_.n, false) + ") continue;");
-  if (lanes > 1) text_.line("const int run = n / " + s(lanes) + ";");
-  body.decompose(lanes > 1 ? "run" : "n", p_.b.own, lanes);
+  if (lanes > 1 && !splits) text_.line("const int run = n / " + s(lanes) + ";");
+  if (!splits) body.decompose(lanes > 1 ? "run" : "n", p_.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
     text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = " + sum +
                (lane > 0 ? " + " + s(lane) : "") + "];");
   }
-  body.give(p_.dot, "sum", lanes > 1);
-  for (int line : nest_.stores) body.store(line);
+  if (splits) {
+    keep_partial(lanes);
+  } else {
+    body.give(p_.dot, "sum", lanes > 1);
+    for (int line : nest_.stores) body.store(line);
+  }
   body.leave();
   body.leave();
+}
+
+// A part of the sum goes to memory as [split][batch][row][column].
+void Printer::keep_partial(int lanes) {
+  const std::string to = text_.scratch(tile_.partial, DType::f32, true);
+  const std::string place = "((blockIdx.y * " + text_.number(p_.batches, false) + " + batch) * " +
+                            text_.number(p_.m, false) + " + m) * " + text_.number(p_.n, false) + " + n";
+  if (lanes == 1) {
+    text_.line(to + "[" + place + "] = sum;");
+    return;
+  }
+  std::string list;
+  for (int lane = 0; lane < lanes; ++lane) list += (lane > 0 ? ", sum_" : "sum_") + s(lane);
+  text_.line("*(Pack<float, " + s(lanes) + ">*)(" + to + " + " + place + ") = {{" + list + "}};");
 }
 
 Text& Printer::print() {
@@ -297,17 +322,25 @@ Text& Printer::print() {
                (how.pair > 1 ? "[2]" : "") + "[" + s(how.lanes) + "];");
   }
   const std::string length = text_.number(p_.k, false);
-  text_.open("for (int next_sum = 0; next_sum < " + length + " + " + s(tile_.step) + "; next_sum += " +
-             s(tile_.step) + ")");
-  text_.open("if (next_sum < " + length + ")");
+  std::string from = "0", end = length;
+  if (tile_.splits > 1) {
+    const std::string chunk = text_.number(tile_.chunk, false);
+    text_.line("const int sum_from = blockIdx.y * " + chunk + ", sum_end = min(sum_from + " + chunk + ", " +
+               length + ");");
+    from = "sum_from";
+    end = "sum_end";
+  }
+  text_.open("for (int next_sum = " + from + "; next_sum < " + end + " + " + s(tile_.step) +
+             "; next_sum += " + s(tile_.step) + ")");
+  text_.open("if (next_sum < " + end + ")");
   load(p_.a, true);
   load(p_.b, false);
   text_.close();
-  text_.open("if (next_sum > 0)");
+  text_.open("if (next_sum > " + from + ")");
   cores() ? multiply_cores() : multiply();
   text_.line("__syncthreads();");
   text_.close();
-  text_.open("if (next_sum < " + length + ")");
+  text_.open("if (next_sum < " + end + ")");
   keep(p_.a, true);
   keep(p_.b, false);
   text_.close();
@@ -315,6 +348,46 @@ Text& Printer::print() {
   text_.close();
   finish();
   return text_;
+}
+
+// The second launch: adds up the parts, and does what follows the dot.
+Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& p, const Tile& tile) {
+  Text text(work.bound, false);
+  Body body(nest, text);
+  body.memory_aligned = work.device.aligned;
+  choose_lanes(body, p.b.own.back());
+  body.lanes = std::min(body.lanes, 4);
+  const int lanes = body.lanes;
+  const int64_t all = p.batches * p.m * p.n;
+  const std::string runs = s(lanes), from = text.scratch(tile.partial, DType::f32, false);
+  text.line("const int i = blockIdx.x * (int)blockDim.x + threadIdx.x;");
+  text.line("if (i >= " + text.number(all / lanes, false) + ") return;");
+  text.line("const int row = " + text.quotient("i", p.n / lanes, false) + ";");
+  text.line("const int run = i - row * " + text.number(p.n / lanes, false) + ";");
+  text.line("const int batch = " + text.quotient("row", p.m, false) + ";");
+  text.line("const int m = row - batch * " + text.number(p.m, false) + ";");
+  body.decompose("batch", p.batch_order);
+  body.decompose("m", p.a.own);
+  body.decompose("run", p.b.own, lanes);
+  std::string zeros = "float sum" + std::string(lanes > 1 ? "_0" : "") + " = 0.0f";
+  for (int lane = 1; lane < lanes; ++lane) zeros += ", sum_" + s(lane) + " = 0.0f";
+  text.line(zeros + ";");
+  text.line("#pragma unroll 4");
+  text.open("for (int split = 0; split < " + text.number(tile.splits, false) + "; ++split)");
+  const std::string place = from + " + split * " + text.number(all, false) + " + i * " + runs;
+  if (lanes == 1) {
+    text.line("sum += *(" + place + ");");
+  } else {
+    text.line("const Pack<float, " + runs + "> part = *(const Pack<float, " + runs + ">*)(" + place + ");");
+    for (int lane = 0; lane < lanes; ++lane) text.line("sum_" + s(lane) + " += part.at[" + s(lane) + "];");
+  }
+  text.close();
+  body.give(p.dot, "sum", lanes > 1);
+  for (int line : nest.stores) body.store(line);
+  Shape shape;
+  shape.block[0] = kThreads;
+  shape.grid[0] = (all / lanes + kThreads - 1) / kThreads;
+  return work.add(stage, "split_sum", text, shape);
 }
 
 }  // namespace
@@ -330,16 +403,27 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
     tile.step = product.unit == Unit::tf32 ? kWords : 2 * kWords;
     schedule += product.unit == Unit::f16 ? "_f16" : product.unit == Unit::bf16 ? "_bf16" : "_tf32";
   }
+  // Fewer tiles than processors: several blocks share each tile's sum.
+  const int64_t all = product.batches * product.m * product.n;
+  const int64_t splits = std::min({work.device.processors / tiles(tile.rows), product.k / kLongest, kMostSplits});
+  if (splits > 1 && all < (int64_t{1} << 30) / kMostSplits) {
+    tile.chunk = ((product.k + splits - 1) / splits + tile.step - 1) / tile.step * tile.step;
+    tile.splits = (product.k + tile.chunk - 1) / tile.chunk;
+    tile.partial = work.buffer(4 * all * tile.splits);
+    schedule += "_split";
+  }
   Printer printer(work, nest, product, tile);
   const Text& text = printer.print();
   Shape shape;
   shape.grid[0] = tiles(tile.rows);
+  shape.grid[1] = tile.splits;
   shape.block[0] = kThreads;
   shape.shared_bytes = printer.shared_bytes();
   // Two blocks of a processor hide each other's waits, where the registers suffice.
   constexpr int kStaged = 12;
   const bool two = tile.rows <= 64 || printer.staged() <= kStaged;
-  return work.add(stage, schedule, text, shape, two ? 2 : 1);
+  const Status status = work.add(stage, schedule, text, shape, two ? 2 : 1);
+  return status.ok() && tile.splits > 1 ? add_parts(work, stage, nest, product, tile) : status;
 }
 
 }  // namespace onnx_fusion::cuda
