@@ -12,6 +12,7 @@ constexpr int64_t kUnrolled = 9;  // positions of a loop that is unrolled, a 3x3
 
 Body::Body(const Nest& from, Text& to) : nest(from), text(to) {
   names_.resize(nest.lines());
+  kept_.resize(nest.lines());
   with_lanes_.assign(nest.lines(), 0);
   for (std::string& name : letter) name = "0";
 }
@@ -100,6 +101,15 @@ int Body::loop(LetterSet over, const Team& team) {
   int64_t count = 1;
   for (int l : found) count *= nest.extents[l] / step(l);
   const std::string flat = text.fresh("r");
+  if (turns_ > 0) {
+    text.line("#pragma unroll");
+    enter("for (int turn = 0; turn < " + std::to_string(turns_) + "; ++turn)");
+    text.line("const " + type + " " + flat + " = " + team.rank + " + turn * " +
+              std::to_string(team.threads) + ";");
+    enter("if (" + flat + " < " + text.number(count, false) + ")");
+    decompose(flat, found, found.empty() ? 1 : step(found.back()));
+    return 2;
+  }
   enter("for (" + type + " " + flat + " = " + team.rank + "; " + flat + " < " +
         text.number(count, false) + "; " + flat + " += " + std::to_string(team.threads) + ")");
   decompose(flat, found, found.empty() ? 1 : step(found.back()));

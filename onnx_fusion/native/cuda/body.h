@@ -46,6 +46,9 @@ class Body {
   void hoist(int line, LetterSet inner);
   // Reductions over the same letters, in one loop. A lane letter may be one of them.
   void reduce(const std::vector<int>& lines, const Team& team);
+  // Reads these loads once, into registers, for all later loops of the team over the letters. Not all
+  // may be possible; none is if a thread would hold too much.
+  void keep_rows(const std::vector<int>& loads, LetterSet over, const Team& team);
   // Loops over letters, for the threads of a team; returns how many blocks were opened.
   int loop(LetterSet over, const Team& team);
 
@@ -68,6 +71,8 @@ class Body {
   void define(int line, int lane, const std::string& value);
   bool static_program() const { return nest.bound.program->dims.empty(); }
 
+  int turns_ = 0;                   // of a thread of the team over a row, where rows are kept
+  std::vector<std::string> kept_;   // per line: the array that holds a load's row, or ""
   std::vector<std::string> names_;
   std::vector<uint8_t> with_lanes_;
   std::vector<int> printed_;

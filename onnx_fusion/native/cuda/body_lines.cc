@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kVector = 16;  // bytes of one access
 constexpr int kMostLanes = 8;
+constexpr int64_t kMostKept = 128;   // bytes of rows in a thread's registers
 constexpr size_t kMostValues = 128;  // of all lanes: more would spill
 
 }  // namespace
@@ -98,8 +99,64 @@ bool Body::aligned(const Access& access) const {
   return true;
 }
 
+void Body::keep_rows(const std::vector<int>& loads, LetterSet over, const Team& team) {
+  const bool vectors = lanes > 1 && (over >> lane_letter & 1);
+  if (lanes > 1 && !vectors) return;
+  const int64_t runs = nest.points(over) / lanes;
+  int64_t turns = (runs + team.threads - 1) / team.threads;
+  if (!nest.all_fixed(over)) {  // few texts for many lengths
+    int64_t power = 1;
+    while (power < turns) power *= 2;
+    turns = power;
+  }
+  std::vector<int> first;
+  int64_t bytes = 0;
+  const auto alike = [&](int a, int b) {
+    const Access &x = nest.access[static_cast<size_t>(a)], &y = nest.access[static_cast<size_t>(b)];
+    return x.tensor == y.tensor && x.address.base == y.address.base &&
+           std::equal(x.address.coef, x.address.coef + kMaxLetters, y.address.coef);
+  };
+  for (int line : loads) {
+    const int64_t size = static_cast<int64_t>(dtype_size(nest.dtype(line)));
+    const Access& access = nest.access[static_cast<size_t>(line)];
+    if (!access.plain() || (vectors && (!aligned(access) || size * lanes > kVector))) continue;
+    std::string& name = kept_[static_cast<size_t>(line)];
+    for (int other : first) {
+      if (alike(line, other)) name = kept_[static_cast<size_t>(other)];
+    }
+    if (!name.empty() || bytes + size * lanes * turns > kMostKept) continue;
+    bytes += size * lanes * turns;
+    name = text.fresh("kept");
+    first.push_back(line);
+  }
+  if (first.empty()) return;
+  const auto type = [&](int line) {
+    const std::string element = type_name(nest.dtype(line));
+    return lanes > 1 ? "Pack<" + element + ", " + std::to_string(lanes) + ">" : element;
+  };
+  for (int line : first) {
+    text.line(type(line) + " " + kept_[static_cast<size_t>(line)] + "[" + std::to_string(turns) + "];");
+  }
+  turns_ = static_cast<int>(turns);
+  const int blocks = loop(over, team);
+  for (int line : first) {
+    const Access& access = nest.access[static_cast<size_t>(line)];
+    const std::string memory = text.pointer(access.tensor, false), place = offset(access, 0);
+    text.line(kept_[static_cast<size_t>(line)] + "[turn] = " +
+              (lanes > 1 ? "*(const " + type(line) + "*)(" + memory + " + " + place + ")"
+                         : memory + "[" + place + "]") + ";");
+  }
+  for (int i = 0; i < blocks; ++i) leave();
+}
+
 void Body::print_load(int line) {
   const Instruction& instruction = nest.at(line);
+  if (const std::string& kept = kept_[static_cast<size_t>(line)]; !kept.empty()) {
+    for (int lane = 0; lane < lanes; ++lane) {
+      define(line, lane, kept + "[turn]" + (lanes > 1 ? ".at[" + std::to_string(lane) + "]" : ""));
+    }
+    return;
+  }
   const Access& access = nest.access[static_cast<size_t>(line)];
   const std::string memory = text.pointer(access.tensor, false);
   const std::string otherwise =

@@ -33,6 +33,18 @@ void print_levels(Body& body, const Row& row, const Team& team, const std::strin
                   const std::string& leader) {
   const Nest& nest = body.nest;
   if (team.threads > 1) {
+    // What several loops over a row read.
+    std::vector<int> loads;
+    bool each = false;
+    for (int line : nest.stores) each = each || (nest.letters[static_cast<size_t>(line)] & row.reduced);
+    for (size_t i = 0; i < nest.lines(); ++i) {
+      const int line = static_cast<int>(i);
+      const bool load = nest.is_live(line) && nest.at(line).op == Op::op_load;
+      if (load && (nest.letters[i] & row.kept) && (nest.letters[i] & row.reduced)) loads.push_back(line);
+    }
+    if (row.levels + each > 1 && team.after.find("threadIdx.y") == std::string::npos) {
+      body.keep_rows(loads, row.reduced, team);
+    }
     for (int level = 1; level <= row.levels; ++level) {
       std::vector<int> together;
       for (size_t i = 0; i < nest.lines(); ++i) {

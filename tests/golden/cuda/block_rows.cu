@@ -51,67 +51,85 @@ DEVICE T block_max(T a, T* shared, int thread, int threads) {
   for (int w = 1; w < threads / 32; ++w) a = m_max(a, shared[w]);
   return a;
 }
-extern "C" __global__ void __launch_bounds__(256) block_rows_023f85a2d30f7d3f(const int n2,
+extern "C" __global__ void __launch_bounds__(256) block_rows_88c786bfad27a3a7(const int n2,
     const float* __restrict__ t0,
     const int n3,
     float* __restrict__ t1) {
   const int i = blockIdx.x;
   const int a0 = i;
-  float s0 = __uint_as_float(0xff800000u);
-  for (int r1 = threadIdx.x; r1 < n2; r1 += 256) {
-    const int a1 = (r1) * 4;
-    const Pack<float, 4> p0_0 = *(const Pack<float, 4>*)(t0 + n3 * a0 + a1);
-    const float v0_0 = p0_0.at[0];
-    const float v0_1 = p0_0.at[1];
-    const float v0_2 = p0_0.at[2];
-    const float v0_3 = p0_0.at[3];
-    s0 = m_max(s0, v0_0);
-    s0 = m_max(s0, v0_1);
-    s0 = m_max(s0, v0_2);
-    s0 = m_max(s0, v0_3);
+  Pack<float, 4> kept0[2];
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r1 = threadIdx.x + turn * 256;
+    if (r1 < n2) {
+      const int a1 = (r1) * 4;
+      kept0[turn] = *(const Pack<float, 4>*)(t0 + n3 * a0 + a1);
+    }
   }
-  s0 = block_max(s0, (float*)shared_bytes(), threadIdx.x, 256);
-  float s4 = (float)0;
-  for (int r5 = threadIdx.x; r5 < n2; r5 += 256) {
-    const int a1 = (r5) * 4;
-    const Pack<float, 4> p0_0 = *(const Pack<float, 4>*)(t0 + n3 * a0 + a1);
-    const float v0_0 = p0_0.at[0];
-    const float v0_1 = p0_0.at[1];
-    const float v0_2 = p0_0.at[2];
-    const float v0_3 = p0_0.at[3];
-    const float v2_0 = m_sub(v0_0, s0);
-    const float v2_1 = m_sub(v0_1, s0);
-    const float v2_2 = m_sub(v0_2, s0);
-    const float v2_3 = m_sub(v0_3, s0);
-    const float v3_0 = m_exp(v2_0);
-    const float v3_1 = m_exp(v2_1);
-    const float v3_2 = m_exp(v2_2);
-    const float v3_3 = m_exp(v2_3);
-    s4 = m_add(s4, v3_0);
-    s4 = m_add(s4, v3_1);
-    s4 = m_add(s4, v3_2);
-    s4 = m_add(s4, v3_3);
+  float s4 = __uint_as_float(0xff800000u);
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r5 = threadIdx.x + turn * 256;
+    if (r5 < n2) {
+      const int a1 = (r5) * 4;
+      const float v0_0 = kept0[turn].at[0];
+      const float v0_1 = kept0[turn].at[1];
+      const float v0_2 = kept0[turn].at[2];
+      const float v0_3 = kept0[turn].at[3];
+      s4 = m_max(s4, v0_0);
+      s4 = m_max(s4, v0_1);
+      s4 = m_max(s4, v0_2);
+      s4 = m_max(s4, v0_3);
+    }
   }
-  s4 = block_sum(s4, (float*)shared_bytes(), threadIdx.x, 256);
-  for (int r6 = threadIdx.x; r6 < n2; r6 += 256) {
-    const int a1 = (r6) * 4;
-    const Pack<float, 4> p0_0 = *(const Pack<float, 4>*)(t0 + n3 * a0 + a1);
-    const float v0_0 = p0_0.at[0];
-    const float v0_1 = p0_0.at[1];
-    const float v0_2 = p0_0.at[2];
-    const float v0_3 = p0_0.at[3];
-    const float v2_0 = m_sub(v0_0, s0);
-    const float v2_1 = m_sub(v0_1, s0);
-    const float v2_2 = m_sub(v0_2, s0);
-    const float v2_3 = m_sub(v0_3, s0);
-    const float v3_0 = m_exp(v2_0);
-    const float v3_1 = m_exp(v2_1);
-    const float v3_2 = m_exp(v2_2);
-    const float v3_3 = m_exp(v2_3);
-    const float v5_0 = m_div(v3_0, s4);
-    const float v5_1 = m_div(v3_1, s4);
-    const float v5_2 = m_div(v3_2, s4);
-    const float v5_3 = m_div(v3_3, s4);
-    *(Pack<float, 4>*)(t1 + n3 * a0 + a1) = {{v5_0, v5_1, v5_2, v5_3}};
+  s4 = block_max(s4, (float*)shared_bytes(), threadIdx.x, 256);
+  float s6 = (float)0;
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r7 = threadIdx.x + turn * 256;
+    if (r7 < n2) {
+      const int a1 = (r7) * 4;
+      const float v0_0 = kept0[turn].at[0];
+      const float v0_1 = kept0[turn].at[1];
+      const float v0_2 = kept0[turn].at[2];
+      const float v0_3 = kept0[turn].at[3];
+      const float v2_0 = m_sub(v0_0, s4);
+      const float v2_1 = m_sub(v0_1, s4);
+      const float v2_2 = m_sub(v0_2, s4);
+      const float v2_3 = m_sub(v0_3, s4);
+      const float v3_0 = m_exp(v2_0);
+      const float v3_1 = m_exp(v2_1);
+      const float v3_2 = m_exp(v2_2);
+      const float v3_3 = m_exp(v2_3);
+      s6 = m_add(s6, v3_0);
+      s6 = m_add(s6, v3_1);
+      s6 = m_add(s6, v3_2);
+      s6 = m_add(s6, v3_3);
+    }
+  }
+  s6 = block_sum(s6, (float*)shared_bytes(), threadIdx.x, 256);
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r8 = threadIdx.x + turn * 256;
+    if (r8 < n2) {
+      const int a1 = (r8) * 4;
+      const float v0_0 = kept0[turn].at[0];
+      const float v0_1 = kept0[turn].at[1];
+      const float v0_2 = kept0[turn].at[2];
+      const float v0_3 = kept0[turn].at[3];
+      const float v2_0 = m_sub(v0_0, s4);
+      const float v2_1 = m_sub(v0_1, s4);
+      const float v2_2 = m_sub(v0_2, s4);
+      const float v2_3 = m_sub(v0_3, s4);
+      const float v3_0 = m_exp(v2_0);
+      const float v3_1 = m_exp(v2_1);
+      const float v3_2 = m_exp(v2_2);
+      const float v3_3 = m_exp(v2_3);
+      const float v5_0 = m_div(v3_0, s6);
+      const float v5_1 = m_div(v3_1, s6);
+      const float v5_2 = m_div(v3_2, s6);
+      const float v5_3 = m_div(v3_3, s6);
+      *(Pack<float, 4>*)(t1 + n3 * a0 + a1) = {{v5_0, v5_1, v5_2, v5_3}};
+    }
   }
 }

@@ -37,35 +37,56 @@ DEVICE T warp_max(T a, int lanes) {
   }
   return a;
 }
-extern "C" __global__ void __launch_bounds__(256) warp_rows_79f4f43298d51bf8(const int n0,
+extern "C" __global__ void __launch_bounds__(256) warp_rows_77c1dc5ad63e9e54(const int n0,
     const int n3,
     const float* __restrict__ t0,
     float* __restrict__ t1) {
   const int i = blockIdx.x * (int)blockDim.y + threadIdx.y;
   if (i >= n0) return;
   const int a0 = i;
-  float s1 = __uint_as_float(0xff800000u);
-  for (int r2 = threadIdx.x; r2 < n3; r2 += 32) {
-    const int a1 = r2;
-    const float v0 = t0[n3 * a0 + a1];
-    s1 = m_max(s1, v0);
+  float kept1[2];
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r2 = threadIdx.x + turn * 32;
+    if (r2 < n3) {
+      const int a1 = r2;
+      kept1[turn] = t0[n3 * a0 + a1];
+    }
   }
-  s1 = warp_max(s1, 32);
-  float s4 = (float)0;
-  for (int r5 = threadIdx.x; r5 < n3; r5 += 32) {
-    const int a1 = r5;
-    const float v0 = t0[n3 * a0 + a1];
-    const float v2 = m_sub(v0, s1);
-    const float v3 = m_exp(v2);
-    s4 = m_add(s4, v3);
+  float s4 = __uint_as_float(0xff800000u);
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r5 = threadIdx.x + turn * 32;
+    if (r5 < n3) {
+      const int a1 = r5;
+      const float v0 = kept1[turn];
+      s4 = m_max(s4, v0);
+    }
   }
-  s4 = warp_sum(s4, 32);
-  for (int r6 = threadIdx.x; r6 < n3; r6 += 32) {
-    const int a1 = r6;
-    const float v0 = t0[n3 * a0 + a1];
-    const float v2 = m_sub(v0, s1);
-    const float v3 = m_exp(v2);
-    const float v5 = m_div(v3, s4);
-    t1[n3 * a0 + a1] = v5;
+  s4 = warp_max(s4, 32);
+  float s6 = (float)0;
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r7 = threadIdx.x + turn * 32;
+    if (r7 < n3) {
+      const int a1 = r7;
+      const float v0 = kept1[turn];
+      const float v2 = m_sub(v0, s4);
+      const float v3 = m_exp(v2);
+      s6 = m_add(s6, v3);
+    }
+  }
+  s6 = warp_sum(s6, 32);
+  #pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {
+    const int r8 = threadIdx.x + turn * 32;
+    if (r8 < n3) {
+      const int a1 = r8;
+      const float v0 = kept1[turn];
+      const float v2 = m_sub(v0, s4);
+      const float v3 = m_exp(v2);
+      const float v5 = m_div(v3, s6);
+      t1[n3 * a0 + a1] = v5;
+    }
   }
 }
