@@ -225,6 +225,8 @@ def optimize_to(args: argparse.Namespace, target: str):
     """Write the fused model to `target` and return the summary."""
     from onnx_fusion.api import optimize_file
 
+    if args.embed_ptx and args.device == "cpu":
+        raise OnnxFusionError("--embed-ptx needs --target cuda or both")
     try:
         with show.progress() as progress:
             return optimize_file(
