@@ -174,8 +174,8 @@ int cuModuleGetFunction(Kernel** kernel, Module* module, const char* name) {
   (*kernel)->run = run;
   return kOk;
 }
-int cuFuncGetAttribute(int* value, int attribute, Kernel*) {
-  *value = attribute == 0 ? number("FAKE_CUDA_THREADS", 1024) : 0;
+int cuFuncGetAttribute(int* value, int attribute, Kernel* kernel) {
+  *value = attribute == 0 ? number("FAKE_CUDA_THREADS", 1024) : kernel->shared;
   return kOk;
 }
 int cuFuncSetAttribute(Kernel* kernel, int attribute, int value) {

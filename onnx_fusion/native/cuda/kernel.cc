@@ -55,6 +55,16 @@ void check_limits(const Launch& launch, const Place& place, int function_threads
   }
 }
 
+// Other launches of the same function may need more: what is allowed never shrinks.
+void allow_shared(const Driver& driver, Function function, int bytes) {
+  static auto& mutex = *new std::mutex;
+  std::lock_guard<std::mutex> lock(mutex);
+  int allowed = 0;
+  driver.check("cuFuncGetAttribute", driver.function_attribute(&allowed, kDynamicShared, function));
+  if (bytes <= allowed) return;
+  driver.check("cuFuncSetAttribute", driver.set_function_attribute(function, kDynamicShared, bytes));
+}
+
 bool is_aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % kAlignment == 0;
 }
@@ -142,11 +152,7 @@ Launches Kernel::State::prepare(const BoundProgram& bound, bool aligned) const {
     driver->check("cuFuncGetAttribute",
                   driver->function_attribute(&threads, kFunctionThreads, function));
     check_limits(launch, place, threads);
-    if (launch.shared_bytes > place.device.shared_default) {
-      driver->check("cuFuncSetAttribute",
-                    driver->set_function_attribute(function, kDynamicShared,
-                                                   static_cast<int>(launch.shared_bytes)));
-    }
+    allow_shared(*driver, function, static_cast<int>(launch.shared_bytes));
     ready.steps.push_back({function, &launch});
   }
   if (ready.plan.may_fail) need_failure();
