@@ -14,7 +14,8 @@ export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=lib
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 if [ $# -eq 0 ]; then
   shopt -s nullglob
-  set -- tests/test_ort_op.py tests/test_library.py tests/test_native*.py
+  set -- tests/test_ort_op.py tests/test_library.py tests/test_native*.py tests/test_cuda_op.py \
+    tests/test_cuda_device.py
 fi
 # Python and ONNX Runtime leave memory to the end of the process; the second step looks at ours.
 ASAN_OPTIONS=detect_leaks=0 "$python" -m pytest -p no:cacheprovider \
