@@ -3,9 +3,10 @@
     python scripts/check_cuda.py [MODEL ...] [--arch 75 80 ...] [--jobs N] [--policy all]
 
 MODEL is a path; without one, only the schedules' tests are compiled. Models are planned for CUDA,
-their programs bound (dims that no model says: the first of a few sizes that fits), rendered, and each distinct text is compiled for every architecture. Prints one table: schedules with their
-types and sizes, kernels for each architecture, spills, the most registers, seconds. Exits with 1 if
-a program has no plan, a text does not compile, or a kernel spills.
+their programs bound (dims that no model says: the first of a few sizes that fits), rendered, and
+each distinct text is compiled for every architecture. Prints one table: programs tested and
+launches by schedule; kernels by architecture, how many spill, the most registers, seconds. Exits
+with 1 if a program has no plan, a text does not compile, or a kernel spills.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ from onnx_fusion.program import parse_program
 from onnx_fusion.program.expr import evaluate
 
 SIZES = (1, 2, 8, 16, 64, 33, 128, 3, 4, 5, 6, 7, 9, 10, 12, 14, 20, 24, 32, 100, 224, 256)
-FLOORS = (75, 80)
-"""From which architectures on plans have the instructions of the next ones."""
+FLOORS = (75, 80, 100)
+"""From which architectures on plans differ."""
+
+
+def floor_of(arch: int) -> int:
+    return max(floor for floor in FLOORS if floor <= arch)
 
 
 def sample(text: str, size: int) -> list[np.ndarray]:
@@ -89,7 +94,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--policy", default="all")
     args = parser.parse_args()
-    floors = sorted({FLOORS[0] if arch < FLOORS[1] else FLOORS[1] for arch in args.arch})
+    floors = sorted({floor_of(arch) for arch in args.arch})
     texts: dict[int, dict[str, str]] = {floor: {} for floor in floors}
     launches: collections.Counter[str] = collections.Counter()
     tested: collections.Counter[str] = collections.Counter()
@@ -131,7 +136,7 @@ def main() -> int:
         for arch in args.arch:
             made, failed, spilling, most = 0, 0, 0, 0
             seconds = 0.0
-            units = texts[FLOORS[0] if arch < FLOORS[1] else FLOORS[1]]
+            units = texts[floor_of(arch)]
             for entry, result in zip(
                 units, pool.map(lambda u, a=arch: attempt(u, a), units.values()), strict=True
             ):

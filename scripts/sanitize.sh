@@ -12,10 +12,11 @@ bin=$(dirname "$("$python" -c 'import sys; print(sys.executable)')")
 export ONNX_FUSION_LIBRARY=$PWD/build/sanitize/libonnx_fusion.so
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)"
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export ONNX_FUSION_EMULATOR_FLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 if [ $# -eq 0 ]; then
   shopt -s nullglob
   set -- tests/test_ort_op.py tests/test_library.py tests/test_native*.py tests/test_cuda_op.py \
-    tests/test_cuda_device.py
+    tests/test_cuda_device.py tests/test_cuda_schedules.py
 fi
 # Python and ONNX Runtime leave memory to the end of the process; the second step looks at ours.
 ASAN_OPTIONS=detect_leaks=0 "$python" -m pytest -p no:cacheprovider \

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -207,8 +208,12 @@ def _output_shapes(program, inputs: Sequence[np.ndarray]) -> list[tuple[int, ...
 
 @functools.cache
 def machine() -> Machine:
-    """Return the machine that a process's tests share."""
+    """Return the machine that a process's tests share.
+
+    $ONNX_FUSION_EMULATOR_FLAGS are its compiler's, for example `-O1 -fsanitize=address,undefined`.
+    """
     folder = tempfile.TemporaryDirectory(prefix="onnx_fusion_cuda_")
-    shared = Machine(Path(folder.name))
+    flags = os.environ.get("ONNX_FUSION_EMULATOR_FLAGS", "-O1")
+    shared = Machine(Path(folder.name), flags.split())
     shared.cleanup = folder  # type: ignore[attr-defined]
     return shared

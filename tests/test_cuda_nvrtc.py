@@ -18,8 +18,8 @@ import nvrtc
 if nvrtc.find_library() is None:
     pytest.skip("not run: nvidia-cuda-nvrtc is not installed", allow_module_level=True)
 
-REGISTERS = 128
-"""What 256 threads may use, so that two blocks fit a processor."""
+REGISTERS = {"attention": 168, "product": 255}
+"""Of a thread at most, by schedule; 128 for all others."""
 
 
 def texts(arch: int) -> dict[str, tuple[str, str]]:
@@ -53,7 +53,8 @@ def test_no_kernel_spills(arch, modules):
     assert len(found) >= 20
     for name, (entry, _) in found.items():
         kernel = modules[arch].kernels[entry]
-        assert (kernel.spills, kernel.registers <= REGISTERS) == (0, True), (name, kernel)
+        cap = REGISTERS.get(name.split("_")[0], 128)
+        assert (kernel.spills, kernel.registers <= cap) == (0, True), (name, kernel)
 
 
 def test_neighbours_are_read_by_128_bits_at_once():

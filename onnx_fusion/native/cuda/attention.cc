@@ -9,7 +9,8 @@ namespace onnx_fusion::cuda {
 namespace {
 
 constexpr int kWarps = 4, kRows = 16 * kWarps, kColumns = 64;
-constexpr int kPad = 8;  // halves
+constexpr int kPad = 8;     // halves
+constexpr int kBlocks = 3;  // of a processor: leaves each thread 168 registers
 
 std::string s(int64_t value) { return std::to_string(value); }
 int64_t round_up(int64_t value) { return (value + 15) / 16 * 16; }
@@ -230,6 +231,7 @@ void Printer::finish() {
   body.enter("for (int i = 0; i < 2; ++i)");
   text_.line("total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);");
   text_.line("total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);");
+  text_.line("const float share = __fdividef(1.0f, total[i]);");
   text_.line("const int m = first_row + warp * 16 + i * 8 + lane / 4;");
   text_.line("if (m >= " + text_.number(p.m, false) + ") continue;");
   body.decompose("m", p.a.own);
@@ -241,7 +243,7 @@ void Printer::finish() {
   body.decompose(lanes > 1 ? "run" : "n", p.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
     text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = sums[d / 2][i * 2 + d % 2" +
-               (lane > 0 ? " + " + s(lane) : "") + "] / total[i];");
+               (lane > 0 ? " + " + s(lane) : "") + "] * share;");
   }
   body.give(p.dot, "sum", lanes > 1);
   for (int line : result_.stores) body.store(line);
@@ -288,7 +290,8 @@ Status plan_attention(Work& work, size_t stage, const Nest& scores, const Nest& 
   shape.grid[0] = attention.scores.batches * ((attention.scores.m + kRows - 1) / kRows);
   shape.block[0] = 32 * kWarps;
   shape.shared_bytes = printer.shared_bytes();
-  return work.add(stage, attention.scores.unit == Unit::f16 ? "attention_f16" : "attention_bf16", text, shape);
+  return work.add(stage, attention.scores.unit == Unit::f16 ? "attention_f16" : "attention_bf16", text, shape,
+                  kBlocks);
 }
 
 }  // namespace onnx_fusion::cuda

@@ -34,5 +34,8 @@ bool find_product(const Nest& nest, const Device& device, Product* product);
 std::string as_element(Unit unit, DType dtype, const std::string& value);
 
 Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& product);
+// After a launch that left `splits` parts of every sum in a buffer.
+Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& product, int64_t splits,
+                 int partial);
 
 }  // namespace onnx_fusion::cuda

@@ -350,46 +350,6 @@ Text& Printer::print() {
   return text_;
 }
 
-// The second launch: adds up the parts, and does what follows the dot.
-Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& p, const Tile& tile) {
-  Text text(work.bound, false);
-  Body body(nest, text);
-  body.memory_aligned = work.device.aligned;
-  choose_lanes(body, p.b.own.back());
-  body.lanes = std::min(body.lanes, 4);
-  const int lanes = body.lanes;
-  const int64_t all = p.batches * p.m * p.n;
-  const std::string runs = s(lanes), from = text.scratch(tile.partial, DType::f32, false);
-  text.line("const int i = blockIdx.x * (int)blockDim.x + threadIdx.x;");
-  text.line("if (i >= " + text.number(all / lanes, false) + ") return;");
-  text.line("const int row = " + text.quotient("i", p.n / lanes, false) + ";");
-  text.line("const int run = i - row * " + text.number(p.n / lanes, false) + ";");
-  text.line("const int batch = " + text.quotient("row", p.m, false) + ";");
-  text.line("const int m = row - batch * " + text.number(p.m, false) + ";");
-  body.decompose("batch", p.batch_order);
-  body.decompose("m", p.a.own);
-  body.decompose("run", p.b.own, lanes);
-  std::string zeros = "float sum" + std::string(lanes > 1 ? "_0" : "") + " = 0.0f";
-  for (int lane = 1; lane < lanes; ++lane) zeros += ", sum_" + s(lane) + " = 0.0f";
-  text.line(zeros + ";");
-  text.line("#pragma unroll 4");
-  text.open("for (int split = 0; split < " + text.number(tile.splits, false) + "; ++split)");
-  const std::string place = from + " + split * " + text.number(all, false) + " + i * " + runs;
-  if (lanes == 1) {
-    text.line("sum += *(" + place + ");");
-  } else {
-    text.line("const Pack<float, " + runs + "> part = *(const Pack<float, " + runs + ">*)(" + place + ");");
-    for (int lane = 0; lane < lanes; ++lane) text.line("sum_" + s(lane) + " += part.at[" + s(lane) + "];");
-  }
-  text.close();
-  body.give(p.dot, "sum", lanes > 1);
-  for (int line : nest.stores) body.store(line);
-  Shape shape;
-  shape.block[0] = kThreads;
-  shape.grid[0] = (all / lanes + kThreads - 1) / kThreads;
-  return work.add(stage, "split_sum", text, shape);
-}
-
 }  // namespace
 
 Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& product) {
@@ -421,9 +381,9 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
   shape.shared_bytes = printer.shared_bytes();
   // Two blocks of a processor hide each other's waits, where the registers suffice.
   constexpr int kStaged = 12;
-  const bool two = tile.rows <= 64 || printer.staged() <= kStaged;
+  const bool two = tile.rows <= 64 || (printer.staged() <= kStaged && work.device.arch < 100);
   const Status status = work.add(stage, schedule, text, shape, two ? 2 : 1);
-  return status.ok() && tile.splits > 1 ? add_parts(work, stage, nest, product, tile) : status;
+  return status.ok() && tile.splits > 1 ? add_parts(work, stage, nest, product, tile.splits, tile.partial) : status;
 }
 
 }  // namespace onnx_fusion::cuda

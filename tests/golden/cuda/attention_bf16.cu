@@ -32,7 +32,7 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
-extern "C" __global__ void __launch_bounds__(128) attention_bf16_a43b649f54bb34b1(const int n0,
+extern "C" __global__ void __launch_bounds__(128, 3) attention_bf16_664b19b289b0edf2(const int n0,
     const int n1,
     const unsigned short* __restrict__ t0,
     const int n3,
@@ -228,6 +228,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_bf16_a43b649f54bb34b
   for (int i = 0; i < 2; ++i) {
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
+    const float share = __fdividef(1.0f, total[i]);
     const int m = first_row + warp * 16 + i * 8 + lane / 4;
     if (m >= n1) continue;
     const int a1 = m;
@@ -237,8 +238,8 @@ extern "C" __global__ void __launch_bounds__(128) attention_bf16_a43b649f54bb34b
       if (n >= n0) continue;
       const int run = n / 2;
       const int a4 = (run) * 2;
-      const float sum_0 = sums[d / 2][i * 2 + d % 2] / total[i];
-      const float sum_1 = sums[d / 2][i * 2 + d % 2 + 1] / total[i];
+      const float sum_0 = sums[d / 2][i * 2 + d % 2] * share;
+      const float sum_1 = sums[d / 2][i * 2 + d % 2 + 1] * share;
       const unsigned short v5_0 = float_to_bf16((float)sum_0);
       const unsigned short v5_1 = float_to_bf16((float)sum_1);
       *(Pack<unsigned short, 2>*)(t6 + n3 * a0 + n4 * a1 + n0 * a2 + a4) = {{v5_0, v5_1}};

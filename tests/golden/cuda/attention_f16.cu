@@ -41,7 +41,7 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
-extern "C" __global__ void __launch_bounds__(128) attention_f16_2b50d68fac820e8f(const int n0,
+extern "C" __global__ void __launch_bounds__(128, 3) attention_f16_6fa6461f375fc02c(const int n0,
     const int n1,
     const unsigned short* __restrict__ t0,
     const int n3,
@@ -237,6 +237,7 @@ extern "C" __global__ void __launch_bounds__(128) attention_f16_2b50d68fac820e8f
   for (int i = 0; i < 2; ++i) {
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
+    const float share = __fdividef(1.0f, total[i]);
     const int m = first_row + warp * 16 + i * 8 + lane / 4;
     if (m >= n1) continue;
     const int a1 = m;
@@ -246,8 +247,8 @@ extern "C" __global__ void __launch_bounds__(128) attention_f16_2b50d68fac820e8f
       if (n >= n0) continue;
       const int run = n / 2;
       const int a4 = (run) * 2;
-      const float sum_0 = sums[d / 2][i * 2 + d % 2] / total[i];
-      const float sum_1 = sums[d / 2][i * 2 + d % 2 + 1] / total[i];
+      const float sum_0 = sums[d / 2][i * 2 + d % 2] * share;
+      const float sum_1 = sums[d / 2][i * 2 + d % 2 + 1] * share;
       const unsigned short v5_0 = float_to_half((float)sum_0);
       const unsigned short v5_1 = float_to_half((float)sum_1);
       *(Pack<unsigned short, 2>*)(t6 + n3 * a0 + n4 * a1 + n0 * a2 + a4) = {{v5_0, v5_1}};
