@@ -38,6 +38,7 @@ class Device:
     aligned: bool = True
     shared_bytes: int = 99 << 10
     max_grid_x: int = 2**31 - 1
+    wide: bool = False
 
 
 class _Device(ctypes.Structure):
@@ -48,6 +49,7 @@ class _Device(ctypes.Structure):
         ("aligned", ctypes.c_int32),
         ("shared_bytes", ctypes.c_int64),
         ("max_grid_x", ctypes.c_int64),
+        ("wide", ctypes.c_int32),
     )
 
 

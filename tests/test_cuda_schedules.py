@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cuda_emulator
 import numpy as np
 import pytest
@@ -26,6 +28,20 @@ def difference(got: np.ndarray, want: np.ndarray, dtype: str) -> float:
     """Return the largest difference, relative to the result's range."""
     a, b = widen(got, dtype), widen(want, dtype)
     return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
+
+
+WIDE = [*{p.schedules: p for p in PROGRAMS if p.name.split("_")[1] != "f64"}.values()]
+"""A program of each schedule; with 64-bit indices it may get another one."""
+
+
+@pytest.mark.parametrize("p", WIDE, ids=lambda p: p.name)
+def test_indices_of_64_bits_give_the_same(p):
+    plan = cuda_emulator.plan(p.text, p.inputs, dataclasses.replace(p.device, wide=True))
+    assert all("const long long " in s["body"] for s in plan.sources)
+    parsed = parse_program(p.text)
+    got = cuda_emulator.machine().run(plan, p.inputs)
+    for g, w, t in zip(got, interpret(parsed, p.inputs), parsed.outputs, strict=True):
+        assert difference(g, w, str(t.dtype)) <= p.tolerance
 
 
 @pytest.mark.parametrize("name", BY_NAME)

@@ -20,6 +20,7 @@ struct OnnxFusionArray {
 struct OnnxFusionDevice {
   int32_t arch, processors, tf32, aligned;
   int64_t shared_bytes, max_grid_x;
+  int32_t wide;
 };
 
 // Returns a description of the plan in JSON, to be freed, or of what is wrong; `failed` says which.
@@ -49,6 +50,7 @@ ONNX_FUSION_EXPORT char* onnx_fusion_cuda_plan(const char* text, size_t length,
     target.aligned = device->aligned != 0;
     target.shared_bytes = device->shared_bytes;
     target.max_grid_x = device->max_grid_x;
+    target.wide = device->wide != 0;
     cuda::Plan plan;
     if (status.ok()) status = cuda::plan(bound, target, &plan);
     if (status.ok()) *failed = 0;

@@ -60,7 +60,7 @@ bool find_product(const Nest& nest, const Device& device, Product* product) {
     if (nest.at(line).op != Op::op_dot || p.dot >= 0) return false;
     p.dot = line;
   }
-  if (p.dot < 0 || nest.wide()) return false;
+  if (p.dot < 0 || nest.wide() || device.wide) return false;
   for (int line : nest.stores) kept |= nest.letters[static_cast<size_t>(line)];
   const size_t dot = static_cast<size_t>(p.dot);
   const std::vector<int> from = nest.needs(p.dot);

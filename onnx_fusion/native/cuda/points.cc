@@ -10,7 +10,7 @@ Status plan_points(Work& work, size_t stage, const Nest& nest) {
   const Access& first = nest.access[static_cast<size_t>(nest.stores[0])];
   const LetterSet set = nest.letters[static_cast<size_t>(nest.stores[0])];
   const std::vector<int> order = nest.order(set, first);
-  Text text(work.bound, nest.wide());
+  Text text(work.bound, nest.wide() || work.device.wide);
   Body body(nest, text);
   body.memory_aligned = work.device.aligned;
   const int lanes = order.empty() ? 1 : choose_lanes(body, order.back());

@@ -120,7 +120,7 @@ Status plan_stage(Work& work, size_t stage) {
     Product product;
     Status status;
     if (!reduces) {
-      status = crosses(nest) ? plan_transpose(work, stage, nest) : plan_points(work, stage, nest);
+      status = crosses(nest) && !work.device.wide ? plan_transpose(work, stage, nest) : plan_points(work, stage, nest);
     } else if (find_product(nest, work.device, &product)) {
       status = plan_product(work, stage, nest, product);
     } else {

@@ -22,6 +22,7 @@ struct Device {
   int64_t max_grid_x = 2147483647, max_grid_yz = 65535;
   bool tf32 = false;                     // may f32 dots round their operands to tf32
   bool aligned = true;                   // do all inputs and outputs lie at multiples of 16 bytes
+  bool wide = false;                     // 64-bit indices for small tensors too, to test them
 };
 
 // One kernel. `entry` is unique among kernels with other bodies.

@@ -126,7 +126,7 @@ int fastest(const Nest& nest, LetterSet set) {
 Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   const Row row = row_of(nest);
   const Way way = choose(work, nest, row);
-  Text text(work.bound, nest.wide());
+  Text text(work.bound, nest.wide() || work.device.wide);
   Body body(nest, text);
   body.memory_aligned = work.device.aligned;
   const std::string type = text.index();
