@@ -30,7 +30,7 @@ import nvrtc
 from cuda_programs import PROGRAMS
 
 from onnx_fusion.api import plan_programs
-from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.errors import OnnxFusionError, ProgramError
 from onnx_fusion.program import parse_program
 from onnx_fusion.program.expr import evaluate
 
@@ -52,7 +52,7 @@ def sample(text: str, size: int) -> list[np.ndarray]:
         for entry in t.shape:
             try:
                 shape.append(evaluate(entry, env))
-            except KeyError:
+            except ProgramError:
                 env[str(entry)] = size
                 shape.append(size)
         array = np.empty(t.physical(tuple(shape)), t.dtype.numpy)
@@ -69,7 +69,7 @@ def plan_sample(text: str, arch: int = 80) -> cuda_emulator.Plan:
     for size in SIZES:
         try:
             return cuda_emulator.plan(text, sample(text, size), cuda_emulator.Device(arch=arch))
-        except (cuda_emulator.CudaError, KeyError) as error:
+        except (cuda_emulator.CudaError, ProgramError) as error:
             reason = reason or error
     raise cuda_emulator.CudaError(str(reason))
 

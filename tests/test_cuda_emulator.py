@@ -147,3 +147,15 @@ def test_no_name_of_a_program_is_in_its_text():
     )
     unit = cuda_emulator.plan(text, [random("f32", 2, 3)]).sources[0]["unit"]
     assert not re.search("evil|worse|vile|mean|BAD", unit)
+
+
+def test_a_large_convolution_is_a_product_of_matrices():
+    """Its multiplications are more than 2^31, what it counts is not."""
+    text = (
+        "tile_program 1\ninput x f32[1, 256, 80, 80] row\ninput w f32[256, 256, 3, 3] row\n"
+        "output y f32[1, 256, 80, 80] row\nstage o: 256, p: 80, q: 80, c: 256, r: 3, s: 3\n"
+        "%0 = load x (0, c, p + r - 1, q + s - 1) else 0\n%1 = load w (o, c, r, s)\n"
+        "%2 = dot %0 %1 over c, r, s\nstore y (0, o, p, q) %2\n"
+    )
+    inputs = [np.empty((1, 256, 80, 80), np.float32), np.empty((256, 256, 3, 3), np.float32)]
+    assert cuda_emulator.plan(text, inputs).schedules() == ["product"]

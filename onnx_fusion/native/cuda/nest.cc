@@ -275,7 +275,11 @@ std::vector<int> Nest::order(LetterSet set, const Access& by) const {
 }
 
 bool Nest::wide() const {
-  if (points(active) >= kNarrow / 2) return true;
+  // Positions are counted over what is stored, and over what is reduced, never over both.
+  for (size_t i = 0; i < lines(); ++i) {
+    const bool store = live[i] && at(static_cast<int>(i)).op == Op::op_store;
+    if (points(store ? letters[i] : over[i]) >= kNarrow / 2) return true;
+  }
   bool narrow = true;
   each_form([&](const Linear& form) { narrow = narrow && reach(form, extents) < kNarrow; });
   for (size_t i = 0; i < lines(); ++i) {
