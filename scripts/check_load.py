@@ -8,8 +8,8 @@ MODEL and its inputs are found as by scripts/check_zoo.py. The first form runs s
 thread each in threads of their own, all on the same few cores: for a slice of time ONNX Runtime's,
 then the optimized ones, and so on; then one session of each alone. It prints the ratios of runs per
 second, under load and alone, and the share of the ratio that load keeps (medians over rounds). The
-second form draws new extents for the model's symbolic dims before each run, and prints the resident
-memory ten times; it exits with 1 if that grows by more than 2 % after the first tenth.
+second form runs shapes drawn for the model's symbolic dims in turn, and prints the resident memory
+ten times; it exits with 1 if the median of the second five is more than 5 % above the first's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from onnx_fusion.runtime.session import session  # noqa: E402
 from onnx_fusion.runtime.side import Side  # noqa: E402
 from onnx_fusion.runtime.verify import first_run  # noqa: E402
 
-GROWTH = 0.02
+GROWTH = 0.05
 SHAPES, MOST_DRAWN = 24, 100
 EXTENTS = 32, 64
 Run = Callable[[], object]
@@ -155,8 +155,8 @@ def check_growth(path: Path, target: Path, minutes: float) -> bool:
         gc.collect()
         seen.append(resident())
         print(f"{6 * minutes * tenth:6.0f} s {runs:8} runs {seen[-1] / 2**20:8.1f} MiB", flush=True)
-    grown = seen[-1] / seen[0] - 1
-    print(f"{path.stem}: {len(feeds)} shapes, resident memory {grown:+.1%} since the first tenth")
+    grown = statistics.median(seen[5:]) / statistics.median(seen[:5]) - 1
+    print(f"{path.stem}: {len(feeds)} shapes, resident memory {grown:+.1%} in the second half")
     return grown <= GROWTH
 
 
