@@ -27,6 +27,6 @@ $compiler -std=c++17 -O1 -Wall -Wextra -Werror tests/native_runner.cc -o build/n
 export ONNX_FUSION_NATIVE_RUNNER="$emulator -L /usr/aarch64-linux-gnu $PWD/build/neon/runner"
 if [ $# -eq 0 ]; then
   shopt -s nullglob
-  set -- -n 2 tests/test_native_{attention,cases,contract,depth,finish,moves,pool,repeat,rows,winograd}.py
+  set -- -n 2 tests/test_native*.py
 fi
 "$python" -m pytest -p no:cacheprovider "$@"
