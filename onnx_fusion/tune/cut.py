@@ -110,7 +110,7 @@ def find_cut(proto: onnx.ModelProto, graph: Graph, nodes: Sequence[Node]) -> Cut
                 return None
             taken.add(index)
             if node.op_type in SHAPE_ONLY and not node.domain and name not in allowed:
-                ends.update(node.input)
+                ends.update(read for read in node.input if read not in allowed)
             work += sorted(scope.reads(node), reverse=True)
     return Cut(tuple(sorted(taken)), tuple(given), tuple(constants), border.writes)
 
