@@ -37,7 +37,7 @@ class Rates:
 # Medians over single operators, chains and whole models of the zoo on an AVX-512 machine, one thread. What
 # decides is the ratio of the two rows.
 FUSED = Rates(
-    overhead=0.5e-6, launch=0.7e-6, bandwidth=12e9, cached=45e9, contraction=95e9, other=30e9,
+    overhead=0.5e-6, launch=0.7e-6, bandwidth=12e9, cached=50e9, contraction=106e9, other=32e9,
     savings=True,
 )  # fmt: skip
 FUSED_STRICT = dataclasses.replace(FUSED, savings=False)
