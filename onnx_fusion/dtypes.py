@@ -37,6 +37,9 @@ class DType(enum.Enum):
         return self.text
 
 
+HALVES = frozenset((DType.F16, DType.BF16))
+"""Types of 16 bits, in which nothing is computed."""
+
 _BY_TEXT = {d.text: d for d in DType}
 _BY_ONNX = {d.onnx: d for d in DType}
 

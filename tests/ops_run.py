@@ -19,7 +19,7 @@ from onnx_fusion.fusion.target import Target
 from onnx_fusion.graph.load import load
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.lower import Lowered, lower
-from onnx_fusion.ops.stage import Refused
+from onnx_fusion.ops.tensor import Refused
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.program import interpret, parse_program
 from onnx_fusion.runtime.machine import refusal

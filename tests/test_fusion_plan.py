@@ -11,7 +11,7 @@ from onnx_fusion.fusion.target import Target
 from onnx_fusion.graph.load import load
 from onnx_fusion.graph.names import all_names
 from onnx_fusion.lower import lower
-from onnx_fusion.ops.stage import Refused
+from onnx_fusion.ops.tensor import Refused
 from onnx_fusion.passes.pipeline import prepare
 
 MODELS = Path(__file__).parents[1] / "models"

@@ -12,7 +12,7 @@ from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.target import Target
 from onnx_fusion.graph.load import load
 from onnx_fusion.lower import Lowering, lower
-from onnx_fusion.ops.stage import Refused
+from onnx_fusion.ops.tensor import Refused
 from onnx_fusion.passes.pipeline import prepare
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 
 from onnx_fusion.lower.split import find_split
-from onnx_fusion.ops.stage import Cut, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import Cut, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program import model as tp
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from onnx_fusion.graph.model import Dim, Node, Value
-from onnx_fusion.ops.stage import Tensor
+from onnx_fusion.ops.tensor import Tensor
 from onnx_fusion.passes.elements import elements
 from onnx_fusion.program import expr as ex
 

@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from onnx_fusion.dtypes import DType
-from onnx_fusion.ops.stage import HALVES, Guard, Stage, Tensor
+from onnx_fusion.dtypes import HALVES, DType
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import Guard, Tensor
 from onnx_fusion.program import model as tp
 
 

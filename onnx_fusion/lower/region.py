@@ -19,7 +19,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterable
 
-from onnx_fusion.dtypes import DType
+from onnx_fusion.dtypes import HALVES, DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
@@ -33,7 +33,8 @@ from onnx_fusion.lower.lowered import NO_LAYOUTS, Layouts, Lowered
 from onnx_fusion.ops import table
 from onnx_fusion.ops.movement import filled
 from onnx_fusion.ops.row import Site
-from onnx_fusion.ops.stage import HALVES, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import NeedsTemp, Refused, Tensor
 from onnx_fusion.passes.elements import elements
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program import model as tp

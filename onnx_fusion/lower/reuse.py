@@ -20,7 +20,7 @@ from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.graph.weights import Weight, watch
 from onnx_fusion.lower.region import NO_LAYOUTS, Layouts, Lowered, lower
-from onnx_fusion.ops.stage import Refused
+from onnx_fusion.ops.tensor import Refused
 from onnx_fusion.passes.elements import Elements, elements
 
 _BETWEEN = re.compile(r"[\s'(),]+")

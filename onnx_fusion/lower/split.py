@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 
-from onnx_fusion.ops.stage import Stage, is_one
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import is_one
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.algebra import Atom
 

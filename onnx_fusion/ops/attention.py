@@ -17,7 +17,8 @@ from onnx_fusion.ops.movement import moved, number, reshape, transpose
 from onnx_fusion.ops.pieces import cut, joined
 from onnx_fusion.ops.row import Row, Site, broadcast, like, pointwise
 from onnx_fusion.ops.rows import reduced, same, softmax
-from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 

@@ -12,7 +12,8 @@ from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import transpose
 from onnx_fusion.ops.row import Row, Site, align, broadcast, like, pointwise
-from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
 

@@ -13,7 +13,8 @@ from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import transpose
 from onnx_fusion.ops.row import Row, Site, broadcast, like, pointwise
 from onnx_fusion.ops.rows import affine, normalized
-from onnx_fusion.ops.stage import Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import Refused, Tensor
 from onnx_fusion.program.model import Ref
 
 DOMAIN = "com.microsoft"

@@ -8,7 +8,8 @@ from onnx_fusion.ops.elementwise import N, need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.row import Row, Site
 from onnx_fusion.ops.rows import reduced, same
-from onnx_fusion.ops.stage import Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
 

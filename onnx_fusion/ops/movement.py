@@ -9,7 +9,8 @@ import numpy as np
 from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.row import Row, Site, constant, ints
-from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor, is_one
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor, is_one
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref, literal
 

@@ -9,7 +9,8 @@ from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import MOVABLE, Shape, given, moved, number
 from onnx_fusion.ops.row import Row, Site, axis_of, broadcast, constant, ints
-from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor, is_one
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor, is_one
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref, literal
 

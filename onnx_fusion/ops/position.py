@@ -8,7 +8,8 @@ from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import MOVABLE, number
 from onnx_fusion.ops.row import Row, Site, axis_of, constant
 from onnx_fusion.ops.rows import row_axes
-from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 

@@ -20,7 +20,8 @@ from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import MOVABLE, moved, number
 from onnx_fusion.ops.row import Row, Site, constant
-from onnx_fusion.ops.stage import ANY, Guard, Index, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 

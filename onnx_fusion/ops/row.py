@@ -11,7 +11,8 @@ import numpy as np
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.mapping import CONTRACTIONS, MappingType, Role
-from onnx_fusion.ops.stage import ANY, NeedsTemp, Refused, Stage, Tensor
+from onnx_fusion.ops.stage import Stage
+from onnx_fusion.ops.tensor import ANY, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
 
