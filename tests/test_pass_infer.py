@@ -202,6 +202,13 @@ def test_what_onnx_alone_complains_about_is_no_error():
     assert inferred(proto).values["z"].shape == (2, 3)
 
 
+def test_empty_scales_beside_computed_sizes_are_no_error():
+    graph = inferred(parse("""g (float[N, 4, H, W] x, int64[4] s) => (float[A, B, C, D] z, float y) {
+        none = Constant <value = float[0] {}> ()  z = Resize <mode = "nearest"> (x, none, none, s)
+        unknown = my.Op(x)  y = Slice(unknown, s, s) }""", imports=', "my" : 1'))
+    assert len(graph.values["z"].shape) == 4
+
+
 def test_sequences_and_optionals_have_no_type():
     graph = inferred(parse("""g (float[N, 4] x) => (float[A, B] z) {
         s = SplitToSequence <axis = 0> (x)  i = Constant <value = int64 {0}> ()

@@ -8,7 +8,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import ModelError
-from onnx_fusion.graph.model import Dim, Graph, Node
+from onnx_fusion.graph.model import Dim, Graph, Node, Value
 
 _MAX_BYTES = 1 << 26
 Info = tuple[DType | None, tuple[Dim | None, ...] | None]
@@ -37,11 +37,10 @@ def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
 
 def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
            found: dict[str, Info]) -> onnx.ModelProto | None:
-    """Return a model of this node only, None if a type it reads is not known."""
+    """Return a model of this node and the Constants it reads, None if a type it reads is not known."""
     alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import,
                             functions=proto.functions)
     alone.graph.name = "one node"
-    alone.graph.node.append(node.proto)
     declared = {info.name: info for info in proto.graph.input}
     for value in dict.fromkeys(filter(None, node.inputs)):
         if value.weight is not None:
@@ -50,6 +49,8 @@ def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
             alone.graph.initializer.append(value.weight.tensor(value.name, data=True))
         elif value.name in declared:
             alone.graph.input.append(declared[value.name])
+        elif _is_constant(value):
+            alone.graph.node.append(value.producer.proto)
         else:
             dtype, shape = found.get(value.name, (None, None))
             if dtype is None:
@@ -57,9 +58,15 @@ def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
             dims = shape and [dim if isinstance(dim, int) else None for dim in shape]
             alone.graph.input.append(
                 onnx.helper.make_tensor_value_info(value.name, dtype.onnx, dims))
+    alone.graph.node.append(node.proto)
     for value in filter(None, node.outputs):
         alone.graph.output.add(name=value.name)
     return alone
+
+
+def _is_constant(value: Value) -> bool:
+    node = value.producer
+    return node is not None and node.op_type == "Constant" and not node.domain
 
 
 def _infers(alone: onnx.ModelProto) -> bool:
