@@ -203,10 +203,12 @@ def test_what_onnx_alone_complains_about_is_no_error():
 
 
 def test_empty_scales_beside_computed_sizes_are_no_error():
-    graph = inferred(parse("""g (float[N, 4, H, W] x, int64[4] s) => (float[A, B, C, D] z, float y) {
+    proto = parse("""
+        g (float[N, 4, H, W] x, int64[4] s, bool c) => (float[A, B, C, D] z, float[E, F] y) {
         none = Constant <value = float[0] {}> ()  z = Resize <mode = "nearest"> (x, none, none, s)
-        unknown = my.Op(x)  y = Slice(unknown, s, s) }""", imports=', "my" : 1'))
-    assert len(graph.values["z"].shape) == 4
+        y = If (c) <then_branch = one () => (float[E, F] p) <float[] q> { q = Relu(x)  p = Neg(q) },
+                    else_branch = two () => (float[E, F] r) { r = Neg(x) }> }""")
+    assert len(inferred(proto).values["z"].shape) == 4
 
 
 def test_sequences_and_optionals_have_no_type():
