@@ -232,6 +232,14 @@ WINDOWS = {
     "steps_down_of_5": ((1, 32, 21, 40), 32, (5, 5), (2, 1), ((2, 2), (2, 2)), (1, 1)),
     "5_by_3_by_3": ((1, 17, 9, 8, 10), 20, (5, 3, 3), (1, 1, 1), ((2, 2), (1, 1), (1, 1)), (1, 1, 1)),
     "3_by_5_by_3": ((1, 17, 8, 9, 10), 20, (3, 5, 3), (1, 1, 1), ((1, 1), (2, 2), (1, 1)), (1, 1, 1)),
+    "seven": ((1, 24, 15, 18), 33, (7, 7), (1, 1), ((3, 3), (3, 2)), (1, 1)),
+    "seven_valid": ((2, 32, 9, 31), 16, (7, 7), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+    "seven_by_three": ((1, 16, 21, 12), 20, (7, 3), (1, 1), ((3, 3), (1, 1)), (1, 1)),
+    "three_by_39": ((1, 8, 13, 50), 8, (3, 39), (1, 1), ((1, 1), (19, 19)), (1, 1)),
+    "nine_by_five": ((1, 37, 17, 14), 24, (9, 5), (1, 1), ((4, 4), (2, 2)), (1, 1)),
+    "steps_down_of_7": ((1, 32, 31, 40), 32, (7, 7), (2, 1), ((3, 3), (3, 3)), (1, 1)),
+    "line_of_11": ((2, 40, 90), 64, (11,), (1,), ((5, 5),), (1,)),
+    "3_by_3_by_7": ((1, 17, 6, 9, 12), 20, (3, 3, 7), (1, 1, 1), ((1, 1), (1, 1), (3, 3)), (1, 1, 1)),
     "3_by_3_by_5": ((1, 17, 8, 10, 9), 20, (3, 3, 5), (1, 1, 1), ((1, 1), (1, 1), (2, 2)), (1, 1, 1)),
 }
 
@@ -292,6 +300,19 @@ EPILOGUE
             for threads in (1, 3):
                 (got,) = native_lib.server(isa).run(program, [own, w, b], threads, (1,))
                 np.testing.assert_allclose(got, wanted, atol=2e-5, rtol=1e-5, err_msg=isa)
+
+
+def test_long_windows_are_cut():
+    """Sums of products of small integers would be exact."""
+    x, w = (np.round(3 * values(*shape)) for shape in ((1, 16, 20, 20), (16, 16, 7, 7)))
+    want = lay(convolve_any(x, w, (1, 1), ((3, 3), (3, 3)), (1, 1)), LAST)
+    text = text_of(x.shape, 16, (3, 3, 3, 3), (LAST, LAST), "none")
+    text = text.replace("16, 3, 3]", "16, 7, 7]").replace("r: 3, s: 3", "r: 7, s: 7")
+    text = text.replace("24", "20")
+    for isa in native_lib.isas():
+        (got,) = native_lib.server(isa).run(text, [lay(x, LAST), w], 1, (1,))
+        np.testing.assert_allclose(got, want, atol=2e-5 * want.std(), rtol=1e-5)
+        assert (got != want).any()
 
 
 def test_weights_are_shared_between_shapes_of_a_kernel():

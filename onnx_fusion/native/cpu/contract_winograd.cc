@@ -14,6 +14,7 @@ constexpr int64_t kBlockFloats = 96 << 10;  // of a block's transformed inputs
 constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
 constexpr double kGain = 0.9;          // that a larger size must bring
+constexpr int64_t kMostDepth = 4096;   // of a long window
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -42,6 +43,15 @@ void add_letter(const BoundStage& stage, int letter, Axis* axis) {
 
 std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size_t stage,
                                                  const TensorView* constants, size_t count) {
+  auto whole = make(bound, stage, constants, count, false);
+  auto cut = make(bound, stage, constants, count, true);
+  return cut != nullptr && (whole == nullptr || cut->cost_ < whole->cost_) ? std::move(cut)
+                                                                          : std::move(whole);
+}
+
+std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size_t stage,
+                                                 const TensorView* constants, size_t count,
+                                                 bool cut) {
   const BoundStage& s = bound.stages[stage];
   if (bound.program->strict) return nullptr;
   const DotLetters letters = dot_letters(s);
@@ -53,7 +63,7 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     if (is_constant(x, constants, count) || !is_constant(w, constants, count)) continue;
     std::unique_ptr<WinogradPlan> plan(new WinogradPlan);
     plan->stage_ = &s;
-    if (!plan->find_sides(s, x, letters.k)) continue;
+    if (!plan->find_sides(s, x, letters.k, cut)) continue;
     const int filter = w.own.letters[0];
     plan->filter_ = w.own;
     plan->filters_ = s.extents[filter];
@@ -88,9 +98,12 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
 
 // A dim of the input is a tap letter and at most one output letter; or the channel; or has only letters
 // of images.
-bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k) {
+bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k,
+                              bool cut) {
   Side sides[3];
   int count = 0, uses[kMaxLetters] = {};
+  int64_t part = 0;  // taps of a part of a long window
+  bool has_long = false;
   LetterSet own = 0, summed = 0;
   for (int i = 0; i < x.own.count; ++i) own |= static_cast<LetterSet>(1u << x.own.letters[i]);
   for (int i = 0; i < k.count; ++i) summed |= static_cast<LetterSet>(1u << k.letters[i]);
@@ -118,9 +131,13 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
     if (letters > 2 || (letters == 2 && output < 0)) return false;
     const bool plain = dim.form.coef[tap] == 1 && (output < 0 || dim.form.coef[output] == 1);
     const int64_t taps = stage.extents[tap];
-    if (plain && (taps == 3 || taps == 5) && dim.stride > 0 && count < 3) {
+    const bool is_long = cut && taps > 5;
+    if (plain && (taps == 3 || taps == 5 || is_long) && dim.stride > 0 && count < 3) {
       Side& side = sides[count++];
-      side.taps = taps;
+      side.taps = is_long ? 0 : taps;
+      side.all_taps = taps;
+      has_long = has_long || is_long;
+      if (!is_long && (part == 0 || taps < part)) part = taps;
       side.letter = output;
       side.tap = tap;
       side.outputs = output < 0 ? 1 : stage.extents[output];
@@ -132,6 +149,12 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
     }
     if (frames_.tap >= 0) return false;
     frames_ = {tap, stage.extents[tap], dim.extent, dim.form};
+  }
+  if (cut && !has_long) return false;
+  for (int i = 0; i < count; ++i) {
+    Side& side = sides[i];
+    if (side.taps == 0) side.taps = part == 0 ? 3 : part;
+    side.parts = (side.all_taps + side.taps - 1) / side.taps;
   }
   for (int i = 1; i < count; ++i) {
     for (int j = i; j > 0 && sides[j].step < sides[j - 1].step; --j) std::swap(sides[j], sides[j - 1]);
@@ -146,7 +169,7 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
   if (square) down_ = sides[1];
   for (int i = square ? 2 : 1; i < count; ++i) {
     if (frames_.tap >= 0) return false;
-    frames_ = {sides[i].tap, sides[i].taps, sides[i].inputs, *sides[i].form};
+    frames_ = {sides[i].tap, sides[i].all_taps, sides[i].inputs, *sides[i].form};
   }
   for (int i = 0; i < k.count; ++i) {
     if (uses[k.letters[i]] != 1) return false;
@@ -171,7 +194,9 @@ bool WinogradPlan::choose_shape(int lanes) {
   if (vectors % 3 == 0 && vectors % 2 != 0 && kernels_->max_vectors >= 3) vectors_ = 3;
   width_ = vectors_ * lanes;
   panels_ = round_up(filters_, width_) / width_;
-  depth_ = frames_.taps * channels_;
+  const int64_t parts = frames_.taps * down_.parts * along_.parts;
+  depth_ = parts * channels_;
+  if (down_.parts * along_.parts > 1 && depth_ > kMostDepth) return false;
   const auto cost_of = [&](const WinogradSize& size) {
     const auto real = [](int64_t extent) { return static_cast<double>(extent); };
     return convolution_cost(size, real(images_), real(down_.outputs), real(along_.outputs),
@@ -179,7 +204,9 @@ bool WinogradPlan::choose_shape(int lanes) {
   };
   const bool line = down_.tap < 0;
   const int taps = static_cast<int>(along_.taps);
-  double least = cost_of({1, 1, line ? 1 : taps, taps});
+  const double padded = static_cast<double>(taps * along_.parts * (line ? 1 : taps * down_.parts));
+  double least = cost_of({1, 1, line ? 1 : taps, taps}) / padded *
+                 static_cast<double>(along_.all_taps * down_.all_taps);
   bool better = false;
   for (const WinogradShape shape :
        {WinogradShape::line4, WinogradShape::square2, WinogradShape::square4,
@@ -193,11 +220,12 @@ bool WinogradPlan::choose_shape(int lanes) {
     better = true;
   }
   if (!better) return false;
+  cost_ = least * static_cast<double>(depth_);
   size_ = winograd_size(shape_);
   planes_ = size_.planes();
   // An odd number of cache lines, so that planes do not meet in the same sets; the last frame's
   // channels are written in whole lines.
-  plane_ = (round_up((frames_.taps - 1) * channels_ + round_up(channels_, 16), 16) / 16 | 1) * 16;
+  plane_ = (round_up((parts - 1) * channels_ + round_up(channels_, 16), 16) / 16 | 1) * 16;
   down_.tiles = round_up(down_.outputs, size_.lines) / size_.lines;
   along_.tiles = round_up(along_.outputs, size_.pixels) / size_.pixels;
   tiles_ = images_ * down_.tiles * along_.tiles;
@@ -220,7 +248,11 @@ bool WinogradPlan::pack(const TensorView& weights, const BoundMap& map) {
                                 step(channel_letter_),
                                 step(frames_.tap),
                                 step(down_.tap),
-                                step(along_.tap)};
+                                step(along_.tap),
+                                down_.parts,
+                                along_.parts,
+                                down_.all_taps,
+                                along_.all_taps};
   size_t bytes = sizeof(float);
   for (size_t i = 0; i < weights.rank; ++i) bytes *= static_cast<size_t>(weights.dims[i]);
   ContentHash key = hash_constant(weights.data, bytes);
@@ -229,7 +261,9 @@ bool WinogradPlan::pack(const TensorView& weights, const BoundMap& map) {
                             channels_,                    frames_.taps,
                             filters.filter_step,          filters.channel_step,
                             filters.frame_step,           filters.down_step,
-                            filters.along_step};
+                            filters.along_step,           filters.down_parts,
+                            filters.along_parts,          filters.down_taps,
+                            filters.along_taps};
   key.add("winograd", 8);
   key.add(layout, sizeof layout);
   const size_t floats = static_cast<size_t>(panels_ * width_ * planes_ * depth_);

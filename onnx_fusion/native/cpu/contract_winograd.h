@@ -7,7 +7,8 @@
 //     [tile][plane][filter] -> outputs, through the epilogue
 //
 // k are the channels, for every tap of a further dim of the window (the frames of 3x3x3) or of a dim
-// whose taps have another step.
+// whose taps have another step, and for every part of a longer window: 7 taps are three parts of 3,
+// each a window of 3 of its own with another begin (taps behind the window's end weigh nothing).
 // A block's transformed inputs stay in the second-level cache; a panel's products are soon used up.
 // A NaN or infinity of the input reaches every output of the tiles that read it.
 #pragma once
@@ -37,6 +38,8 @@ class WinogradPlan final : public StagePlan {
     int letter = -1;  // -1: one output
     int tap = -1;
     int64_t taps = 1, outputs = 1;
+    int64_t parts = 1;              // of the window, `taps` wide each
+    int64_t all_taps = 1;           // of the window
     int64_t inputs = 1, first = 0;  // extent, and the index of output 0's tap 0
     int64_t step = 0;               // in memory
     const Linear* form = nullptr;   // the index
@@ -64,9 +67,13 @@ class WinogradPlan final : public StagePlan {
     int64_t image, line0, line1, pixel0, pixel1, begin;
   };
   struct Buffers;
+  static constexpr int64_t kStripTiles = 8, kStripChannels = 16;
 
   WinogradPlan() = default;
-  bool find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k);
+  // With `cut`, windows longer than 5 are cut to parts.
+  static std::unique_ptr<WinogradPlan> make(const BoundProgram& bound, size_t stage,
+                                            const TensorView* constants, size_t count, bool cut);
+  bool find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k, bool cut);
   bool choose_shape(int lanes);
   bool pack(const TensorView& weights, const BoundMap& map);
 
@@ -76,10 +83,15 @@ class WinogradPlan final : public StagePlan {
   void each_segment(int64_t first, int64_t last, const Body& body) const;
   int64_t image_offset(const Linear& address, int64_t image, int64_t* fixed) const;
   void read_block(const RunContext& context, int64_t first, int64_t last, const Buffers& to) const;
-  // `exists`: the frame is inside the input.
-  void read_tiles(const float* x, bool exists, const Segment& segment, float* out) const;
-  void read_rows(const float* x, bool exists, const Segment& segment, float* strip,
+  // Of a frame and a part of the window down; `exists`: the frame is inside the input.
+  void read_tiles(const float* x, bool exists, const Segment& segment, int64_t down, float* out) const;
+  void read_rows(const float* x, bool exists, const Segment& segment, int64_t down, float* strip,
                  float* out) const;
+  int64_t strip_columns(int64_t tiles) const;
+  // Parts of the window along that read_rows makes of one strip.
+  int64_t strip_parts() const {
+    return channels_ <= kStripChannels || channels_ % kStripChannels == 0 ? along_.parts : 1;
+  }
   void write_direct(const RunContext& context, int64_t first, int64_t last, int64_t panel,
                     const Buffers& from) const;
   void write_sums(int64_t first, int64_t last, int64_t column, const Buffers& from) const;
@@ -105,6 +117,7 @@ class WinogradPlan final : public StagePlan {
   WinogradSize size_ = winograd_size(WinogradShape::square4);
   int64_t planes_ = 36;
   int64_t depth_ = 1;  // of the products
+  double cost_ = 0;    // expected, in products
   int64_t plane_ = 0;  // floats of a plane of one tile
   int vectors_ = 1;
   int64_t width_ = 1, panels_ = 1;
@@ -122,8 +135,9 @@ struct WinogradFilters {
   const float* data;
   int64_t filters, channels, frames;
   int64_t filter_step, channel_step, frame_step, down_step, along_step;
+  int64_t down_parts, along_parts, down_taps, along_taps;  // taps: of the whole window
 };
-// To [panel][plane][frame][channel][filter of the panel].
+// To [panel][plane][frame][part down][part along][channel][filter of the panel].
 void transform_filters(const WinogradFilters& filters, WinogradShape shape, int64_t width,
                        float* out);
 

@@ -10,7 +10,6 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int64_t kStripTiles = 8, kStripChannels = 16;
 constexpr int kMostPlanes = 36;
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
@@ -90,8 +89,7 @@ void WinogradPlan::run(const RunContext& context) const {
   const int64_t products = round_up(most * planes_ * width_, 16);
   const int64_t sums = finish_ != nullptr ? 0 : round_up(pixels * group, 16);
   const int64_t strip = channel_step_ == 1 ? 0
-                                           : size_.reach_lines * (kStripTiles * size_.pixels + size_.taps() - 1) *
-                                                 kStripChannels;
+                                           : size_.reach_lines * strip_columns(kStripTiles) * kStripChannels;
   const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip;
 
   parallel_ranges(*context.parallel, split.blocks * split.parts, split.tasks,
@@ -148,12 +146,14 @@ void WinogradPlan::read_block(const RunContext& context, int64_t first, int64_t 
     }
     for (int64_t frame = 0; frame < frames_.taps; ++frame) {
       const bool exists = index >= 0 && index < frames_.inputs;
-      if (channel_step_ == 1) {
-        read_tiles(image, exists, segment, out);
-      } else {
-        read_rows(image, exists, segment, to.strip, out);
+      for (int64_t part = 0; part < down_.parts; ++part) {
+        if (channel_step_ == 1) {
+          read_tiles(image, exists, segment, part * down_.taps, out);
+        } else {
+          read_rows(image, exists, segment, part * down_.taps, to.strip, out);
+        }
+        out += along_.parts * channels_;
       }
-      out += channels_;
       if (frames_.tap < 0) break;
       image += address_->coef[frames_.tap];
       index += frames_.form.coef[frames_.tap];
@@ -161,58 +161,69 @@ void WinogradPlan::read_block(const RunContext& context, int64_t first, int64_t 
   });
 }
 
-void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segment,
+void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segment, int64_t down,
                               float* out) const {
-  const int64_t top = segment.row * size_.lines + down_.first;
+  const int64_t line0 = segment.row * size_.lines + down, top = line0 + down_.first;
   const bool whole_lines = exists && top >= 0 && top + size_.reach_lines <= down_.inputs;
   const float* places[kMostPlanes];
   for (int64_t j = segment.column; j < segment.column + segment.count; ++j, out += planes_ * plane_) {
-    const int64_t left = j * size_.pixels + along_.first;
-    const float* base = x + segment.row * size_.lines * down_.step + j * size_.pixels * along_.step;
-    WinogradInput tile{base, down_.step, along_.step, nullptr, channels_, out, plane_};
-    if (!whole_lines || left < 0 || left + size_.reach_pixels > along_.inputs) {
-      for (int64_t i = 0; i < planes_; ++i) {
-        const int64_t line = i / size_.reach_pixels, pixel = i % size_.reach_pixels;
-        const bool inside = exists && top + line >= 0 && top + line < down_.inputs &&
-                            left + pixel >= 0 && left + pixel < along_.inputs;
-        places[i] = inside ? base + line * down_.step + pixel * along_.step : outside_.data();
+    for (int64_t part = 0; part < along_.parts; ++part) {
+      const int64_t pixel0 = j * size_.pixels + part * along_.taps, left = pixel0 + along_.first;
+      const float* base = x + line0 * down_.step + pixel0 * along_.step;
+      WinogradInput tile{base, down_.step, along_.step, nullptr, channels_, out + part * channels_, plane_};
+      if (!whole_lines || left < 0 || left + size_.reach_pixels > along_.inputs) {
+        for (int64_t i = 0; i < planes_; ++i) {
+          const int64_t line = i / size_.reach_pixels, pixel = i % size_.reach_pixels;
+          const bool inside = exists && top + line >= 0 && top + line < down_.inputs &&
+                              left + pixel >= 0 && left + pixel < along_.inputs;
+          places[i] = inside ? base + line * down_.step + pixel * along_.step : outside_.data();
+        }
+        tile.places = places;
       }
-      tile.places = places;
+      kernels_->input(shape_, tile);
     }
-    kernels_->input(shape_, tile);
   }
 }
 
+// Pixels of a line that so many tiles read, for all parts that read_rows makes together.
+int64_t WinogradPlan::strip_columns(int64_t tiles) const {
+  return tiles * size_.pixels + size_.taps() - 1 + (strip_parts() - 1) * along_.taps;
+}
+
 // Input whose pixels are contiguous: a strip of a few tiles and channels is turned first.
-void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment, float* strip,
-                             float* out) const {
-  const int64_t top = segment.row * size_.lines + down_.first;
-  for (int64_t j = 0; j < segment.count; j += kStripTiles) {
-    const int64_t tiles = std::min(kStripTiles, segment.count - j);
-    const int64_t pixel0 = (segment.column + j) * size_.pixels;
-    const int64_t columns = tiles * size_.pixels + size_.taps() - 1;
-    const int64_t left = pixel0 + along_.first;
-    const int64_t inside0 = std::min(columns, std::max<int64_t>(0, -left));
-    const int64_t inside1 = std::max(inside0, std::min(columns, along_.inputs - left));
-    for (int64_t c = 0; c < channels_; c += kStripChannels) {
-      const int64_t some = std::min(kStripChannels, channels_ - c);
-      for (int64_t i = 0; i < size_.reach_lines; ++i) {
-        float* line = strip + i * columns * kStripChannels;
-        const bool read = exists && top + i >= 0 && top + i < down_.inputs;
-        const int64_t begin = read ? inside0 : columns, end = read ? inside1 : columns;
-        std::fill(line, line + begin * kStripChannels, fill_);
-        std::fill(line + end * kStripChannels, line + columns * kStripChannels, fill_);
-        if (begin == end) continue;
-        const float* from = x + (segment.row * size_.lines + i) * down_.step + pixel0 + begin +
-                            c * channel_step_;
-        gemm_kernels().transpose(from, channel_step_, some, end - begin,
-                                 line + begin * kStripChannels, kStripChannels);
-      }
-      for (int64_t t = 0; t < tiles; ++t) {
-        kernels_->input(shape_, {strip + t * size_.pixels * kStripChannels,
-                                          columns * kStripChannels, kStripChannels, nullptr,
-                                          kStripChannels, out + (j + t) * planes_ * plane_ + c,
-                                          plane_});
+void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment, int64_t down,
+                             float* strip, float* out) const {
+  const int64_t line0 = segment.row * size_.lines + down, top = line0 + down_.first;
+  const int64_t together = strip_parts();
+  for (int64_t part0 = 0; part0 < along_.parts; part0 += together) {
+    for (int64_t j = 0; j < segment.count; j += kStripTiles) {
+      const int64_t tiles = std::min(kStripTiles, segment.count - j);
+      const int64_t pixel0 = (segment.column + j) * size_.pixels + part0 * along_.taps;
+      const int64_t columns = strip_columns(tiles);
+      const int64_t left = pixel0 + along_.first;
+      const int64_t inside0 = std::min(columns, std::max<int64_t>(0, -left));
+      const int64_t inside1 = std::max(inside0, std::min(columns, along_.inputs - left));
+      for (int64_t c = 0; c < channels_; c += kStripChannels) {
+        const int64_t some = std::min(kStripChannels, channels_ - c);
+        for (int64_t i = 0; i < size_.reach_lines; ++i) {
+          float* line = strip + i * columns * kStripChannels;
+          const bool read = exists && top + i >= 0 && top + i < down_.inputs;
+          const int64_t begin = read ? inside0 : columns, end = read ? inside1 : columns;
+          std::fill(line, line + begin * kStripChannels, fill_);
+          std::fill(line + end * kStripChannels, line + columns * kStripChannels, fill_);
+          if (begin == end) continue;
+          const float* from = x + (line0 + i) * down_.step + pixel0 + begin + c * channel_step_;
+          gemm_kernels().transpose(from, channel_step_, some, end - begin,
+                                   line + begin * kStripChannels, kStripChannels);
+        }
+        for (int64_t part = 0; part < together; ++part) {
+          for (int64_t t = 0; t < tiles; ++t) {
+            const int64_t pixel = t * size_.pixels + part * along_.taps;
+            float* to = out + (j + t) * planes_ * plane_ + (part0 + part) * channels_ + c;
+            kernels_->input(shape_, {strip + pixel * kStripChannels, columns * kStripChannels,
+                                     kStripChannels, nullptr, kStripChannels, to, plane_});
+          }
+        }
       }
     }
   }

@@ -41,17 +41,23 @@ void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t wi
     }
   };
   std::vector<double> sums(static_cast<size_t>(width));
-  const int64_t depth = f.frames * f.channels;
+  const int64_t parts = f.down_parts * f.along_parts, depth = f.frames * parts * f.channels;
   for (int64_t first = 0; first < f.filters; first += width) {
     const int64_t count = std::min(width, f.filters - first);
     for (int64_t k = 0; k < depth; ++k) {
+      const int64_t part = k / f.channels % parts;
       for (int t = 0; t < wide * lines; ++t) {
-        const float* from = f.data + first * f.filter_step + k % f.channels * f.channel_step +
-                            k / f.channels * f.frame_step + t / wide * f.down_step +
-                            t % wide * f.along_step;
+        const int64_t down = part / f.along_parts * wide + t / wide;
+        const int64_t along = part % f.along_parts * wide + t % wide;
+        const bool inside = down < f.down_taps && along < f.along_taps;
+        const int64_t at = first * f.filter_step + k % f.channels * f.channel_step +
+                           k / f.channels / parts * f.frame_step + down * f.down_step +
+                           along * f.along_step;
+        const float* from = f.data + (inside ? at : 0);
+        const int64_t some = inside ? count : 0;
         double* to = taps.data() + t * width;
         for (int64_t o = 0; o < width; ++o) {
-          to[o] = o < count ? static_cast<double>(from[o * f.filter_step]) : 0.0;
+          to[o] = o < some ? static_cast<double>(from[o * f.filter_step]) : 0.0;
         }
       }
       for (int i = 0; i < size.reach_lines && lines > 1; ++i) {
