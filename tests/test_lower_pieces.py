@@ -264,3 +264,24 @@ def test_a_norm_of_pieces_reads_them_stored():
         g=(8,), h=(8,),
     ))  # fmt: skip
     assert len(stages) == 3 and count(stages, Select) == 0
+
+
+@pytest.mark.parametrize("begin,end,stages", [(0, 33, 2), (3, 38, 3), (0, 32, 1), (9, 15, 1)])
+def test_a_slice_of_what_was_reshaped_is_cut_where_rows_end(begin, end, stages):
+    """[N, 10, 8] as [N, 80]: no index is divided by 8."""
+    made = lowered(sliced(begin, end), {"N": 4})
+    assert len(made) == stages
+    indices = [e for s in made for line in s.body if isinstance(line, Load) for e in line.index]
+    assert not any("//" in str(e) or "%" in str(e) for e in indices)
+
+
+def sliced(begin: int, end: int) -> onnx.ModelProto:
+    """Exp of a part of rows of 8, read in another order."""
+    model = build(
+        "float[N, 8, 10] a", f"float[N, {end - begin}] y",
+        "t = Transpose <perm = [0, 2, 1]> (a)  r = Reshape(t, shape)"
+        "  s = Slice(r, begin, end, axis)  y = Exp(s)",
+    )  # fmt: skip
+    for name, values in (("shape", [0, 80]), ("begin", [begin]), ("end", [end]), ("axis", [1])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    return model

@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterator
 
-from onnx_fusion.lower.split import find_split
+from onnx_fusion.lower.split import find_cut, find_split
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Cut, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
@@ -22,6 +22,8 @@ from onnx_fusion.program import model as tp
 
 MAX_SPLITS = 12
 MOST_PIECES = 64
+MOST_DIVIDED = 8
+"""Pieces beyond which no axis is cut only for a division to come out even."""
 Cuts = dict[int, tuple[int, ...]]
 """Where axes of a tensor are cut."""
 Ranges = dict[int, tuple[int, int]]
@@ -49,9 +51,12 @@ def build(
 ) -> Built:
     """Return the stages that store `root`; `stored` and `absorb` are as `Stage` has them."""
     cuts: Cuts = {}
-    while math.prod(len(borders) + 1 for borders in cuts.values()) <= MOST_PIECES:
+    while (count := math.prod(len(borders) + 1 for borders in cuts.values())) <= MOST_PIECES:
+        even = count < MOST_DIVIDED
         try:
-            tried = [_write(root, name, stored, absorb, ranges) for ranges in _pieces(root, cuts)]
+            tried = [
+                _write(root, name, stored, absorb, ranges, even) for ranges in _pieces(root, cuts)
+            ]
         except Cut as cut:
             cuts[cut.axis] = tuple(sorted({*cuts.get(cut.axis, ()), *cut.borders}))
             continue
@@ -113,9 +118,12 @@ def _join(made: list[Stage]) -> Built:
 
 def _write(
     root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str],
-    ranges: Ranges | None,
+    ranges: Ranges | None, even: bool = False,
 ) -> tuple[Stage, NeedsTemp | None]:  # fmt: skip
-    """Return the stage that stores `root`, or these ranges of it, and what to store before."""
+    """Return the stage that stores `root`, or these ranges of it, and what to store before.
+
+    With `even`, Cut is raised where divisions then come out even, too.
+    """
     splits: dict[Hashable, tuple[ex.Expr, ...]] = {}
     for _ in range(MAX_SPLITS):
         stage = Stage(stored, splits, absorb, root, ranges)
@@ -131,6 +139,9 @@ def _write(
             key, factors = found
             splits[key] = factors
             continue
+        cut = find_cut(stage) if even else None
+        if cut is not None:
+            raise cut
         return stage, need or _check_form(stage)
     raise Refused("index maps that do not split into letters")
 
