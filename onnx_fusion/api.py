@@ -6,12 +6,12 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 
 import onnx
 
 from onnx_fusion.emit import Emitted, NotConvexError, emit
 from onnx_fusion.emit import refusal as no_function
+from onnx_fusion.emit.write import LEAST_BYTES, fused_bytes, write
 from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion import cost, layout
 from onnx_fusion.fusion.grow import plan as plan_graph
@@ -23,7 +23,7 @@ from onnx_fusion.fusion.template import NAMES, TEMPLATES
 from onnx_fusion.graph.load import Model, load
 from onnx_fusion.graph.model import Graph, walk
 from onnx_fusion.graph.names import is_inside
-from onnx_fusion.graph.save import copy, save, to_proto
+from onnx_fusion.graph.save import to_proto
 from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, Lowering
@@ -47,7 +47,7 @@ Shapes = tuple[tuple[int, ...], ...]
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
     """What `optimize_file` did. Nodes in bodies count; `irs_bytes_*` are all intermediate results;
-    `notes` are sentences."""
+    `notes` are sentences; `files` are the paths written, the model's first."""
 
     nodes_before: int
     nodes_after: int
@@ -56,6 +56,7 @@ class Summary:
     irs_bytes_after: int
     seconds: float
     notes: list[str]
+    files: list[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -145,11 +146,15 @@ def optimize_file(
     embed_ptx: bool = False,
     progress: Progress | None = None,
     tuning: Tuning | None = None,
+    single_file: bool = False,
+    home: str | os.PathLike | None = None,
 ) -> Summary:
     """Write the optimized model of `source` to `target`, atomically, and return what was done.
 
-    External data is written beside `target` if the model is above 2 GB or came with it. If nothing
-    is fused and all is in one file, that is copied. `tuning` says what is measured first.
+    Weights are written beside `target`, to `target` + ".data", if fused nodes read 16 MiB of them, if
+    the model came with such a file, or if it is above 2 GB; `single_file` keeps them in the model. If
+    nothing is fused and all is in one file, that is copied. `tuning` says what is measured first;
+    `home` where the files will be moved to together, if not to `target`.
     Raises ModelError for a bad model, OnnxFusionError if `target` is `source` or cannot be written.
     """
     start = time.perf_counter()
@@ -167,12 +172,9 @@ def optimize_file(
     progress("emit", 0.0)
     emitted = _emit(planned, fallback)
     progress("save", 0.0)
-    if not planned.lowered and not planned.model.external:
-        copy(source, target)
-    else:
-        save(emitted.proto, emitted.weights, Path(target), external=planned.model.external)
+    files = write(planned.model, emitted, target, home=home, single_file=single_file)
     progress("save", 1.0)
-    return _summary(planned, emitted, policy, time.perf_counter() - start)
+    return _summary(planned, emitted, policy, files, time.perf_counter() - start)
 
 
 def _emit(planned: Planned, fallback: bool) -> Emitted:
@@ -339,7 +341,9 @@ def _lower(lowering: Lowering, plan: Plan, graph: Graph, layouts: bool) -> tuple
         orders = {value: order for value, order in orders.items() if value not in refused}
 
 
-def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) -> Summary:
+def _summary(
+    planned: Planned, emitted: Emitted, policy: str, files: list[str], seconds: float
+) -> Summary:
     nodes = [node for graph in walk(planned.graph) for node in graph.nodes]
     inner = [v for n in nodes for v in n.outputs if v is not None and not v.is_output]
     before = sum(irs_bytes(v) for v in inner)
@@ -354,6 +358,9 @@ def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) ->
     if emitted.left_out:
         notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct, "
                      "or they would wait for unfused nodes that wait for them")
+    twice = fused_bytes(emitted)
+    if len(files) == 1 and twice >= LEAST_BYTES:
+        notes.append(f"in a single file {twice >> 20} MiB of weights are in memory twice in every session")
     return Summary(
         sum(1 for _ in every_node(planned.model.proto.graph)),
         sum(1 for _ in every_node(emitted.proto.graph)),
@@ -362,4 +369,5 @@ def _summary(planned: Planned, emitted: Emitted, policy: str, seconds: float) ->
         before - saved,
         seconds,
         notes,
+        files,
     )

@@ -49,6 +49,31 @@ def test_optimize_and_verify(
     assert os.listdir(tmp_path) == ["out.onnx"]
 
 
+@pytest.mark.parametrize("verified", [["--verify"], []])
+def test_large_weights_have_a_file_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, verified: list[str]
+) -> None:
+    monkeypatch.setattr("onnx_fusion.emit.write.LEAST_BYTES", 1 << 10)
+    out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
+    out.write_bytes(b"before")
+    data.write_bytes(b"before")
+    assert main(["optimize", LENET, str(out), "--policy", "all", *verified]) == 0
+    assert re.fullmatch(
+        rf"{data}: [0-9.]+ KiB of weights; keep it beside the model \('--single-file' writes none\)",
+        capsys.readouterr().out.splitlines()[1],
+    )
+    assert sorted(os.listdir(tmp_path)) == ["out.onnx", "out.onnx.data"]
+    assert main(["verify", LENET, str(out)]) == 0
+    assert main(["bench", LENET, str(out), "--threads", "1"]) == 0
+    one = tmp_path / "one.onnx"
+    assert main(["optimize", LENET, str(one), "--policy", "all", "--single-file", *verified]) == 0
+    both = onnx.load(out)
+    for tensor in both.graph.initializer:
+        tensor.ClearField("data_location")  # present, if only with its default
+    assert onnx.load(one) == both
+    assert not (tmp_path / "one.onnx.data").exists()
+
+
 def test_no_fallback_and_skip(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     skipped = ["--skip", "/conv1/Conv", "MaxPool", "--no-fallback", "--policy", "all"]

@@ -56,7 +56,7 @@ def test_data_in_the_skeleton_is_not_replaced(tmp_path):
     assert onnx.load(tmp_path / "m.onnx") == proto
 
 
-@pytest.mark.parametrize("forced", [True, False])
+@pytest.mark.parametrize("forced", [True, None])
 def test_external_data(tmp_path, forced, monkeypatch):
     proto = example()
     model = load(proto)
@@ -77,6 +77,33 @@ def test_external_data(tmp_path, forced, monkeypatch):
     first = (tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.onnx.data").read_bytes()
     save(model.proto, model.weights, tmp_path / "m.onnx", external=True)
     assert first == ((tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.onnx.data").read_bytes())
+
+
+def test_small_tensors_stay_in_the_model_where_they_can(tmp_path, monkeypatch):
+    proto = example((3, 5000, 20000))
+    model = load(proto)
+    out, data = save(model.proto, model.weights, tmp_path / "m.onnx", external=True)
+    assert os.path.getsize(data) == 80000
+    assert load(out).external and to_proto(load(out).proto, load(out).weights) == proto
+    monkeypatch.setattr(save_module, "LARGEST", 15000)
+    out, data = save(model.proto, model.weights, tmp_path / "m.onnx")
+    assert os.path.getsize(data) == 20480 + 80000
+    with pytest.raises(ModelError, match="m.onnx: over 2 GB, too much for a single file"):
+        save(model.proto, model.weights, tmp_path / "m.onnx", external=False)
+    assert os.path.getsize(data) == 20480 + 80000
+
+
+def test_the_name_of_the_data_is_chosen_for_the_place_it_moves_to(tmp_path):
+    model = load(example())
+    (tmp_path / "a").mkdir()
+    save(model.proto, model.weights, tmp_path / "a" / "m.onnx", external=True)
+    model = load(tmp_path / "a" / "m.onnx")
+    (tmp_path / "b").mkdir()
+    files = save(model.proto, model.weights, tmp_path / "b" / "m.onnx", external=True,
+                 home=tmp_path / "a" / "m.onnx")
+    assert files == [str(tmp_path / "b" / "m.onnx"), str(tmp_path / "b" / "m.onnx.1.data")]
+    made = load(files[0])
+    assert to_proto(made.proto, made.weights) == example()
 
 
 def test_the_input_data_file_is_never_written(tmp_path):

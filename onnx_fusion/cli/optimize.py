@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import os
 import shutil
@@ -29,6 +30,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--verify",
         action="store_true",
         help="compare the two models' results, with the library and without, before OUT is written",
+    )
+    parser.add_argument(
+        "--single-file",
+        action="store_true",
+        help="write no OUT.data; sessions then keep large fused weights in memory twice",
     )
     parser.add_argument(
         "--embed-ptx",
@@ -211,6 +217,9 @@ def run(args: argparse.Namespace) -> int:
         f"{args.target}: {show.plural(summary.nodes_before, 'node')} before, "
         f"{summary.nodes_after} after, {show.plural(summary.regions, 'region')}"
     )
+    for path in summary.files[1:]:
+        size = show.amount(os.path.getsize(path))
+        print(f"{path}: {size} of weights; keep it beside the model ('--single-file' writes none)")
     print(
         f"intermediate results: {show.amount(summary.irs_bytes_before)} before, "
         f"{show.amount(summary.irs_bytes_after)} after"
@@ -222,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def optimize_to(args: argparse.Namespace, target: str):
-    """Write the fused model to `target` and return the summary."""
+    """Write the fused model to `target`, as if it was OUT, and return the summary."""
     from onnx_fusion.api import optimize_file
 
     if args.embed_ptx and args.device == "cpu":
@@ -236,6 +245,8 @@ def optimize_to(args: argparse.Namespace, target: str):
                 progress=progress,
                 tuning=tuning(args),
                 embed_ptx=args.embed_ptx,
+                single_file=args.single_file,
+                home=args.target,
                 **planning(args),
             )
     except KeyboardInterrupt:
@@ -260,11 +271,11 @@ def optimize_verified(args: argparse.Namespace):
             report = verify(args.source, str(made), library=library)
             if not report.passed:
                 raise VerifyError(f"{target}: not written: {report.failure()}")
-        if list(Path(folder).iterdir()) == [made]:
-            os.replace(made, target)
-        else:
-            # Its data's name depends on the files beside the target, so it is written anew there.
-            optimize_to(args, args.target)
+        files = [str(target.parent / Path(path).name) for path in summary.files]
+        # The model comes last: until then the target is what it was.
+        for path, final in reversed([*zip(summary.files, files, strict=True)]):
+            os.replace(path, final)
+        summary = dataclasses.replace(summary, files=files)
     except OSError as error:
         said = (error.strerror or str(error)).lower()
         raise OnnxFusionError(f"{target}: cannot be written: {said}") from None

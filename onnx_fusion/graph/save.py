@@ -19,23 +19,29 @@ LARGEST = (1 << 31) - 1
 """Bytes in the largest message that protobuf reads."""
 ALIGNMENT = 4096
 """External tensors start at multiples of this, so that readers can map each one."""
+WORTH_BYTES = 1 << 16
+"""Readers open and map the file for each tensor; smaller ones stay in the model where they can."""
 _CHUNK = 1 << 24
 _GRAPH, _INITIALIZER, _RAW = 7, 5, 9
 
 
 def save(skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str | os.PathLike[str], *,
-         external: bool = False) -> list[str]:
+         external: bool | None = None, home: str | os.PathLike[str] | None = None) -> list[str]:
     """Write the model to `path` and return the paths written; the file appears whole or not at all.
 
     Initializers of `skeleton` that have no data of their own get it from `weights`. With
-    `external`, or if the file would be over 2 GB, the data of those goes to a second file, `path` +
-    ".data", beside it (with a number if a weight still lies in a file of that name). Equal
-    arguments give equal bytes. Raises ModelError if a file cannot be written; nothing is left
-    behind then, nor after an interrupt.
+    `external`, and unless it is False if the file would be over 2 GB, the data of those goes to a
+    second file, `path` + ".data", beside it; of those above 64 KiB only, if the rest is below 2 GB.
+    Its name has a number if a weight still lies in the file of that name beside `home`, where both
+    files will be moved to (`path`, unless given). Equal arguments give equal bytes. Raises
+    ModelError if a file cannot be written; nothing is left behind then, nor after an interrupt.
     """
     path = os.fspath(path)
-    if external or _inline_size(skeleton, weights) > LARGEST:
-        return _save_external(skeleton, weights, path)
+    small = _inline_size(skeleton, weights) <= LARGEST
+    if external or (external is None and not small):
+        return _save_external(skeleton, weights, path, os.fspath(home or path))
+    if not small:
+        raise ModelError(f"{path}: over 2 GB, too much for a single file")
     with _replacing(path) as file:
         _write_model(file, skeleton, weights)
     return [path]
@@ -72,13 +78,17 @@ def _inline_size(skeleton: onnx.ModelProto, weights: Mapping[str, Weight]) -> in
 
 
 def _save_external(
-    skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str
+    skeleton: onnx.ModelProto, weights: Mapping[str, Weight], path: str, home: str
 ) -> list[str]:
-    data_path = _data_path(path, weights)
+    name = os.path.basename(_data_path(home, weights))
+    data_path = os.path.join(os.path.dirname(path), name)
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton)
-    moved = [tensor for tensor in proto.graph.initializer if tensor.name in weights
-             and weights[tensor.name].nbytes > wire.DETACH_BYTES and _has_no_data(tensor)]
+    able = [tensor for tensor in proto.graph.initializer if tensor.name in weights
+            and weights[tensor.name].nbytes > wire.DETACH_BYTES and _has_no_data(tensor)]
+    moved = [tensor for tensor in able if weights[tensor.name].nbytes > WORTH_BYTES]
+    if not moved or _inline_size(skeleton, _without(weights, moved)) > LARGEST:
+        moved = able
     with contextlib.ExitStack() as files:
         model_file = files.enter_context(_replacing(path))
         data_file = files.enter_context(_replacing(data_path))
@@ -89,17 +99,21 @@ def _save_external(
             data_file.write(bytes(padding))
             offset += padding
             tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, entry in (("location", os.path.basename(data_path)), ("offset", offset),
+            for key, entry in (("location", name), ("offset", offset),
                                ("length", weight.nbytes)):
                 tensor.external_data.add(key=key, value=str(entry))
             _write_bytes(data_file, weight.raw())
             offset += weight.nbytes
-        rest = {name: weight for name, weight in weights.items()
-                if name not in {tensor.name for tensor in moved}}
+        rest = _without(weights, moved)
         if _inline_size(proto, rest) > LARGEST:
             raise ModelError(f"{path}: over 2 GB even without its weights, which ONNX cannot hold")
         _write_model(model_file, proto, rest)
     return [path, data_path]
+
+
+def _without(weights: Mapping[str, Weight], moved: list[onnx.TensorProto]) -> dict[str, Weight]:
+    names = {tensor.name for tensor in moved}
+    return {name: weight for name, weight in weights.items() if name not in names}
 
 
 def _data_path(path: str, weights: Mapping[str, Weight]) -> str:

@@ -11,6 +11,7 @@
 
 namespace onnx_fusion::cpu {
 double multiply_add(int64_t rounds);
+size_t give_back_pages(const void* data, size_t bytes);
 }
 
 #define ONNX_FUSION_EXPORT extern "C" __attribute__((visibility("default")))
@@ -92,6 +93,11 @@ ONNX_FUSION_EXPORT const char* onnx_fusion_isa() {
 // Does `rounds` of multiply-adds on one thread, and returns how many floating-point operations it did.
 ONNX_FUSION_EXPORT double onnx_fusion_multiply_add(int64_t rounds) {
   return onnx_fusion::cpu::multiply_add(rounds);
+}
+
+// How many bytes of whole pages the system took back because it can read them from a file again.
+ONNX_FUSION_EXPORT uint64_t onnx_fusion_give_back(const void* data, uint64_t bytes) {
+  return onnx_fusion::cpu::give_back_pages(data, bytes);
 }
 
 // 0: runs. 1: not a valid program. 2: valid, but no kernel runs it.

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 
 from onnx_fusion.emit import Emitted, NotConvexError, emit
-from onnx_fusion.graph.save import save
+from onnx_fusion.emit.write import write
 from onnx_fusion.runtime import gate
 from onnx_fusion.runtime.bench import PAUSE_SECONDS, runner
 from onnx_fusion.runtime.duel import Outcome, duel, sample
@@ -166,7 +166,7 @@ class Measurer:
         with tempfile.TemporaryDirectory(prefix="onnx_fusion.") as folder:
             path = str(Path(folder) / "tuned.onnx")
             emitted = self.assemble(regions)
-            save(emitted.proto, emitted.weights, path, external=self.model.external)
+            write(self.model, emitted, path)
             runs = []
             for source, library in ((self.source, False), (path, True)):
                 with raising(Failed if library else Unfit):

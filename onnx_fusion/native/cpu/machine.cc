@@ -243,6 +243,7 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
     bound->plans.push_back(std::move(plan));
   }
   place_temps(plan_of, bound);
+  hashes.give_back();
   return Status();
 }
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <mutex>
 
+#include "cpu/pages.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <unistd.h>
@@ -108,11 +110,18 @@ void ContentHash::add(const void* bytes, size_t count) {
 
 namespace {
 thread_local ConstantHashes* in_use = nullptr;
+constexpr size_t kLeastGiven = size_t{1} << 16;  // bytes of a constant worth the system calls
 }  // namespace
 
 ConstantHashes::Use::Use(ConstantHashes* hashes) : before_(in_use) { in_use = hashes; }
 
 ConstantHashes::Use::~Use() { in_use = before_; }
+
+void ConstantHashes::give_back() const {
+  for (const auto& [range, hash] : known_) {
+    if (range.second >= kLeastGiven) give_back_pages(range.first, range.second);
+  }
+}
 
 ContentHash hash_constant(const void* data, size_t bytes) {
   if (in_use != nullptr) {

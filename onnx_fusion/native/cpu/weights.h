@@ -41,6 +41,10 @@ class ConstantHashes {
     ConstantHashes* before_;
   };
 
+  // Once constants are packed nobody reads them but to pack them again: gives back the memory of those
+  // that lie in a mapped file.
+  void give_back() const;
+
  private:
   friend ContentHash hash_constant(const void* data, size_t bytes);
   std::map<std::pair<const void*, size_t>, ContentHash> known_;
