@@ -100,6 +100,8 @@ class Compiler {
 
 // Joins cheap f32 steps two by two, where the first one's result goes nowhere else.
 void join_steps(TileProgram* program);
+// Turns passes that follow one another on f32 values into strands.
+void join_strands(TileProgram* program);
 // Gives buffers to slots, reusing those that are done with.
 void place_slots(TileProgram* program);
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/kernels.h"
+#include "cpu/strand_kernels.h"
 #include "machine.h"
 
 #if defined(__x86_64__)
@@ -15,18 +16,19 @@
 namespace onnx_fusion {
 namespace cpu {
 
-#define X(isa)                  \
-  namespace isa {               \
-  void fill_unary(Kernels*);    \
-  void fill_binary(Kernels*);   \
-  void fill_chain(Kernels*);    \
-  void fill_move(Kernels*);     \
-  void fill_copy(Kernels*);     \
-  void fill_activate(Kernels*); \
-  void fill_rows(Kernels*);     \
-  void fill_cast(Kernels*);     \
-  void fill_reduce(Kernels*);   \
-  void fill_window(Kernels*);   \
+#define X(isa)                       \
+  namespace isa {                    \
+  void fill_unary(Kernels*);         \
+  void fill_binary(Kernels*);        \
+  void fill_chain(Kernels*);         \
+  void fill_move(Kernels*);          \
+  void fill_copy(Kernels*);          \
+  void fill_activate(Kernels*);      \
+  void fill_rows(Kernels*);          \
+  void fill_cast(Kernels*);          \
+  void fill_reduce(Kernels*);        \
+  void fill_window(Kernels*);        \
+  void fill_strands(StrandKernels*); \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -91,6 +93,18 @@ Kernels make() {
 }
 
 }  // namespace
+
+const StrandKernels& strand_kernels() {
+  static const StrandKernels table = [] {
+    StrandKernels k{};
+#define X(isa) \
+  if (std::strcmp(chosen(), #isa) == 0) isa::fill_strands(&k);
+    ONNX_FUSION_EACH_ISA(X)
+#undef X
+    return k;
+  }();
+  return table;
+}
 
 const Kernels& kernels() {
   static const Kernels table = make();

@@ -393,6 +393,7 @@ class Joiner {
       const bool clips = first.op == kChainAtLeast && second.op == kChainAtMost;
       outer.pass = clips ? kernels().clip : kernels().chain[first.op][second.op][splats];
       outer.op = Op::count;
+      outer.ref = first.op * kChainOps + second.op;
       outer.a = first.through;
       outer.b = first.other;
       outer.c = second.other;

@@ -24,6 +24,11 @@ void place_slots(TileProgram* program) {
       for (int slot : {step.a, step.b, step.c, step.d, step.out}) {
         use(slot);
       }
+      if (step.kind == StepKind::strand) {
+        for (const Strand::Link& link : program->strands[static_cast<size_t>(step.ref)].links) {
+          use(link.slot);
+        }
+      }
       if (step.kind == StepKind::load) {
         const TileLoad& load = program->loads[static_cast<size_t>(step.ref)];
         for (const TileIndirect& indirect : load.indirects) use(indirect.slot);

@@ -145,6 +145,7 @@ void Compiler::finish() {
   join_steps(out_.get());
   place_stores();
   point_loads();
+  join_strands(out_.get());
   place_slots(out_.get());
   estimate();
 }
@@ -258,6 +259,7 @@ void Compiler::estimate() {
       if (step.kind == StepKind::pass && step.op >= Op::op_exp && step.op <= Op::op_sigmoid) cost = 0.6;
       if (step.kind == StepKind::pass && step.op == Op::op_pow) cost = 5;
       if (step.kind == StepKind::pass && step.op == Op::op_div) cost = 0.2;
+      if (step.kind == StepKind::strand) cost = out_->strands[static_cast<size_t>(step.ref)].cost;
       if (step.kind == StepKind::load || step.kind == StepKind::store) cost = 0.25;
       if (step.kind == StepKind::idiom) cost = step.idiom == kernels().softmax ? 0.3 : 0.15;
       out_->cost += cost;

@@ -17,6 +17,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/stage.h"
+#include "cpu/strand.h"
 
 namespace onnx_fusion::cpu {
 
@@ -101,6 +102,7 @@ struct TilePoint {
 
 enum class StepKind : uint8_t {
   pass,     // out = pass(a, b, c)
+  strand,   // strands[ref], a row of passes
   point,    // slot `out` points to points[ref]
   load,     // out = loads[ref]
   index,    // out = conds[ref][0].form or expression
@@ -156,6 +158,7 @@ class TileProgram {
   std::vector<TileLoad> loads;
   std::vector<TileStore> stores;
   std::vector<TilePoint> points;
+  std::vector<Strand> strands;
   std::vector<std::vector<TileCond>> conds;
   std::vector<Slot> slots;
   int64_t full_capacity = 1, row_capacity = 1;  // elements

@@ -160,6 +160,15 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
       case StepKind::pass:
         step.pass(p[step.out], p[step.a], p[step.b], p[step.c], n);
         break;
+      case StepKind::strand: {
+        StrandLink links[kMostLinks];
+        size_t count = 0;
+        for (const Strand::Link& link : program_.strands[static_cast<size_t>(step.ref)].links) {
+          links[count++] = {link.run, link.slot < 0 ? nullptr : reinterpret_cast<float*>(p[link.slot])};
+        }
+        strand_kernels().run(links, n);
+        break;
+      }
       case StepKind::point: {
         const TilePoint& point = program_.points[static_cast<size_t>(step.ref)];
         p[step.out] = context_.tensors[point.tensor] + at(point.address) * point.bytes;
