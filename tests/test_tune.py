@@ -13,6 +13,7 @@ import pytest
 
 from onnx_fusion import api
 from onnx_fusion.cli.main import main
+from onnx_fusion.fusion import policy
 from onnx_fusion.fusion.template import NAMES
 from onnx_fusion.lower import reuse
 from onnx_fusion.runtime.duel import Outcome
@@ -115,7 +116,8 @@ def test_a_second_run_measures_nothing_and_writes_the_same(source, tmp_path):
     assert first.read_bytes() == third.read_bytes()
 
 
-def test_what_was_measured_is_used_without_tuning(source, tmp_path):
+def test_what_was_measured_is_used_without_tuning(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "MARGIN", 0.0)
     plain = api.plan(str(source), **WITHOUT_SMALL)
     run(source, tmp_path / "out.onnx", Fake(by_kind("Sin")))
     tuning = Tuning(host=HOST, shipped={})
@@ -254,7 +256,8 @@ def test_a_large_unit_is_taken_without_the_quarter_that_loses(tmp_path):
     assert verify(tmp_path / "in.onnx", tmp_path / "out.onnx").passed
 
 
-def test_the_budget_ends_measuring_with_the_best_so_far(source, tmp_path):
+def test_the_budget_ends_measuring_with_the_best_so_far(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(policy, "MARGIN", 0.0)
     fake = Fake(by_kind("Sin"))
     summary = run(source, tmp_path / "out.onnx", fake, budget=2.5)
     parts = [asked for asked in fake.asked if not asked.startswith("whole")]

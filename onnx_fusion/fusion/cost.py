@@ -7,12 +7,24 @@ are for one thread; ratios of two estimates carry over to more.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.view import irs_bytes
-from onnx_fusion.ops import peer, table
-from onnx_fusion.ops.mapping import MappingType
+from onnx_fusion.ops import pace, peer, table
+from onnx_fusion.ops.mapping import MappingType, Role
+
+ROWS = frozenset((Role.REDUCTION, Role.NORM, Role.SOFTMAX))
+"""Roles whose time goes with the elements they read."""
+
+
+class Side(enum.Enum):
+    """Whose kernels: the column of `ops.pace` that says how fast they are."""
+
+    HERE = 0
+    STRICT = 1
+    THERE = 2
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,29 +33,26 @@ class Rates:
 
     `bandwidth` holds for memory, `cached` for what stays below `cache` bytes.
     `overhead` is what one more node in the session costs, `launch` what the kernel itself adds.
-    `savings` says that algorithms with fewer operations are used (ops.row, `saving`).
+    With a `side`, operators take what `ops.pace` says; else all contractions run at one rate and all
+    else at another.
     """
 
     overhead: float
     launch: float
     bandwidth: float
     cached: float
-    contraction: float
-    other: float
-    savings: bool = False
+    contraction: float = 106e9
+    other: float = 32e9
+    side: Side | None = None
     cache: int = 16 << 20
 
 
-# Medians over single operators, chains and whole models of the zoo on an AVX-512 machine, one thread. What
-# decides is the ratio of the two rows.
-FUSED = Rates(
-    overhead=0.5e-6, launch=0.7e-6, bandwidth=12e9, cached=50e9, contraction=106e9, other=32e9,
-    savings=True,
-)  # fmt: skip
-FUSED_STRICT = dataclasses.replace(FUSED, savings=False)
+FUSED = Rates(overhead=0.5e-6, launch=0.7e-6, bandwidth=30e9, cached=50e9, side=Side.HERE)
+FUSED_STRICT = dataclasses.replace(FUSED, side=Side.STRICT)
 ONNX_RUNTIME = Rates(
-    overhead=0.5e-6, launch=0.6e-6, bandwidth=12e9, cached=60e9, contraction=100e9, other=35e9
+    overhead=0.5e-6, launch=0.6e-6, bandwidth=30e9, cached=50e9, side=Side.THERE
 )
+"""One thread of a CPU. What decides is the ratio of the first and the last."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -101,7 +110,7 @@ def kernel_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) ->
 
 
 def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -> float:
-    """Return what the work itself takes: the larger of arithmetic and memory traffic."""
+    """Return what the work itself takes: the larger of sums and memory traffic, and all other arithmetic."""
     members = set(nodes)
     read: dict[Value, int] = {}
     for node in nodes:
@@ -113,28 +122,62 @@ def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -
         for n in nodes
         for v in n.outputs
         if v is not None
-        and (v.is_output or v.captured or any(c not in members for c in v.consumers))
+        and (v.is_output or v.captured or len(nodes) == 1 or any(c not in members for c in v.consumers))
     ]
-    hard = sum(
-        flops(n) / (table.find(n).saving_of(n) if rates.savings else 1.0)
-        for n in nodes
-        if is_contraction(n)
-    )
-    easy = sum(flops(n) for n in nodes if not is_contraction(n)) * repeats
+    hard = sum(contraction_seconds(n, rates) for n in nodes if is_contraction(n))
+    easy = sum(element_seconds(n, rates) for n in nodes if not is_contraction(n)) * repeats
     moved = sum(read.values()) + sum(irs_bytes(v) for v in outputs)
-    bandwidth = rates.cached if moved <= rates.cache else rates.bandwidth
-    return max(moved / bandwidth, hard / rates.contraction + easy / rates.other)
+    seconds = moved / (rates.cached if moved <= rates.cache else rates.bandwidth)
+    return max(seconds, hard + easy) if rates.side is None else max(seconds, hard) + easy
+
+
+def contraction_seconds(node: Node, rates: Rates) -> float:
+    """Return what the sums of a contraction take."""
+    product = table.find(node).product_of(node) if rates.side is not None else None
+    if product is None:
+        return flops(node) / rates.contraction
+    if rates.side is Side.THERE:
+        return pace.run_there(product)
+    return pace.run_here(product, rates.side is Side.STRICT)
+
+
+def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
+    """Return what a node takes that is no contraction, beyond reading and writing, as the operator `named`
+    if that is another."""
+    if rates.side is None:
+        return flops(node) / rates.other
+    row = table.find(node)
+    pair = pace.ELEMENTS.get(named or node.op_type)
+    if pair is None:
+        pair = pace.OTHER if row.flops_of(node) else (0.0, 0.0)
+    each = pair[rates.side is Side.THERE] * 1e-9
+    made = elements(node.outputs[0]) if node.outputs else 0
+    if row.role_of(node) is Role.POOL:
+        return each * flops(node)
+    if row.role_of(node) in ROWS and node.inputs:
+        made = max(made, elements(node.inputs[0]))
+    return each * made
 
 
 def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
-    """Return what ONNX Runtime takes for these nodes, after the fusions it makes itself."""
-    members, free = set(nodes), set()
-    for node in nodes:
-        for value in node.inputs:
-            producer = value.producer if value is not None else None
-            if producer in members and peer.fuses(producer, node):
-                free.add(node)
-    return sum(kernel_seconds([n], rates) for n in nodes if n not in free)
+    """Return what ONNX Runtime takes for these nodes, after the fusions it makes itself, with the
+    reorders between a blocked layout and rows."""
+    nodes = peer.apart(nodes)
+    writer = {v.name: node for node in nodes for v in node.outputs if v is not None}
+    given = {n: [writer[v.name] for v in n.inputs if v is not None and v.name in writer] for n in nodes}
+    free = {n: [p for p in given[n] if peer.fuses(p, n)] for n in nodes}
+    seconds = sum(kernel_seconds([n], rates) for n in nodes if not free[n])
+    if rates.side is None:
+        return seconds
+    seconds += sum(element_seconds(n, rates, peer.named(n, free[n])) for n in nodes if free[n])
+    inside = peer.blocked(nodes)
+    moved = {
+        producer.outputs[0]: irs_bytes(producer.outputs[0])
+        for node in nodes
+        for producer in given[node]
+        if (node in inside) != (producer in inside) and (producer in inside or peer.slides(node))
+    }
+    return seconds + 2 * sum(moved.values()) / rates.cached
 
 
 def pays(block: Sequence[Node], node: Node, rates: Rates = FUSED) -> bool:

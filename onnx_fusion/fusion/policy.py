@@ -19,9 +19,9 @@ from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.names import input_names
 from onnx_fusion.ops import peer
 
-MARGIN = 0.9
+MARGIN = 0.97
 """A stretch is taken if its estimate is at most this share of ONNX Runtime's."""
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.03
 """Nothing is taken if all of it would save less than this share of the graph's time: it would be noise."""
 
 

@@ -22,7 +22,7 @@ from onnx_fusion.ops.mapping import CONTRACTIONS, Role
 Fits = Callable[[Sequence[Node]], bool]
 
 MOST_SECONDS = 10e-6
-"""What the smaller of two regions may take to be merged."""
+"""What the smaller of two regions may take to be merged, at one rate for all operators."""
 MOST_BYTES = 256 << 10
 """Intermediate results that may lie between them: what a second-level cache holds beside the weights."""
 MOST_IMAGES = 3
@@ -235,7 +235,8 @@ def _small(blocks: Blocks, block: Block) -> list[list[Block]]:
 def _is_small(first: Block, second: Block, rates: cost.Rates) -> bool:
     if sum(map(irs_bytes, _between(first, second))) > MOST_BYTES:
         return False
-    return min(cost.compute_seconds(b.nodes, rates) for b in (first, second)) <= MOST_SECONDS
+    plain = dataclasses.replace(rates, side=None)
+    return min(cost.compute_seconds(b.nodes, plain) for b in (first, second)) <= MOST_SECONDS
 
 
 TEMPLATES = (

@@ -11,6 +11,7 @@ from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import transpose
+from onnx_fusion.ops.product import of_matrices, of_windows
 from onnx_fusion.ops.row import Row, Site, align, broadcast, like, pointwise
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
@@ -351,25 +352,6 @@ def conv_role(node: Node) -> Role:
     return Role.CONVOLUTION
 
 
-WINOGRAD = 2.0
-"""Winograd's F(4x4, 3x3) against direct convolution: 4 times fewer products, less its transforms."""
-WINOGRAD_CHANNELS = 16
-
-
-def conv_saving(node: Node) -> float:
-    """Return how much faster than direct convolution the kernels are: Winograd, for 3x3 in steps of 1."""
-    weights = node.inputs[1].shape or ()
-    steps = (*node.attrs.get("strides", ()), *node.attrs.get("dilations", ()))
-    fits = (
-        node.inputs[1].weight is not None
-        and weights[2:] == (3, 3)
-        and set(steps) <= {1}
-        and int(node.attrs.get("group", 1)) == 1
-        and all(isinstance(d, int) and d >= WINOGRAD_CHANNELS for d in weights[:2])
-    )
-    return WINOGRAD if fits else 1.0
-
-
 def pool_flops(node: Node) -> float:
     """Return one operation per tap."""
     return float(math.prod(int(k) for k in node.attrs.get("kernel_shape", [1])))
@@ -377,9 +359,9 @@ def pool_flops(node: Node) -> float:
 
 M = MappingType.MANY_TO_MANY
 ROWS = [
-    Row("MatMul", M, lower_matmul, flops=matmul_flops, role=Role.PRODUCT),
-    Row("Gemm", M, lower_gemm, flops=matmul_flops, role=Role.PRODUCT),
-    Row("Conv", M, lower_conv, flops=conv_flops, role=conv_role, saving=conv_saving),
+    Row("MatMul", M, lower_matmul, flops=matmul_flops, role=Role.PRODUCT, product=of_matrices),
+    Row("Gemm", M, lower_gemm, flops=matmul_flops, role=Role.PRODUCT, product=of_matrices),
+    Row("Conv", M, lower_conv, flops=conv_flops, role=conv_role, product=of_windows),
     Row("MaxPool", M, lower_max_pool, flops=pool_flops, role=Role.POOL),
     Row("AveragePool", M, lower_average_pool, flops=pool_flops, role=Role.POOL),
     Row("LpPool", M, lower_lp_pool, flops=pool_flops, role=Role.POOL),

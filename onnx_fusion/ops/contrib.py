@@ -11,6 +11,7 @@ from onnx_fusion.ops.contraction import matmul, matmul_flops
 from onnx_fusion.ops.elementwise import EXPENSIVE, mapping, need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import transpose
+from onnx_fusion.ops.product import of_matrices
 from onnx_fusion.ops.row import Row, Site, broadcast, like, pointwise
 from onnx_fusion.ops.rows import affine, normalized
 from onnx_fusion.ops.stage import Stage
@@ -100,7 +101,8 @@ ROWS = [
     Row("BiasGelu", mapping, lower_gelu, DOMAIN, flops=EXPENSIVE + 1),
     Row("FastGelu", mapping, lower_gelu, DOMAIN, flops=EXPENSIVE + 1),
     Row("QuickGelu", mapping, lower_quick_gelu, DOMAIN, flops=EXPENSIVE),
-    Row("FusedMatMul", M2M, lower_fused_matmul, DOMAIN, flops=matmul_flops, role=Role.PRODUCT),
+    Row("FusedMatMul", M2M, lower_fused_matmul, DOMAIN, flops=matmul_flops, role=Role.PRODUCT,
+        product=of_matrices),
     Row("SkipLayerNormalization", M2M, lower_skip_norm, DOMAIN, flops=8.0),
     Row("SkipSimplifiedLayerNormalization", M2M, lower_skip_norm, DOMAIN, flops=6.0),
 ]

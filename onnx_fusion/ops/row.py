@@ -11,6 +11,7 @@ import numpy as np
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.mapping import CONTRACTIONS, MappingType, Role
+from onnx_fusion.ops.product import Product
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import ANY, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
@@ -87,7 +88,7 @@ class Row:
     `mapping` is its mapping type, or the function of the node that gives it. `lower` returns one
     tensor per output. `reason` says why the operator is opaque. `flops` estimates floating-point
     operations per output element for the cost model. `role` is what a many-to-many operator does.
-    `saving` is by how much the kernels' algorithm beats that many operations, if not under `strict`.
+    `product` is a contraction's shape, None where it is not known.
     `stated` are attributes, with their defaults, that ONNX Runtime misses in a function. `extents`
     are the inputs that say the result's shape, and nothing of its elements.
     Tests draw inputs from the interval `sample` and accept there a relative error of `tolerance`
@@ -101,7 +102,7 @@ class Row:
     reason: str = ""
     flops: float | Callable[[Node], float] = 1.0
     role: Role | Callable[[Node], Role] | None = None
-    saving: Callable[[Node], float] | None = None
+    product: Callable[[Node], Product | None] | None = None
     stated: tuple[tuple[str, Any], ...] = ()
     extents: tuple[int, ...] = ()
     sample: tuple[float, float] = (-4.0, 4.0)
@@ -119,9 +120,9 @@ class Row:
         """Return whether most of the node's time goes into multiply-adds."""
         return self.role_of(node) in CONTRACTIONS
 
-    def saving_of(self, node: Node) -> float:
-        """Return how many times faster the kernels are than the operations of `flops` suggest."""
-        return self.saving(node) if self.saving is not None else 1.0
+    def product_of(self, node: Node) -> Product | None:
+        """Return the shape of the contraction that the node is, None if there is none or it is not known."""
+        return self.product(node) if self.product is not None else None
 
     def flops_of(self, node: Node) -> float:
         """Return the node's floating-point operations per output element."""

@@ -18,6 +18,7 @@ from onnx_fusion.ops.contraction import INLINE_STEPS
 from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import number
+from onnx_fusion.ops.product import of_transposed
 from onnx_fusion.ops.row import Row, Site, like, pointwise
 from onnx_fusion.ops.rows import per_channel
 from onnx_fusion.ops.stage import Stage
@@ -198,4 +199,7 @@ def flops(node: Node) -> float:
 
 
 M = MappingType.MANY_TO_MANY
-ROWS = [Row("ConvTranspose", M, lower_conv_transpose, flops=flops, role=Role.CONVOLUTION)]
+ROWS = [
+    Row("ConvTranspose", M, lower_conv_transpose, flops=flops, role=Role.CONVOLUTION,
+        product=of_transposed),
+]  # fmt: skip

@@ -1,0 +1,113 @@
+"""How fast operators run on a CPU, here and in ONNX Runtime: one core, float32.
+
+Medians over the nodes of the zoo's models and over single operators, Zen 4 with AVX-512, ONNX
+Runtime 1.32; kernels for AVX2 take 1.0 to 1.1 of the time there, of some functions 1.4. What decides is the
+ratio of the two sides.
+"""
+
+from __future__ import annotations
+
+from onnx_fusion.ops.product import Kind, Product
+
+PEAK = 111e9
+"""Operations per second of a large matrix product, on both sides."""
+ELEMENTS: dict[str, tuple[float, float]] = {
+    # Functions of an element.
+    "Exp": (0.1, 0.1), "Log": (0.35, 1.6), "Sqrt": (0.1, 0.3), "Erf": (0.18, 0.45),
+    "Sigmoid": (0.17, 0.14), "Tanh": (0.16, 0.2), "Softplus": (0.3, 10.9), "Mish": (0.25, 11.4),
+    "Elu": (0.25, 1.7), "Selu": (0.3, 1.7), "Celu": (0.35, 10.0), "Softsign": (0.1, 0.12),
+    "HardSwish": (0.08, 0.2), "HardSigmoid": (0.04, 0.05), "Gelu": (0.26, 0.53),
+    "BiasGelu": (0.26, 0.53), "FastGelu": (0.26, 0.55), "QuickGelu": (0.18, 0.18), "Swish": (0.18, 0.18),
+    "Sin": (0.45, 1.75), "Cos": (0.45, 1.75), "Sign": (0.02, 0.9), "Pow": (4.2, 4.1),
+    "Atan": (9.7, 0.8), "Asin": (9.7, 2.0), "Acos": (9.7, 2.0), "Tan": (9.7, 2.0),
+    "Sinh": (9.7, 2.0), "Cosh": (9.7, 2.0), "Asinh": (9.7, 2.0), "Acosh": (9.7, 2.0),
+    "Atanh": (9.7, 2.0), "Mod": (13.0, 5.5), "PRelu": (0.08, 0.6), "Where": (0.04, 1.6),
+    "Div": (0.04, 0.07), "Reciprocal": (0.02, 0.12), "Floor": (0.02, 0.17), "Ceil": (0.02, 0.17),
+    "Round": (0.03, 0.1), "LeakyRelu": (0.04, 0.06), "And": (0.02, 0.5), "Or": (0.02, 0.5),
+    "BatchNormalization": (0.03, 0.03), "Identity": (0.0, 0.0),
+    # Rows and windows; of an input's element, of a pooling for each tap.
+    "Softmax": (0.28, 0.33), "LogSoftmax": (0.4, 0.42), "LayerNormalization": (0.25, 0.53),
+    "RMSNormalization": (0.2, 0.5), "InstanceNormalization": (0.25, 0.2),
+    "GroupNormalization": (0.25, 0.2), "SkipLayerNormalization": (0.3, 4.8),
+    "SkipSimplifiedLayerNormalization": (0.25, 0.5), "MeanVarianceNormalization": (0.3, 0.5),
+    "CumSum": (21.0, 2.2), "LRN": (0.8, 1.0), "MaxPool": (0.035, 0.04), "AveragePool": (0.06, 0.1),
+    "LpPool": (0.1, 1.0),
+    # What moves elements: what it takes beyond reading and writing.
+    "Transpose": (0.08, 0.3), "Concat": (0.2, 0.05), "Split": (0.0, 0.14), "Slice": (0.0, 0.05),
+    "Gather": (0.1, 0.03), "Pad": (0.02, 0.1), "Expand": (0.02, 0.35), "Tile": (0.02, 0.35),
+    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.25, 1.6), "Resize": (0.1, 0.45),
+    "Upsample": (0.1, 0.45),
+}  # fmt: skip
+"""Nanoseconds per element beyond memory's, (here, ONNX Runtime), by op_type."""
+OTHER = (0.02, 0.03)
+"""The same for an operator that is a few instructions."""
+STREAM = (28e9, 20e9)
+"""Bytes per second at which weights that are used once are read, (here, ONNX Runtime)."""
+
+
+def filled(product: Product) -> float:
+    """Return the share of PEAK that a matrix product of this shape reaches."""
+    rows = product.rows / (product.rows + 3)
+    return rows * product.depth / (product.depth + 6) * product.columns / (product.columns + 4)
+
+
+def run_here(product: Product, strict: bool = False) -> float:
+    """Return the seconds this project's kernels take for a contraction; `strict` keeps to its sums."""
+    stream = product.weight_bytes / STREAM[0]
+    if product.kind is Kind.DEPTHWISE:
+        return (0.14 + 0.0155 * product.taps) * 1e-9 * product.rows * product.count
+    if product.kind is Kind.TRANSPOSED:
+        return product.flops / PEAK * (1 + 70 / product.depth)
+    share = filled(product)
+    if product.kind is Kind.WINDOW:
+        if product.depth < 8 * product.taps:
+            share *= product.depth / (product.depth + 12)
+        if len(product.window) > 2 and product.steps:
+            share *= 0.75
+        share = share if strict else max(share, winograd(product))
+    return max(product.flops / (PEAK * share), stream)
+
+
+def winograd(product: Product) -> float:
+    """Return operations of the sum for one that is done, times the share of PEAK: 0 if the kernels sum.
+
+    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly.
+    """
+    channels = product.depth / product.taps
+    axes = [k for k, taps in enumerate(product.window) if taps > 1][-2:]
+    taps = {product.window[k] for k in axes}
+    if product.steps or not product.constant or product.count > 1:
+        return 0.0
+    if min(channels, product.columns) < 8 or not axes or taps - {3, 5} or len(taps) > 1:
+        return 0.0
+    tiles = product.rows
+    for _ in axes:
+        tiles /= 4
+    gain = {(3, 2): 3.85, (3, 1): 1.75, (5, 2): 2.6, (5, 1): 1.4}[taps.pop(), len(axes)]
+    shared = tiles / (tiles + (5 if len(axes) == 2 else 20))
+    return gain * shared * channels / (channels + 10) * product.columns / (product.columns + 10)
+
+
+def run_there(product: Product) -> float:
+    """Return the seconds ONNX Runtime takes for a contraction.
+
+    Images in two dimensions are blocked by channels: a window reads them in place, and few pixels
+    share the weights badly. Others are copied window by window for a matrix product.
+    """
+    stream = product.weight_bytes / STREAM[1]
+    if product.kind is Kind.MATRIX:
+        deep = 1 + (min(product.depth, 4096) / 10000) ** 2
+        return max(product.flops / (PEAK * filled(product)) * deep, stream)
+    if product.kind is Kind.TRANSPOSED:
+        return product.flops / PEAK * (1 + 42 / product.depth)
+    if len(product.window) != 2:
+        return product.flops / (PEAK * product.columns / (product.columns + 25))
+    if product.kind is Kind.DEPTHWISE:
+        return (0.24 + 0.019 * product.taps) * 1e-9 * product.rows * product.count
+    one = 1
+    for extent in product.pixels:
+        one *= extent
+    share = one / (one + 12) * product.depth / (product.depth + 8)
+    if product.count > 1:
+        share *= product.columns / (product.columns + 16)
+    return max(product.flops / (1.05 * PEAK * share), stream)
