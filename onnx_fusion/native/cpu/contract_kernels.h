@@ -98,6 +98,18 @@ struct StreamCall {
   bool add;
 };
 
+// One row against lines of b that lie `b_step` apart, unpacked; each is read from end to end.
+struct SpreadCall {
+  int64_t depth;
+  const float* a;
+  int64_t a_step;
+  const float* b;
+  int64_t b_step;
+  int64_t columns;
+  float* c;
+  bool add;  // to what c holds
+};
+
 inline constexpr int kMostTileRows = 12;
 
 struct TileKernels {
@@ -108,6 +120,7 @@ struct TileKernels {
   // c[i][j] = sum over pieces and p < depths[piece] of a[piece][i][p] * b[q][j], q counting all p.
   void (*tile)(TileRows kind, int rows, int vectors, const TileCall& call);
   void (*stream)(int rows, int panels, int vectors, const StreamCall& call);
+  void (*spread)(const SpreadCall& call);
   // c[j] = (add ? c : 0) + sum over p < k of a[p] * b[j][p], for j < count.
   void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
 };

@@ -297,6 +297,10 @@ void ContractPlan::choose_column_source(const BoundProgram& bound, const DotOper
                               guard.extent});
   }
   if (constant != nullptr) return cache_columns(*constant);
+  bool together = rows_ == 1 && plain && depth_ > 1;
+  for (int64_t c = 0; together && c < columns_; ++c) {
+    together = tables.outer[c] == tables.outer[0] + c;
+  }
   bool whole_panels = plain && whole && columns_ % width_ == 0;
   for (int64_t c = 0; whole_panels && c < columns_; ++c) {
     whole_panels = tables.outer[c] == tables.outer[c / width_ * width_] + c % width_;
@@ -305,6 +309,9 @@ void ContractPlan::choose_column_source(const BoundProgram& bound, const DotOper
                             padding_.empty() && pieces_.size() == 1;
   if (rows_ == 1 && along_k_ && row_in_place) {
     side.source = Source::dots;
+  } else if (together) {
+    side.source = Source::lines;
+    column_step_ = runs.step;
   } else if (rows_ <= tile_rows_ && whole_panels && depth_ > 1) {
     side.source = Source::direct;
     column_step_ = runs.step;

@@ -24,6 +24,7 @@ enum class Source {
   indexed,   // rows: the same, of which only short runs of k lie together
   tables,    // packed per block, through tables
   computed,  // packed per block, by the prologue
+  lines,     // one row, columns side by side: each k's read in place, in whole
   dots       // one row, columns along k: read in place
 };
 

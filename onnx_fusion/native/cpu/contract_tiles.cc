@@ -110,6 +110,7 @@ const float* ContractPlan::find_panel(const Item& item, const Buffers& buffers, 
   *panel_floats = width_ * depth_;
   switch (columns_side_.source) {
     case Source::cached: return item.columns + panel * width_ * depth_ + k0 * width;
+    case Source::lines:
     case Source::direct: return item.columns + tables.outer[panel * width_] + tables.inner[k0];
     case Source::dots: return item.columns + tables.inner[k0];
     default: break;
@@ -139,6 +140,17 @@ void ContractPlan::run_streams(const Item& item, const Buffers& buffers, const P
     int64_t panel_floats;
     const float* b = find_panel(item, buffers, packed, block, panel, &panel_floats);
     float* to = c + (panel - panel0) * width_;
+    if (columns_side_.source == Source::lines) {
+      panels = panel1 - panel;
+      const int64_t columns = std::min(columns_, panel1 * width_) - panel * width_;
+      for (int p = block.first; p < block.last; ++p) {
+        const float* a = direct ? buffers.pointers[p - block.first] : together[0];
+        tiles_.spread({depths_[p], a, direct ? row_step_ : tile_rows_, b, column_step_, columns, to,
+                       add || p > block.first});
+        b += depths_[p] * column_step_;
+      }
+      break;
+    }
     for (int p = block.first; p < block.last; ++p) {
       const float* const* a = direct ? buffers.pointers + (p - block.first) * rows : together;
       if (columns_side_.source == Source::dots) {

@@ -296,6 +296,43 @@ void run_stream(int rows, int panels, int vectors, const StreamCall& call) {
   kStreams[rows - 1][panels - 1][vectors - 1](call);
 }
 
+// c += the sum of y[i] * b[i], or the sum alone. So many lines of b at once that what is kept of c
+// hardly counts, and no more than a core follows ahead.
+template <int K, bool Add>
+void spread(const float* const* b, const float* y, int64_t columns, float* c) {
+  int64_t j = 0;
+  for (; j + kLanes <= columns; j += kLanes) {
+    Floats even = Add ? load(c + j) : Floats{}, odd = Floats{};
+#pragma GCC unroll 8
+    for (int i = 0; i < K; ++i) (i % 2 == 0 ? even : odd) += y[i] * load(b[i] + j);
+    store(c + j, K > 1 ? even + odd : even);
+  }
+  for (; j < columns; ++j) {
+    float sum = Add ? c[j] : 0;
+    for (int i = 0; i < K; ++i) sum += y[i] * b[i][j];
+    c[j] = sum;
+  }
+}
+
+void run_spread(const SpreadCall& call) {
+  constexpr int kAtOnce = 8;
+  const float* b[kAtOnce];
+  float y[kAtOnce];
+  bool add = call.add;
+  if (call.depth == 0 && !add) std::memset(call.c, 0, static_cast<size_t>(call.columns) * sizeof(float));
+  for (int64_t p = 0; p < call.depth;) {
+    const int some = p + kAtOnce <= call.depth ? kAtOnce : 1;
+    for (int i = 0; i < some; ++i, ++p) {
+      b[i] = call.b + p * call.b_step;
+      y[i] = call.a[p * call.a_step];
+    }
+    const auto run = some == 1 ? (add ? spread<1, true> : spread<1, false>)
+                               : (add ? spread<kAtOnce, true> : spread<kAtOnce, false>);
+    run(b, y, call.columns, call.c);
+    add = true;
+  }
+}
+
 template <int C>
 void dots(int64_t k, const float* a, const float* const* b, float* c, bool add) {
   Floats sum[C], more[C];
@@ -342,7 +379,8 @@ void run_dots(int64_t k, const float* a, const float* const* b, int count, float
 extern const TileKernels tile_kernels;
 const TileKernels tile_kernels = {
     {kTileRows[0], kTileRows[1], kTileRows[2], kTileRows[3]},
-    kTileVectors, kHalvedVectors, {0, 4, 2}, run_tile, run_stream, run_dots,
+    kTileVectors, kHalvedVectors, {0, 4, 2}, run_tile, run_stream,
+    run_spread, run_dots,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
