@@ -106,6 +106,16 @@ def test_every_width_and_step(width, kernel, stride):
     check(shape, (kernel, kernel), (stride, stride), (1, 1), (pad, pad))
 
 
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)])
+def test_lines_outside_low_images(height, kernel, stride):
+    """Most of what windows see is outside, where there are zeros, or something else."""
+    pads = ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2))
+    for fill in (0.0, 0.5):
+        check((1, 17, height, 13), (kernel, kernel), (stride, 1), (1, 1), pads, fill=fill)
+    check((1, 16, height, 9), (kernel, kernel), (stride, stride), (1, 1), ((kernel, kernel), pads[1]))
+
+
 @pytest.mark.parametrize("channels", [3, 4, 5, 7, 8, 12, 15, 16, 17, 31, 32, 33, 64])
 def test_every_remainder_of_channels(channels):
     check((2, channels, 6, 9), (3, 3), (1, 1), (1, 1), SAME)

@@ -78,6 +78,7 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     plan->columns_ = sides[side_count - 1];
     if (side_count == 2) plan->rows_ = sides[0];
     if (plan->rows_.letter == channel || plan->columns_.letter == channel) continue;
+    plan->skips_ = x.map->guarded && x.fill == 0.0f;
     if (plan->rows_.taps * plan->columns_.taps > kMostTaps || !plan->choose_shape()) continue;
     for (int k = 0; k < x.own.count; ++k) {
       const int letter = x.own.letters[k];
@@ -190,16 +191,20 @@ void DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int6
   const int64_t step = columns_.taps == 1 ? 1 : step_;
   const int64_t columns = step * (pixels - 1) + columns_.taps;
   const int64_t lines = step * (rows_of(shape) - 1) + rows_.taps;
-  const int64_t y = rows_.step * row + rows_.base, x = columns_.step * pixel + columns_.base;
+  const int64_t y = rows_.step * row + rows_.base;
+  const int64_t x = columns_.step * pixel + columns_.base;
   const int64_t line = rows_.reach * block.row, column = column_ * block.column;
   const float* base =
       block.x + rows_.step * row * block.row + columns_.step * pixel * block.column;
   const bool inside = block.copied || (rows_.inside(y, lines, rows_.reach) &&
                                        columns_.inside(x, columns, column_));
   const float* in[kMostPointers];
+  int64_t first = 0, last = lines;
   if (!inside) {
-    const float** to = in;
-    for (int64_t i = 0; i < lines; ++i) {
+    while (skips_ && first < last && !rows_.inside(y + first * rows_.reach, 1, 0)) ++first;
+    while (skips_ && last > first && !rows_.inside(y + (last - 1) * rows_.reach, 1, 0)) --last;
+    const float** to = in + first * columns;
+    for (int64_t i = first; i < last; ++i) {
       const bool line_inside = rows_.inside(y + i * rows_.reach, 1, 0);
       for (int64_t j = 0; j < columns; ++j) {
         *to++ = line_inside && columns_.inside(x + j * column_, 1, 0) ? base + i * line + j * column
@@ -212,7 +217,8 @@ void DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int6
                        line,
                        column,
                        in,
-                       static_cast<int32_t>(rows_.taps),
+                       static_cast<int32_t>(first),
+                       static_cast<int32_t>(last),
                        block.weights,
                        weight_step_,
                        block.channels,

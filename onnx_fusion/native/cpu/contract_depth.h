@@ -68,6 +68,7 @@ class DepthPlan final : public StagePlan {
   int64_t spread_ = 1;  // outputs of a tile lie so far apart (dilation)
   int64_t column_ = 0;  // from a tile's column to the next, in positions of the dim
   DepthShape shape_ = kFour;
+  bool skips_ = false;  // what is outside adds nothing
   int64_t block_ = 1, band_ = 1;  // channels and rows of outputs at once
   // Where pixels share cache sets they are copied first, close together: floats, and columns.
   int64_t copy_floats_ = 0, copied_columns_ = 0;

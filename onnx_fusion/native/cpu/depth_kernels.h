@@ -13,7 +13,7 @@ struct DepthTile {
   const float* base;       // the first column of the first line, if all of them are inside
   int64_t line, column;    // from one to the next
   const float* const* in;  // else [line][column], whatever is outside replaced
-  int32_t lines;           // of the window; for tiles of two rows it is as high as it is wide
+  int32_t first, last;     // lines that count; tiles of two rows without pointers take all
   const float* weights;    // [tap], weight_step apart
   int64_t weight_step, channels;
   const float* bias;

@@ -61,10 +61,10 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, int64_t 
     for (int i = 0; i < P; ++i) sum[r][i] = bias;
   }
   if (R == 1) {
-    const float* base = tile.base;
-    const float* weights = tile.weights;
-    const float* const* in = tile.in;
-    for (int y = 0; y < tile.lines; ++y) {
+    const float* base = tile.base + tile.first * tile.line;
+    const float* weights = tile.weights + tile.first * S * tile.weight_step;
+    const float* const* in = tile.in + tile.first * columns;
+    for (int y = tile.first; y < tile.last; ++y) {
       add_line<S, Step, P, Pointers>(base, tile.column, in, c, weights, tile.weight_step,
                                         sum[0]);
       base += tile.line;
@@ -74,6 +74,7 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, int64_t 
   } else {
 #pragma GCC unroll 16
     for (int y = 0; y < Step * (R - 1) + S; ++y) {
+      if (Pointers && (y < tile.first || y >= tile.last)) continue;
       const float* base = tile.base + y * tile.line;
       const float* const* in = tile.in + y * columns;
 #pragma GCC unroll 32
