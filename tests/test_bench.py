@@ -1,5 +1,8 @@
 """How bench measures, with a clock that only moves when a function runs."""
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from onnx_fusion.runtime import bench as module
@@ -80,3 +83,14 @@ def test_it_stops_after_the_time_given() -> None:
     world = World()
     times = race({"a": world.function("a", 0.05)}, seconds=2, clock=world.clock)
     assert 2 / 0.1 <= times["a"].count <= 2 / 0.1 + 2
+
+
+def test_an_output_may_be_larger_than_the_model_declares() -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x, int64[2] to) => (float[1, 25] z) { z = Reshape(x, to) }""")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    made = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    run = module.runner(made, {"x": np.ones((2, 4), "f4"), "to": np.array([1, 8])})
+    run()
+    run()
