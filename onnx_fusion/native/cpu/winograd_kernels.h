@@ -65,6 +65,16 @@ struct WinogradOutput {
   const float* after;  // null if there is none
 };
 
+// The taps of a window to planes, for `width` filters (a multiple of the lanes), computed in double.
+struct WinogradTaps {
+  const double* matrix;  // [reach][tap]
+  const double* in;      // [tap down][tap along][filter]; of lines [tap along][filter]
+  int taps;
+  int64_t width;
+  float* out;  // [plane][filter], planes so many floats apart
+  int64_t plane;
+};
+
 struct WinogradKernels {
   int lanes;        // floats in a vector
   int max_vectors;  // of a product
@@ -72,6 +82,7 @@ struct WinogradKernels {
   void (*input)(WinogradShape shape, const WinogradInput& tile);
   void (*product)(const WinogradProduct& product);
   void (*output)(WinogradShape shape, const WinogradOutput& tile);
+  void (*taps)(WinogradShape shape, const WinogradTaps& taps);
 };
 
 // The ISA's in use, or a narrower one's if its vectors hold all filters.

@@ -1,6 +1,7 @@
 // Weights of Winograd's convolution, transformed in double and rounded once.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "cpu/contract_winograd.h"
@@ -26,6 +27,10 @@ std::vector<double> filter_matrix(int reach, int taps) {
   return rows;
 }
 
+// Planes often lie a power of two apart, so that their lines meet in the same sets of the caches: so many
+// channels' are written at once.
+constexpr int64_t kHeld = 8;
+
 }  // namespace
 
 void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t width, float* out) {
@@ -33,14 +38,8 @@ void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t wi
   const int wide = size.taps(), lines = size.reach_lines == 1 ? 1 : wide, planes = size.planes();
   const std::vector<double> g = filter_matrix(size.reach_pixels, wide);
   std::vector<double> taps(static_cast<size_t>(wide * lines * width));
-  std::vector<double> half(static_cast<size_t>(wide * size.reach_lines * width));
-  const auto multiply = [&](const double* row, const double* from, int64_t step, double* to) {
-    std::fill(to, to + width, 0.0);
-    for (int t = 0; t < wide; ++t) {
-      for (int64_t o = 0; o < width; ++o) to[o] += row[t] * from[t * step + o];
-    }
-  };
-  std::vector<double> sums(static_cast<size_t>(width));
+  std::vector<float> block(static_cast<size_t>(planes * kHeld * width));
+  const WinogradKernels& kernels = winograd_kernels(f.filters);
   const int64_t parts = f.down_parts * f.along_parts, depth = f.frames * parts * f.channels;
   for (int64_t first = 0; first < f.filters; first += width) {
     const int64_t count = std::min(width, f.filters - first);
@@ -56,22 +55,16 @@ void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t wi
         const float* from = f.data + (inside ? at : 0);
         const int64_t some = inside ? count : 0;
         double* to = taps.data() + t * width;
-        for (int64_t o = 0; o < width; ++o) {
-          to[o] = o < some ? static_cast<double>(from[o * f.filter_step]) : 0.0;
-        }
+        for (int64_t o = 0; o < some; ++o) to[o] = static_cast<double>(from[o * f.filter_step]);
+        std::fill(to + some, to + width, 0.0);
       }
-      for (int i = 0; i < size.reach_lines && lines > 1; ++i) {
-        for (int s = 0; s < wide; ++s) {
-          multiply(g.data() + i * wide, taps.data() + s * width, wide * width,
-                   half.data() + (i * wide + s) * width);
-        }
-      }
+      const int64_t held = k % kHeld;
+      kernels.taps(shape, {g.data(), taps.data(), wide, width, block.data() + held * width,
+                           kHeld * width});
+      if (held + 1 < kHeld && k + 1 < depth) continue;
       for (int plane = 0; plane < planes; ++plane) {
-        const double* from =
-            (lines > 1 ? half : taps).data() + plane / size.reach_pixels * wide * width;
-        multiply(g.data() + plane % size.reach_pixels * wide, from, width, sums.data());
-        float* to = out + (plane * depth + k) * width;
-        for (int64_t o = 0; o < width; ++o) to[o] = static_cast<float>(sums[o]);
+        std::memcpy(out + (plane * depth + k - held) * width, block.data() + plane * kHeld * width,
+                    static_cast<size_t>((held + 1) * width) * sizeof(float));
       }
     }
     out += planes * depth * width;

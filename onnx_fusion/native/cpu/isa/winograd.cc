@@ -266,11 +266,45 @@ void run_output(WinogradShape shape, const WinogradOutput& t) {
   }
 }
 
+typedef double Doubles __attribute__((vector_size(kLanes * 4)));
+typedef double LooseDoubles __attribute__((vector_size(kLanes * 4), aligned(8), may_alias));
+typedef float LooseHalf __attribute__((vector_size(kLanes * 2), aligned(4), may_alias));
+
+void run_taps(WinogradShape shape, const WinogradTaps& t) {
+  constexpr int kMost = 6;
+  const WinogradSize size = winograd_size(shape);
+  const auto at = [&](int64_t row, int64_t c) {
+    return Doubles(*reinterpret_cast<const LooseDoubles*>(t.in + row * t.width + c));
+  };
+  Doubles half[kMost][kMost];
+  for (int64_t c = 0; c < t.width; c += kLanes / 2) {
+    for (int s = 0; s < t.taps; ++s) {
+      half[0][s] = at(s, c);
+      if (size.reach_lines == 1) continue;
+      Doubles down[kMost];
+      for (int r = 0; r < t.taps; ++r) down[r] = at(r * t.taps + s, c);
+      for (int i = 0; i < size.reach_lines; ++i) {
+        half[i][s] = down[0] * t.matrix[i * t.taps];
+        for (int r = 1; r < t.taps; ++r) half[i][s] += down[r] * t.matrix[i * t.taps + r];
+      }
+    }
+    float* out = t.out + c;
+    for (int i = 0; i < size.reach_lines; ++i) {
+      for (int j = 0; j < size.reach_pixels; ++j, out += t.plane) {
+        Doubles sum = half[i][0] * t.matrix[j * t.taps];
+        for (int s = 1; s < t.taps; ++s) sum += half[i][s] * t.matrix[j * t.taps + s];
+        *reinterpret_cast<LooseHalf*>(out) = __builtin_convertvector(sum, Half);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 extern const WinogradKernels winograd_kernels;
 const WinogradKernels winograd_kernels = {
     kLanes, kVectors, {kRows[0], kRows[1], kRows[2], kRows[3], kRows[4]}, run_input, run_product, run_output,
+    run_taps,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
