@@ -1,8 +1,10 @@
 """The gate on plain arrays: what passes, what does not, and what is said."""
 
 import numpy as np
+import onnx
 import pytest
 
+from onnx_fusion.runtime import margin
 from onnx_fusion.runtime.gate import compare, judge, lost_winners, spread, tolerance
 
 F32 = np.float32
@@ -90,6 +92,22 @@ def test_float64_decides_by_the_larger_error() -> None:
     verdict = judge(truth, plain, (truth - 0.021).astype(F32))
     assert not verdict.passed
     assert verdict.reason == "off float64 by 0.021, ONNX Runtime by 0.01"
+
+
+def test_below_the_resolution_of_a_sigmoid_errors_do_not_count() -> None:
+    truth = np.array([1.4e-8, 6.6e-8])
+    plain = np.array([0.0, 8.9e-8], F32)
+    other = np.array([0.0, 1.2e-7], F32)
+    assert not judge(truth, plain, other).passed
+    assert judge(truth, plain, other, 2.0**-23).passed
+    assert not judge(truth, plain, other + F32(1e-7), 2.0**-23).passed
+
+
+def test_only_sigmoids_have_a_resolution() -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2, 3] x) => (float[3, 2] a, float[2, 3] b, float[2, 3] x2) {
+            s = Sigmoid(x)  a = Transpose(s)  b = Neg(s)  x2 = Identity(x) }""")
+    assert [margin.resolution(proto, name) for name in ("a", "b", "x2")] == [2.0**-23, 0.0, 0.0]
 
 
 def test_float64_does_not_excuse_other_nans() -> None:

@@ -150,10 +150,13 @@ def lost_winners(reference: np.ndarray, other: np.ndarray, allowed: np.ndarray) 
     return int(np.count_nonzero(clear & (first != second) & np.isfinite(top)))
 
 
-def judge(truth: np.ndarray, reference: np.ndarray, other: np.ndarray) -> Verdict:
+def judge(
+    truth: np.ndarray, reference: np.ndarray, other: np.ndarray, resolution: float = 0.0
+) -> Verdict:
     """Return the verdict against float64: at most twice the error of `reference`, plain ORT.
 
-    The errors reported are those between `reference` and `other`, as in `compare`.
+    An error below `resolution` (see margin.resolution) passes, too. The errors reported are those
+    between `reference` and `other`, as in `compare`.
     """
     plain = compare(reference, other)
     if truth.shape != other.shape or other.shape != reference.shape:
@@ -165,7 +168,7 @@ def judge(truth: np.ndarray, reference: np.ndarray, other: np.ndarray) -> Verdic
     theirs = float(np.abs(left - truth)[finite].max(initial=0.0))
     ours = float(np.abs(right - truth)[finite].max(initial=0.0))
     said = f"off float64 by {ours:.3g}, ONNX Runtime by {theirs:.3g}"
-    passed = ours <= SLACK * theirs or bool(
+    passed = ours <= max(SLACK * theirs, resolution) or bool(
         (np.abs(right - truth)[finite] <= tolerance(truth)[finite]).all()
     )
     if passed:

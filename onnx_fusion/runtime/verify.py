@@ -194,7 +194,8 @@ def settle(
     if smooth:
         values = truth.values(smooth)
         for name in smooth:
-            found[name] = against(values.get(name), *failing[name])
+            resolution = margin.resolution(left.proto, name)
+            found[name] = against(values.get(name), *failing[name], resolution)
     if chosen:
         decisions = find_decisions(left.proto, chosen)
         wanted = {name: failing[name][0] for name in chosen}
@@ -206,11 +207,13 @@ def settle(
     return found
 
 
-def against(truth: np.ndarray | None, wanted: Any, got: Any) -> tuple[Verdict, str]:
+def against(
+    truth: np.ndarray | None, wanted: Any, got: Any, resolution: float = 0.0
+) -> tuple[Verdict, str]:
     """Return the float64 verdict, or the fp32 one where there is no float64 value."""
     if truth is None or not is_float(wanted) or not is_float(got):
         return first_gate(wanted, got)
-    return judge(truth, wanted, got), "float64"
+    return judge(truth, wanted, got, resolution), "float64"
 
 
 def cut(
