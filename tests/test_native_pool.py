@@ -101,6 +101,18 @@ def test_every_width(layouts):
             check((1, 9, 4, width), "max", (3, 3), (step, step), ((1, 1), (1, 1)), None, layouts)
 
 
+@pytest.mark.parametrize("kind", JOIN)
+def test_windows_two_wide_side_by_side(kind):
+    for width in (2, 3, 7, 8, 10, 15, 16, 17, 24, 31, 32, 33, 46, 70):
+        for height in (1, 2, 3):
+            pads = ((0, 0), (0, 0))
+            check((2, 5, 8, width), kind, (height, 2), (2, 2), pads, None, (False, False))
+    check((3, 6, 21), kind, (2,), (2,), ((0, 0),), None, (False, False))
+    x = RNG.uniform(-1, 1, (1, 3, 8, 36)).astype(np.float32)
+    x[0, 1, 4, 5] = x[0, 2, 0, 19] = np.nan
+    check(x.shape, kind, (2, 2), (2, 2), ((0, 0), (0, 0)), None, (False, False), x=x)
+
+
 @pytest.mark.parametrize("layouts", LAYOUTS)
 def test_other_ranks(layouts):
     check((2, 9, 40), "max", (3,), (2,), ((1, 1),), None, layouts)

@@ -47,6 +47,15 @@ struct ReducePasses {
 using WindowPass = void (*)(float* out, const float* base, const int64_t* offsets, int64_t count,
                             int64_t stride, int64_t lanes);
 
+// out[r * out_row + q] = the reduction of x[r * row + i * line + 2 * q] and of what is behind it, over
+// i < lines, for r < rows and q < outputs.
+struct PairRows {
+  float* out;
+  const float* x;
+  int64_t out_row, row, line;
+  int64_t lines, rows, outputs;
+};
+
 // A whole idiom over rows of `length`; operands that an idiom does not have are not read.
 using Idiom = void (*)(void* out, const void* a, const void* b, const void* c, const void* d,
                        int64_t rows, int64_t length);
@@ -70,6 +79,7 @@ struct Kernels {
   Idiom center;                                 // a - mean, and b = sums of its squares; c: the count
   Idiom scale[2][3];                            // a * or / b[row], then * c, then + d
   WindowPass window[3];                         // sum, max, min of f32
+  void (*pairs[3])(const PairRows& rows);       // the same
 
   void (*fill[kSizes])(void* out, const void* value, int64_t n);
   // out[i] = in[i * stride]; out[i * stride] = in[i]

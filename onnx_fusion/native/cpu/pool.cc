@@ -85,7 +85,8 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
   if (columns.letter < 0 || planes.taps * rows.taps > kMostTaps || columns.taps > kMostTaps) {
     return nullptr;
   }
-  if (!overlaps(columns) && !overlaps(rows) && !overlaps(planes)) return nullptr;
+  const bool slides = overlaps(columns) || overlaps(rows) || overlaps(planes);
+  if (!slides && !plan->takes_pairs()) return nullptr;
   const std::vector<int> stores = stores_of(s);
   if (stores.empty()) return nullptr;
   plan->store_ = &s.maps[static_cast<size_t>(stores[0])].address;
@@ -103,7 +104,42 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
       std::make_unique<Epilogue>(bound, stage, plan->rows_axis_, plan->lanes_axis_);
   int tensor = -1;
   if (stores.size() == 1 && plan->epilogue_->plain_store(&tensor) != nullptr) plan->out_ = tensor;
+  if (slides) return plan;
+  if (plan->out_ < 0 || plan->channel_ >= 0) return nullptr;
+  plan->pairs_ = kernels().pairs[op];
   return plan;
+}
+
+// Whether windows of one plane are two wide and lie side by side in a line, whole.
+bool PoolPlan::takes_pairs() const {
+  return planes_.taps * planes_.outputs == 1 && !planes_.guarded && !rows_.guarded &&
+         !columns_.guarded && columns_.taps == 2 && columns_.step == 2 && columns_.reach == 1;
+}
+
+void PoolPlan::run_pairs(const RunContext& context) const {
+  const double work = static_cast<double>(outers_ * rows_.outputs * columns_.outputs);
+  const int64_t tasks = task_count(*context.parallel, work * static_cast<double>(rows_.taps) * 0.2);
+  parallel_ranges(*context.parallel, outers_, tasks, [&](int64_t begin, int64_t end, int64_t) {
+    int64_t letters[kMaxLetters] = {};
+    PairRows rows{};
+    rows.out_row = rows_.letter >= 0 ? store_->coef[rows_.letter] : 0;
+    rows.row = rows_.step * rows_.stride;
+    rows.line = rows_.reach * rows_.stride;
+    rows.lines = rows_.taps;
+    rows.rows = rows_.outputs;
+    rows.outputs = columns_.outputs;
+    for (int64_t i = begin; i < end; ++i) {
+      locate(context.bound->stages[stage_index_], outer_, i, letters);
+      int64_t in = address_->base, to = store_->base;
+      for (int k = 0; k < outer_.count; ++k) {
+        in += address_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
+        to += store_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
+      }
+      rows.x = reinterpret_cast<const float*>(context.tensors[input_]) + in;
+      rows.out = reinterpret_cast<float*>(context.tensors[out_]) + to;
+      pairs_(rows);
+    }
+  });
 }
 
 bool PoolPlan::find_lanes(const BoundStage& stage) {
@@ -182,6 +218,7 @@ void PoolPlan::join_columns(int64_t lanes, float* out, int64_t pixel, const Room
 }
 
 void PoolPlan::run(const RunContext& context) const {
+  if (pairs_ != nullptr) return run_pairs(context);
   const int64_t blocks = (channels_ + block_ - 1) / block_;
   const int64_t lines = planes_.outputs * rows_.outputs;
   const int64_t per_row =

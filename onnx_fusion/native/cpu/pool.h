@@ -23,6 +23,8 @@ class PoolPlan final : public StagePlan {
 
   PoolPlan() = default;
   bool find_lanes(const BoundStage& stage);
+  bool takes_pairs() const;
+  void run_pairs(const RunContext& context) const;
   void run_row(const RunContext& context, int64_t i, int64_t lanes, float* sums,
                const Room& room) const;
   void finish(const RunContext& context, int64_t first, int64_t last, int64_t lanes,
@@ -36,6 +38,7 @@ class PoolPlan final : public StagePlan {
   const Linear* address_ = nullptr;
   const Linear* store_ = nullptr;
   WindowPass pass_ = nullptr;
+  void (*pairs_)(const PairRows& rows) = nullptr;  // rows of windows two wide, side by side
   float nothing_ = 0;
 
   WindowSide planes_, rows_, columns_;

@@ -201,6 +201,77 @@ void window(float* out, const float* base, const int64_t* offsets, int64_t count
   lanes_of<F, 0>(out, base, offsets, count, stride, lanes);
 }
 
+// The elements of an even index of two vectors, and those of an odd one.
+template <int N>
+struct Apart;
+#define APART(N, ...)                                                          \
+  template <>                                                                  \
+  struct Apart<N> {                                                            \
+    typedef float Vector __attribute__((vector_size(N * 4)));                  \
+    typedef int32_t Lanes __attribute__((vector_size(N * 4)));                 \
+    ONNX_FUSION_INLINE Vector even(Vector a, Vector b) {                       \
+      return __builtin_shuffle(a, b, Lanes{__VA_ARGS__});                      \
+    }                                                                          \
+    ONNX_FUSION_INLINE Vector odd(Vector a, Vector b) {                        \
+      return __builtin_shuffle(a, b, Lanes{__VA_ARGS__} + 1);                  \
+    }                                                                          \
+  };
+APART(4, 0, 2, 4, 6)
+#if defined(__AVX2__)
+APART(8, 0, 2, 4, 6, 8, 10, 12, 14)
+#endif
+#if defined(__AVX512F__)
+APART(16, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#endif
+#undef APART
+
+template <class F, int N>
+void pair_rows(const PairRows& p) {
+  using V = typename Apart<N>::Vector;
+  for (int64_t r = 0; r < p.rows; ++r) {
+    float* const out = p.out + r * p.out_row;
+    for (int64_t q = 0;; q = q + 2 * N <= p.outputs ? q + N : p.outputs - N) {
+      const float* x = p.x + r * p.row + 2 * q;
+      V a, b;
+      __builtin_memcpy(&a, x, sizeof a);
+      __builtin_memcpy(&b, x + N, sizeof b);
+      for (int64_t i = 1; i < p.lines; ++i) {
+        V c, d;
+        x += p.line;
+        __builtin_memcpy(&c, x, sizeof c);
+        __builtin_memcpy(&d, x + N, sizeof d);
+        a = F::join(a, c);
+        b = F::join(b, d);
+      }
+      a = F::join(Apart<N>::even(a, b), Apart<N>::odd(a, b));
+      __builtin_memcpy(out + q, &a, sizeof a);
+      if (q + N >= p.outputs) break;
+    }
+  }
+}
+
+template <class F>
+void pairs(const PairRows& p) {
+  if constexpr (kLanes > 8) {
+    if (p.outputs >= 16) return pair_rows<F, 16>(p);
+  }
+  if constexpr (kLanes > 4) {
+    if (p.outputs >= 8) return pair_rows<F, 8>(p);
+  }
+  if (p.outputs >= 4) return pair_rows<F, 4>(p);
+  for (int64_t r = 0; r < p.rows; ++r) {
+    for (int64_t q = 0; q < p.outputs; ++q) {
+      const float* x = p.x + r * p.row + 2 * q;
+      float result = F::join(x[0], x[1]);
+      for (int64_t i = 1; i < p.lines; ++i) {
+        x += p.line;
+        result = F::join(result, F::join(x[0], x[1]));
+      }
+      p.out[r * p.out_row + q] = result;
+    }
+  }
+}
+
 struct Itself {
   template <class T>
   ONNX_FUSION_INLINE T of(T a) {
@@ -262,6 +333,9 @@ void fill_window(Kernels* k) {
   k->window[0] = window<Sum>;
   k->window[1] = window<Max>;
   k->window[2] = window<Min>;
+  k->pairs[0] = pairs<Sum>;
+  k->pairs[1] = pairs<Max>;
+  k->pairs[2] = pairs<Min>;
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
