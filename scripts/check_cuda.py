@@ -35,7 +35,7 @@ from onnx_fusion.program import parse_program
 from onnx_fusion.program.expr import evaluate
 
 SIZES = (1, 2, 8, 16, 64, 33, 128, 3, 4, 5, 6, 7, 9, 10, 12, 14, 20, 24, 32, 100, 224, 256)
-FLOORS = (75, 80, 100)
+FLOORS = (75, 80, 90, 100)
 """From which architectures on plans differ."""
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import cuda_emulator
+import numpy as np
 import pytest
 from cuda_programs import PROGRAMS
 
@@ -68,3 +69,28 @@ def test_neighbours_are_read_by_128_bits_at_once():
 def test_what_does_not_compile_is_told_with_the_log():
     with pytest.raises(nvrtc.CompileError, match="identifier .nothing. is undefined"):
         nvrtc.compile_text('extern "C" __global__ void k(int* a) { *a = nothing; }', 80)
+
+
+THIN = """tile_program 1
+input x0 f32[K] row
+input x1 f32[K, N] row
+output y0 f32[N] row
+stage j: N, k: K
+%0 = load x0 (k)
+%1 = load x1 (k, j)
+%2 = dot %0 %1 over k
+%3 = const f32 1e-08
+%4 = add %2 %3
+%5 = log %4
+store y0 (j) %5
+"""
+
+
+def test_what_an_assembler_gives_too_few_registers_unasked():
+    product = next(p for p in PROGRAMS if p.name == "product_f32_nt_300x33x136")
+    thin = [np.zeros(513, "f"), np.zeros((513, 200), "f")]
+    for text, inputs, arch in ((product.text, product.inputs, 90), (THIN, thin, 100)):
+        device = dataclasses.replace(product.device, arch=arch)
+        (source,) = cuda_emulator.plan(text, inputs, device).sources
+        kernel = nvrtc.compile_text(source["unit"], arch).kernels[source["entry"]]
+        assert kernel.spills == 0, (source["entry"], kernel)

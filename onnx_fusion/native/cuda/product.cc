@@ -381,7 +381,7 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
   shape.shared_bytes = printer.shared_bytes();
   // Two blocks of a processor hide each other's waits, where the registers suffice.
   constexpr int kStaged = 12;
-  const bool two = tile.rows <= 64 || (printer.staged() <= kStaged && work.device.arch < 100);
+  const bool two = tile.rows <= 64 || (printer.staged() <= kStaged && work.device.arch < 90);
   const Status status = work.add(stage, schedule, text, shape, two ? 2 : 1);
   return status.ok() && tile.splits > 1 ? add_parts(work, stage, nest, product, tile.splits, tile.partial) : status;
 }

@@ -111,6 +111,10 @@ Way choose(const Work& work, const Nest& nest, const Row& row) {
   return row.length <= kWarpRow ? Way::warp : Way::block;
 }
 
+// From sm_100 on the assembler takes 32 registers, and spills, unless told that half of a processor's
+// threads suffice.
+int blocks_of(const Work& work, int threads) { return work.device.arch >= 100 ? 1024 / threads : 0; }
+
 int fastest(const Nest& nest, LetterSet set) {
   for (size_t i = 0; i < nest.lines(); ++i) {
     for (int l = 0; l < kMaxLetters; ++l) {
@@ -149,7 +153,7 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
     print_levels(body, row, team, "", "");
     shape.block[0] = kThreads;
     shape.grid[0] = (runs + kThreads - 1) / kThreads;
-    return work.add(stage, "serial", text, shape);
+    return work.add(stage, "serial", text, shape, blocks_of(work, kThreads));
   }
   if (way == Way::warp) {
     constexpr unsigned kRows = 8;
@@ -191,7 +195,7 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   shape.block[1] = static_cast<unsigned>(height);
   shape.grid[0] = (row.rows + kWidth - 1) / kWidth;
   shape.shared_bytes = kWidth * height * 8;
-  return work.add(stage, "columns", text, shape);
+  return work.add(stage, "columns", text, shape, blocks_of(work, kWidth * height));
 }
 
 }  // namespace onnx_fusion::cuda
