@@ -46,6 +46,7 @@ class Fake:
         return {
             "ONNX_FUSION_LIBCUDA": str(self.driver),
             "ONNX_FUSION_NVRTC": str(self.nvrtc),
+            "ONNX_FUSION_COMPILERS": "0",
             "FAKE_CUDA_DIR": str(self.folder),
             "FAKE_CUDA_BUILD": f'g++ {flags} "$1" -o "$2"',
         }

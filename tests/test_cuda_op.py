@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from cuda_fake import cuda_session, fake, fakes  # noqa: F401
 from test_ort_op import FLOAT, GATHER, INT64, affine_model, fused, model
 
-from onnx_fusion.errors import ModelError
+from onnx_fusion.errors import LibraryError, ModelError
 from onnx_fusion.runtime.library import get_library_path
 from onnx_fusion.runtime.machine import make_ptx
 from onnx_fusion.runtime.session import CUDA, session
@@ -340,6 +341,31 @@ def test_a_node_left_on_the_cpu_is_an_error_where_cuda_was_asked_for():
         onnxruntime.InferenceSession(
             affine_model().SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+
+
+def test_cuda_where_there_is_none_is_one_clear_error(monkeypatch):
+    """By an onnxruntime without the provider, or with one that cannot be loaded without a driver."""
+    monkeypatch.setenv("ONNX_FUSION_LIBCUDA", "/nowhere.so")
+    with pytest.raises(
+        (LibraryError, ModelError),
+        match="has no CUDAExecutionProvider, only .*; install onnxruntime-gpu in its place"
+        "|this session wants CUDA; the CUDA driver .* cannot be loaded here",
+    ):
+        session(affine_model(), providers=["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(LibraryError, match="onnxruntime-gpu"):
+        session(affine_model(), providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    # ONNX Runtime's own session falls back, and the CPU's kernels run.
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(get_library_path())
+    with warnings.catch_warnings(action="ignore"):
+        run_affine(
+            onnxruntime.InferenceSession(
+                affine_model().SerializeToString(), options,
+                providers=["CUDAExecutionProvider", "CPUExecutionProvider"],
+            ), 4, 5,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["cuda", "tf32"])

@@ -85,6 +85,8 @@ def _register(
     cuda: bool,
 ) -> None:
     wanted = count_names(model)
+    if cuda and wanted != 0:
+        _need_provider(options)
     names = REGISTERED if wanted is None else min(wanted, MOST_NAMES)
     path = get_library_path()
     try:
@@ -113,7 +115,20 @@ def _register(
 
 def _wants_cuda(options: onnxruntime.SessionOptions, providers: Sequence[Provider]) -> bool:
     names = [one if isinstance(one, str) else one[0] for one in providers]
-    return (_entry(options, CUDA_PROVIDER) or "CUDAExecutionProvider") in names
+    return _cuda_provider(options) in names
+
+
+def _cuda_provider(options: onnxruntime.SessionOptions) -> str:
+    return _entry(options, CUDA_PROVIDER) or "CUDAExecutionProvider"
+
+
+def _need_provider(options: onnxruntime.SessionOptions) -> None:
+    name, there = _cuda_provider(options), onnxruntime.get_available_providers()
+    if name not in there:
+        raise LibraryError(
+            f"onnxruntime {onnxruntime.__version__} has no {name}, only {', '.join(there)}; "
+            "install onnxruntime-gpu in its place"
+        )
 
 
 def _entry(options: onnxruntime.SessionOptions, name: str) -> str | None:

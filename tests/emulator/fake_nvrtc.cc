@@ -1,6 +1,13 @@
 // A stand-in for NVRTC: what it "compiles" is the text itself, marked as machine code or PTX.
+//
+// FAKE_NVRTC_LOG: a file that each call's process is written to. FAKE_NVRTC_MS: how long a call takes.
+// FAKE_NVRTC_FAILS: nothing compiles. FAKE_NVRTC_DIES: compilers' own processes end.
+#include <errno.h>
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <string>
 
 namespace {
@@ -70,6 +77,14 @@ int nvrtcCompileProgram(Program* program, int count, const char* const* options)
     if (std::strncmp(options[i], "-arch=", 6) == 0) program->arch = options[i] + 6;
   }
   ++fake_nvrtc_compiled;
+  if (const char* path = std::getenv("FAKE_NVRTC_LOG")) {
+    const std::string line = std::to_string(getpid()) + "\n";
+    std::ofstream(path, std::ios::app).write(line.data(), static_cast<std::streamsize>(line.size()));
+  }
+  if (const char* text = std::getenv("FAKE_NVRTC_MS")) usleep(1000 * std::atoi(text));
+  if (std::getenv("FAKE_NVRTC_DIES") != nullptr && std::strcmp(program_invocation_short_name, "onnx_fusion_compiler") == 0) {
+    std::_Exit(1);
+  }
   if (std::getenv("FAKE_NVRTC_FAILS") == nullptr) return 0;
   program->log = "kernel.cu(3): error: identifier \"nothing\" is undefined\n\n1 error detected\n";
   return kCompilation;

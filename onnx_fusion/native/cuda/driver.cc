@@ -80,6 +80,29 @@ std::string release_text(int release) {
   return std::to_string(release / 1000) + "." + std::to_string(release % 1000 / 10);
 }
 
+namespace {
+
+int ask(const Driver& driver, int device, int attribute) {
+  int value = 0;
+  driver.check("cuDeviceGetAttribute", driver.attribute(&value, attribute, device));
+  return value;
+}
+
+}  // namespace
+
+Device find_device(const Driver& driver, int ordinal) {
+  int device = 0;
+  driver.check("cuDeviceGet", driver.device(&device, ordinal));
+  Device numbers;
+  numbers.arch = 10 * ask(driver, device, kMajor) + ask(driver, device, kMinor);
+  numbers.processors = ask(driver, device, kProcessors);
+  numbers.shared_bytes = ask(driver, device, kSharedOptIn);
+  numbers.shared_default = ask(driver, device, kSharedDefault);
+  numbers.max_grid_x = ask(driver, device, kMaxGridX);
+  numbers.max_grid_yz = ask(driver, device, kMaxGridY);
+  return numbers;
+}
+
 Place find_place(const Driver& driver, int ordinal) {
   Place place;
   place.ordinal = ordinal;
@@ -94,20 +117,9 @@ Place find_place(const Driver& driver, int ordinal) {
     // Retained for good: ONNX Runtime keeps the primary context as long as the process lives, too.
     driver.check("cuDevicePrimaryCtxRetain", driver.retain_primary(&place.context, device));
   }
-  const auto ask = [&](Attribute attribute) {
-    int value = 0;
-    driver.check("cuDeviceGetAttribute", driver.attribute(&value, attribute, device));
-    return value;
-  };
-  Device& numbers = place.device;
-  numbers.arch = 10 * ask(kMajor) + ask(kMinor);
-  numbers.processors = ask(kProcessors);
-  numbers.shared_bytes = ask(kSharedOptIn);
-  numbers.shared_default = ask(kSharedDefault);
-  numbers.max_grid_x = ask(kMaxGridX);
-  numbers.max_grid_yz = ask(kMaxGridY);
-  place.max_threads = ask(kMaxThreads);
-  for (int k = 0; k < 3; ++k) place.max_block[k] = ask(static_cast<Attribute>(kMaxBlockX + k));
+  place.device = find_device(driver, ordinal);
+  place.max_threads = ask(driver, device, kMaxThreads);
+  for (int k = 0; k < 3; ++k) place.max_block[k] = ask(driver, device, kMaxBlockX + k);
   return place;
 }
 

@@ -75,6 +75,9 @@ struct Driver {
 // "12.4" for 12040.
 std::string release_text(int release);
 
+// A device's numbers; needs no context. Throws ProgramError.
+Device find_device(const Driver& driver, int ordinal);
+
 // A device's context, which is the one that ONNX Runtime uses, and the device's numbers.
 struct Place {
   Context context = nullptr;

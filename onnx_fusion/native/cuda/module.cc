@@ -6,6 +6,7 @@
 #include <mutex>
 #include <tuple>
 
+#include "cuda/ahead.h"
 #include "cuda/cache.h"
 #include "cuda/nvrtc.h"
 
@@ -43,15 +44,13 @@ Module load_ptx(const Driver& driver, const std::string& ptx) {
                      driver.describe("cuModuleLoadDataEx", code) + (log.empty() ? "" : ": " + log));
 }
 
-// A module compiled from `text`, or from the cache. What a driver does not take of NVRTC's machine code
+// A module compiled from a text, or from the cache. What a driver does not take of NVRTC's machine code
 // (a newer release's, say) it makes itself from PTX.
-Module load_compiled(const Driver& driver, const Place& place, const std::string& text,
+Module load_compiled(const Driver& driver, const Place& place, const Compiled& wanted,
                      const std::string& nvrtc) {
   const std::string folder = cache_folder();
-  const std::string key = std::string("onnx_fusion ") + ONNX_FUSION_VERSION + "\nsm_" +
-                          std::to_string(place.device.arch) + "\ndriver " +
-                          std::to_string(driver.release) + "\n" + Compiler::identify(nvrtc) + "\n" +
-                          Compiler::options() + "\n" + text;
+  const std::string &key = wanted.key, &text = wanted.text;
+  await_ahead(folder, key);
   Module module = nullptr;
   std::string image, log;
   if (load(folder, key, &image)) {
@@ -74,6 +73,16 @@ Module load_compiled(const Driver& driver, const Place& place, const std::string
 }
 
 }  // namespace
+
+Compiled describe_compiled(const Driver& driver, int arch, const std::vector<Source>& sources,
+                           const std::string& nvrtc) {
+  Compiled found;
+  found.text = unit(sources.data(), sources.size());
+  found.key = std::string("onnx_fusion ") + ONNX_FUSION_VERSION + "\nsm_" + std::to_string(arch) +
+              "\ndriver " + std::to_string(driver.release) + "\n" + Compiler::identify(nvrtc) + "\n" +
+              Compiler::options() + "\n" + found.text;
+  return found;
+}
 
 std::string_view find_ptx(std::string_view embedded, const std::vector<Source>& sources) {
   for (size_t at = embedded.find(kPtxMark); at != std::string_view::npos;) {
@@ -109,8 +118,8 @@ std::shared_ptr<const Kernels> load_kernels(const Driver& driver, const Place& p
   static auto& mutex = *new std::mutex;
   static auto& loaded = *new std::map<Key, std::weak_ptr<const Kernels>>;
   const std::string ptx(find_ptx(embedded, sources));
-  const std::string text = unit(sources.data(), sources.size());
-  const Key key{place.context, !ptx.empty(), ptx.empty() ? text : ptx};
+  const Compiled wanted = describe_compiled(driver, place.device.arch, sources, nvrtc);
+  const Key key{place.context, !ptx.empty(), ptx.empty() ? wanted.text : ptx};
   std::lock_guard<std::mutex> lock(mutex);
   for (auto it = loaded.begin(); it != loaded.end();) {
     it = it->second.expired() && it->first != key ? loaded.erase(it) : std::next(it);
@@ -120,7 +129,7 @@ std::shared_ptr<const Kernels> load_kernels(const Driver& driver, const Place& p
   const Entered entered(driver, place.context);
   driver.check("cuCtxPushCurrent", entered.code());
   const Module module =
-      ptx.empty() ? load_compiled(driver, place, text, nvrtc) : load_ptx(driver, ptx);
+      ptx.empty() ? load_compiled(driver, place, wanted, nvrtc) : load_ptx(driver, ptx);
   auto made = std::make_shared<const Kernels>(driver, place.context, module);
   entry = made;
   return made;

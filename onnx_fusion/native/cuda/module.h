@@ -34,6 +34,13 @@ class Kernels {
   Module module_;
 };
 
+// What is compiled for these sources, and under which key of the cache it is kept.
+struct Compiled {
+  std::string text, key;
+};
+Compiled describe_compiled(const Driver& driver, int arch, const std::vector<Source>& sources,
+                           const std::string& nvrtc);
+
 // The kernels of these sources: those that are loaded already, from the PTX if it has them, from the
 // cache on disk, or compiled (`nvrtc` as Compiler::get has it). Throws ProgramError.
 std::shared_ptr<const Kernels> load_kernels(const Driver& driver, const Place& place,

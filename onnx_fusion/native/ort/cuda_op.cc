@@ -1,7 +1,8 @@
 #include "ort/cuda_op.h"
 
+#include "cuda/ahead.h"
 #include "cuda/kernel.h"
-#include "ort/inputs.h"
+#include "ort/node.h"
 #include "ort/workspace.h"
 
 namespace onnx_fusion::ort {
@@ -66,28 +67,6 @@ class CudaNode {
   std::unique_ptr<cuda::Kernel> kernel_;
 };
 
-OrtStatus* create_node(const CustomOp* op, const Api* api, const OrtKernelInfo* info,
-                       void** node) noexcept {
-  std::string where;
-  try {
-    const auto* region = static_cast<const CudaRegion*>(op);
-    where = node_text(api, info, region);
-    *node = new CudaNode(region, api, info, where);
-    return nullptr;
-  } catch (...) {
-    return caught(api, where);
-  }
-}
-
-OrtStatus* compute_node(void* node, OrtKernelContext* context) noexcept {
-  const CudaNode& self = *static_cast<const CudaNode*>(node);
-  try {
-    return self.compute(context);
-  } catch (...) {
-    return caught(self.api(), self.where());
-  }
-}
-
 }  // namespace
 
 CudaRegion::CudaRegion(const Api* table, uint32_t table_version, std::string name, CudaOptions asked)
@@ -95,9 +74,20 @@ CudaRegion::CudaRegion(const Api* table, uint32_t table_version, std::string nam
   provider = [](const CustomOp* op) {
     return static_cast<const CudaRegion*>(op)->options.provider.c_str();
   };
-  create_kernel_status = create_node;
-  compute_status = compute_node;
-  destroy = [](void* node) { delete static_cast<CudaNode*>(node); };
+  use_node<CudaNode>(this);
+}
+
+void compile_ahead(const CudaOptions& options, const Program& program, const std::string& text,
+                   const std::vector<std::vector<int64_t>>& shapes) {
+  cuda::Settings settings;  // of the first device: the others are mostly of its kind
+  settings.nvrtc = options.nvrtc;
+  settings.tf32 = options.tf32;
+  std::vector<TensorView> views;
+  for (size_t i = 0; i < program.inputs; ++i) {
+    if (shapes[i].size() != program.tensors[i].rank()) return;
+    views.push_back({nullptr, shapes[i].data(), shapes[i].size(), program.tensors[i].dtype});
+  }
+  cuda::compile_ahead(program, text, settings, views.data());
 }
 
 bool has_driver() { return cuda::Driver::exists(); }

@@ -1,7 +1,9 @@
 // The custom op on a CUDA device: the same name, arguments and text as on the CPU.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "ort/op.h"
 
@@ -21,6 +23,10 @@ struct CudaRegion : FusedRegion {
 
   CudaRegion(const Api* table, uint32_t table_version, std::string name, CudaOptions asked);
 };
+
+// Starts to compile what a node of this text will need, with inputs of these shapes (-1: not known).
+void compile_ahead(const CudaOptions& options, const Program& program, const std::string& text,
+                   const std::vector<std::vector<int64_t>>& shapes);
 
 // Whether this machine has a CUDA driver; it is not initialized.
 bool has_driver();

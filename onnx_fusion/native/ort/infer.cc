@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "ort/op.h"
+#include "ort/cuda_op.h"
 #include "program/bind.h"
 
 namespace onnx_fusion::ort {
@@ -125,6 +125,13 @@ void write_shape(const Api* api, const OrtInferContext* context, size_t index, D
   check(status);
 }
 
+bool has_attribute(const Api* api, const OrtInferContext* context, const char* name) {
+  const OrtOpAttr* attribute = nullptr;
+  OrtStatus* status = infer_attribute(api, context, name, &attribute);
+  if (status != nullptr) release_status(api, status);
+  return status == nullptr && attribute != nullptr;
+}
+
 std::string read_text(const Api* api, const OrtInferContext* context) {
   const OrtOpAttr* attribute = nullptr;
   check(infer_attribute(api, context, kProgram, &attribute));
@@ -165,12 +172,20 @@ OrtStatus* infer(const CustomOp* op, OrtInferContext* context) noexcept {
   const auto* region = static_cast<const FusedRegion*>(op);
   const Api* api = region->api;
   try {
-    const std::shared_ptr<const Program> program = read_program(read_text(api, context));
+    const std::string text = read_text(api, context);
+    const std::shared_ptr<const Program> program = read_program(text);
     size_t inputs = 0;
     check(infer_input_count(api, context, &inputs));
     Dims dims(*program);
+    std::vector<std::vector<int64_t>> shapes(program->inputs);
     for (size_t i = 0; i < inputs && i < program->inputs; ++i) {
-      dims.meet(program->tensors[i], read_shape(api, context, i));
+      const std::vector<Extent> shape = read_shape(api, context, i);
+      shapes[i].reserve(shape.size() + 1);  // never without an address
+      for (const Extent& extent : shape) shapes[i].push_back(extent.value.value_or(-1));
+      dims.meet(program->tensors[i], shape);
+    }
+    if (region->ahead != nullptr && !has_attribute(api, context, kPtx)) {
+      compile_ahead(*region->ahead, *program, text, shapes);
     }
     dims.define();
     for (size_t i = 0; i < program->outputs; ++i) {

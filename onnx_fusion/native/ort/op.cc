@@ -5,8 +5,9 @@
 #include <new>
 
 #include "machine.h"
-#include "ort/inputs.h"
+#include "ort/cuda_op.h"
 #include "ort/kept.h"
+#include "ort/node.h"
 #include "ort/threads.h"
 
 namespace onnx_fusion::ort {
@@ -30,6 +31,13 @@ struct Pool {
   }
 };
 
+std::string misplaced() {
+  const std::string what = "ONNX Runtime runs it on the CPU, and this session wants CUDA; ";
+  if (!has_driver()) return what + "the CUDA driver (libcuda.so.1) cannot be loaded here";
+  return what + "ONNX Runtime's log says why if its CUDA provider was not loaded; else plan the model with "
+                "'optimize --target cuda' or 'both'";
+}
+
 // What ONNX Runtime holds for one node of one session.
 class Node {
  public:
@@ -38,6 +46,7 @@ class Node {
           return string_attribute(api, info, kProgram, out, size);
         })),
         inputs_(op, api, info, *read_program(text_), std::move(where)) {
+    if (op->cuda_only) throw ProgramError(misplaced());
     const std::vector<TensorView>& constants = inputs_.constants();
     kernel_ = Kernel::create(text_, constants.data(), constants.size());
     const std::string schedule = optional_text(api, info, kSchedule);
@@ -79,33 +88,6 @@ class Node {
   std::unique_ptr<const KeptInputs> kept_;  // if the schedule names any
   std::shared_ptr<Threads> threads_;
 };
-
-OrtStatus* create_node(const CustomOp* op, const Api* api, const OrtKernelInfo* info,
-                       void** node) noexcept {
-  std::string where;
-  try {
-    const auto* region = static_cast<const FusedRegion*>(op);
-    where = node_text(api, info, region);
-    if (region->cuda_only) {
-      throw ProgramError(
-          "ONNX Runtime runs it on the CPU, and this session wants CUDA; plan the model with "
-          "'optimize --target cuda' or 'both'");
-    }
-    *node = new Node(region, api, info, where);
-    return nullptr;
-  } catch (...) {
-    return caught(api, where);
-  }
-}
-
-OrtStatus* compute_node(void* node, OrtKernelContext* context) noexcept {
-  const Node& self = *static_cast<const Node*>(node);
-  try {
-    return self.compute(context);
-  } catch (...) {
-    return caught(self.api(), self.where());
-  }
-}
 
 }  // namespace
 
@@ -154,9 +136,7 @@ FusedRegion::FusedRegion(const Api* table, uint32_t table_version, std::string n
   input_homogeneous = no;
   output_min_arity = yes;
   output_homogeneous = no;
-  create_kernel_status = create_node;
-  compute_status = compute_node;
-  destroy = [](void* node) { delete static_cast<Node*>(node); };
+  use_node<Node>(this);
   infer = ort::infer;
   start_version = yes;
   end_version = [](const CustomOp*) { return INT_MAX; };

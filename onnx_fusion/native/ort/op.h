@@ -16,11 +16,14 @@ inline constexpr const char* kProgram = "program";
 inline constexpr const char* kPtx = "ptx";
 inline constexpr const char* kSchedule = "schedule";  // optional: "key=value;..."
 
+struct CudaOptions;
+
 // One registered op type. ONNX Runtime hands it back to every callback.
 struct FusedRegion : CustomOp {
   const Api* api;
   std::string type;
   bool cuda_only = false;  // a kernel on the CPU is refused
+  const CudaOptions* ahead = nullptr;  // if CUDA kernels may be compiled as soon as shapes are known
 
   FusedRegion(const Api* table, uint32_t table_version, std::string name);
 };

@@ -61,21 +61,25 @@ struct Types {
     kind.names = 0;
     OrtCustomOpDomain* made = nullptr;
     check(create_domain(api, kDomain, &made));
+    const CudaOptions* ahead = nullptr;
+    if (asked.cuda) {
+      std::deque<CudaRegion>& ops = cuda[kind];
+      while (ops.size() <= asked.names) {
+        ops.emplace_back(api, version, name_of(ops.size()), asked.options);
+        ops.back().ahead = asked.cuda_only ? &ops.back().options : nullptr;
+      }
+      ahead = ops.front().ahead;
+    }
     if (asked.cpu()) {
       std::deque<FusedRegion>& ops = cpu[kind];
       while (ops.size() <= asked.names) {
         ops.emplace_back(api, version, name_of(ops.size()));
         ops.back().cuda_only = asked.cuda_only;
+        ops.back().ahead = ahead;
       }
       for (size_t i = 0; i <= asked.names; ++i) check(add_op(api, made, &ops[i]));
     }
-    if (asked.cuda) {
-      std::deque<CudaRegion>& ops = cuda[kind];
-      while (ops.size() <= asked.names) {
-        ops.emplace_back(api, version, name_of(ops.size()), asked.options);
-      }
-      for (size_t i = 0; i <= asked.names; ++i) check(add_op(api, made, &ops[i]));
-    }
+    for (size_t i = 0; asked.cuda && i <= asked.names; ++i) check(add_op(api, made, &cuda[kind][i]));
     domains.emplace(asked, made);
     return made;
   }
