@@ -34,7 +34,8 @@ MOST_REPEATS = 2000
 
 def measure(case: Case, threads: int, rounds: int) -> tuple[float, float]:
     """Return the median seconds of the own kernel and of ONNX Runtime, values checked."""
-    kernel = native_lib.Kernel(case.text, case.inputs, case.constant)
+    inputs = [native_lib.aligned(a) for a in case.inputs]
+    kernel = native_lib.Kernel(case.text, inputs, case.constant)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
@@ -42,10 +43,10 @@ def measure(case: Case, threads: int, rounds: int) -> tuple[float, float]:
         case.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     binding = session.io_binding()
-    binding.bind_cpu_input("x", case.feed)
+    binding.bind_cpu_input("x", native_lib.aligned(case.feed))
     binding.bind_output("y")
     (expected,) = session.run(None, {"x": case.feed})
-    (actual,) = kernel.run(kernel.kept, threads)
+    (actual,) = kernel.run(kernel.kept, threads, align=True)
     if actual.ndim == 4 and actual.shape != expected.shape:
         actual = actual.transpose(0, 3, 1, 2)
     error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
@@ -54,7 +55,7 @@ def measure(case: Case, threads: int, rounds: int) -> tuple[float, float]:
     repeats = max(1, min(MOST_REPEATS, int(2e8 / case.flops)))
     own, other = [], []
     for _ in range(rounds):
-        kernel.run(kernel.kept, threads, repeats)
+        kernel.run(kernel.kept, threads, repeats, align=True)
         own.append(kernel.seconds)
         best = float("inf")
         for _ in range(repeats):
@@ -84,8 +85,8 @@ def peak(threads: int) -> float:
 
 def copy_rate(moved: float) -> float:
     """Return the bytes per second, read and written, of a copy that moves so many on one thread."""
-    source = np.ones(max(1, int(moved) // 8), np.float32)
-    target, best = np.empty_like(source), float("inf")
+    source = native_lib.aligned(np.ones(max(1, int(moved) // 8), np.float32))
+    target, best = native_lib.aligned(source), float("inf")
     for _ in range(max(5, int(2e8 / moved))):
         start = time.perf_counter()
         np.copyto(target, source)

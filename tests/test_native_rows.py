@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 HEAD = "tile_program 1\ninput x f32[M, N] row\n"
+STRICT = "tile_program 1 strict\n"
 SOFTMAX = (
     f"{HEAD}output y f32[M, N] row\nstage i: M, j: N\n%0 = load x (i, j)\n"
     "%1 = reduce_max %0 over j\n%2 = sub %0 %1\n%3 = exp %2\n%4 = reduce_sum %3 over j\n"
@@ -16,9 +17,10 @@ SOFTMAX = (
 )
 
 
-def layer_norm(size: int, per_row: bool = False, over: bool = True) -> str:
-    """Return a norm; its scale and bias run along rows, or are one for each."""
-    extent, letter = ("M", "i") if per_row else ("N", "j")
+def layer_norm(size: int, form: str = "over") -> str:
+    """Return a norm; scale and bias run along rows, are one for each, or for each element."""
+    extent, letter = {"rows": ("M", "i"), "all": ("M, N", "i, j")}.get(form, ("N", "j"))
+    over = form != "times"
     finish = "%10 = sqrt %9\n%11 = div %4 %10\n"
     if not over:
         finish = "%10 = pow %9 %13\n%11 = mul %10 %4\n"
@@ -81,8 +83,9 @@ def test_softmax(length):
     for rows in ROWS:
         x = rng.normal(0, 6, (rows, length)).astype(np.float32)
         want = softmax(x)
-        for got in on_every_isa(SOFTMAX, [x]):
-            np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)
+        for header in ("tile_program 1\n", STRICT):
+            for got in on_every_isa(SOFTMAX.replace("tile_program 1\n", header), [x]):
+                np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize("length", [1, 7, 16, 40, 300])
@@ -100,17 +103,43 @@ def test_softmax_of_masks_infinities_and_nan(length):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("form", ["over", "times", "rows"])
+@pytest.mark.parametrize("form", ["over", "times", "rows", "all"])
 def test_layer_norm(length, form):
     rng = np.random.default_rng(length)
-    text = layer_norm(length, form == "rows", form != "times")
+    text = layer_norm(length, form)
     for rows in ROWS:
         x = rng.normal(0.5, 2, (rows, length)).astype(np.float32)
-        g, b = rng.normal(0, 1, (2, rows if form == "rows" else length)).astype(np.float32)
+        shape = {"rows": (2, rows), "all": (2, rows, length)}.get(form, (2, length))
+        g, b = rng.normal(0, 1, shape).astype(np.float32)
         wide = [a[:, None] if form == "rows" else a for a in (g.astype(float), b.astype(float))]
         want = normed(x.astype(np.float64), *wide)
-        for got in on_every_isa(text, [x, g, b]):
-            np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+        for header in ("tile_program 1\n", STRICT):
+            for got in on_every_isa(text.replace("tile_program 1\n", header), [x, g, b]):
+                np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [16, 96, 770, 5000])
+def test_layer_norm_far_from_zero(length):
+    """The mean is taken away before squares are summed: 1000 times the deviation costs 10 bits."""
+    rng = np.random.default_rng(length)
+    x = rng.normal(100, 0.1, (30, length)).astype(np.float32)
+    g, b = rng.normal(0, 1, (2, length)).astype(np.float32)
+    want = normed(*(a.astype(np.float64) for a in (x, g, b)))
+    for got in on_every_isa(layer_norm(length), [x, g, b]):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-3)
+
+
+def test_centred_values_that_leave_are_stored():
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.5, 2, (30, 70)).astype(np.float32)
+    g, b = rng.normal(0, 1, (2, 70)).astype(np.float32)
+    text = layer_norm(70).replace("output y", "output c f32[M, N] row\noutput y", 1)
+    text = text.replace("%5 = mul %4 %4", "store c (i, j) %4\n%5 = mul %4 %4")
+    for isa in native_lib.isas():
+        centred, got = native_lib.server(isa).run(text, [x, g, b])
+        wide = x.astype(np.float64)
+        np.testing.assert_allclose(centred, wide - wide.mean(-1, keepdims=True), atol=1e-6)
+        np.testing.assert_allclose(got, normed(wide, g, b), rtol=2e-5, atol=1e-5)
 
 
 def test_layer_norm_keeps_nan_and_infinities_in_their_rows():
@@ -130,7 +159,7 @@ def test_rms_norm_divides_as_division_does(length):
     for size in (1.0, 1e-12, 1e12, 1e-18, 1e17):
         x = (rng.normal(0, 1, (11, length)) * size).astype(np.float32)
         for isa in native_lib.isas():
-            (got,) = native_lib.server(isa).run(RMS, [x, g], 1)
+            (got,) = native_lib.server(isa).run(RMS.replace("1\n", "1 strict\n", 1), [x, g], 1)
             root = np.sqrt((x.astype(np.float64) ** 2).sum(-1, keepdims=True))
             np.testing.assert_allclose(got, 2 * x / root, rtol=3e-6, atol=1e-30)
 

@@ -247,6 +247,7 @@ class Joiner {
     (*gone)[static_cast<size_t>(mul - steps.data())] = 1;
     sum.reduce = &k.squares;
     sum.a = mul->a;
+    join_center(steps, made, gone, i);
     return true;
   }
 
@@ -284,11 +285,10 @@ class Joiner {
 
   bool join_rows(std::vector<Step>& steps, const std::map<int, size_t>& made,
                  std::vector<uint8_t>* gone, size_t i) {
-    return join_softmax(steps, made, gone, i) || join_center(steps, made, gone, i) ||
-           join_scale(steps, made, gone, i);
+    return join_softmax(steps, made, gone, i) || join_scale(steps, made, gone, i);
   }
 
-  void set_idiom(Step* step, Idiom idiom, int a, int b, int c, int d) const {
+  void set_idiom(Step* step, Idiom idiom, int a, int b, int c, int d, int e = -1) const {
     step->kind = StepKind::idiom;
     step->op = Op::count;
     step->idiom = idiom;
@@ -296,6 +296,7 @@ class Joiner {
     step->b = b < 0 ? a : b;
     step->c = c < 0 ? a : c;
     step->d = d < 0 ? a : d;
+    step->e = e < 0 ? a : e;
   }
 
   // exp(a - max(a)) over its sum.
@@ -311,7 +312,7 @@ class Joiner {
     Step* const most = maker(steps, made, exp->b);
     if (!reduces(most, Op::op_reduce_max) || most->a != exp->a) return false;
     for (Step* step : {sum, exp, most}) (*gone)[static_cast<size_t>(step - steps.data())] = 1;
-    set_idiom(&steps[i], kernels().softmax, exp->a, -1, -1, -1);
+    set_idiom(&steps[i], kernels().softmax[is_exact()], exp->a, -1, -1, -1);
     return true;
   }
 
@@ -336,7 +337,7 @@ class Joiner {
     for (size_t k = found->second + 1; k < i; ++k) {
       const Step& between = steps[k];
       if ((*gone)[k]) continue;
-      for (int slot : {between.a, between.b, between.c, between.d}) {
+      for (int slot : {between.a, between.b, between.c, between.d, between.e}) {
         if (slot == sub.out) return false;
       }
     }
@@ -348,6 +349,20 @@ class Joiner {
     return true;
   }
 
+  bool is_exact() const { return program_.bound->program->strict; }
+
+  // What a full slot is loaded from is one row for all of the tile.
+  bool repeats(const std::vector<Step>& steps, const std::map<int, size_t>& made, int slot) const {
+    const auto found = made.find(slot);
+    if (found == made.end() || steps[found->second].kind != StepKind::load) return false;
+    const TileLoad& load = program_.loads[static_cast<size_t>(steps[found->second].ref)];
+    if (load.tensor < 0 || !load.guards.empty() || !load.indirects.empty() || !load.exprs.empty()) {
+      return false;
+    }
+    const std::vector<int>& rows = program_.row_axes;
+    return std::all_of(rows.begin(), rows.end(), [&](int a) { return load.address.coef[a] == 0; });
+  }
+
   // A row times or over its value, then times and plus what is full.
   bool join_scale(std::vector<Step>& steps, const std::map<int, size_t>& made,
                   std::vector<uint8_t>* gone, size_t i) {
@@ -355,24 +370,59 @@ class Joiner {
     if (!has_rows() || !is_f32_full(outer) || (outer.op != Op::op_mul && outer.op != Op::op_add)) {
       return false;
     }
-    const Kernels& k = kernels();
     for (int side : {outer.a, outer.b}) {
       const int other = side == outer.a ? outer.b : outer.a;
       Step* const inner = maker(steps, made, side);
       if (inner == nullptr || width(other) != Width::full || other == side) continue;
+      const bool once = repeats(steps, made, other);
       int in, value;
       const bool over = by_row(*inner, Op::op_div, &in, &value);
       if (outer.op == Op::op_mul && (over || by_row(*inner, Op::op_mul, &in, &value))) {
-        set_idiom(&outer, k.scale[over][1], in, value, other, -1);
-      } else if (outer.op == Op::op_add && inner->kind == StepKind::idiom &&
-                 (inner->idiom == k.scale[0][1] || inner->idiom == k.scale[1][1])) {
-        const bool divides = inner->idiom == k.scale[1][1];
-        set_idiom(&outer, k.scale[divides][2], inner->a, inner->b, inner->c, other);
+        const int how = !over ? kScalesTimes : is_exact() ? kScalesOver : kScalesAbout;
+        const int mean = centre(steps, made, &in);
+        set_idiom(&outer, kernels().scale[mean >= 0][how][0][once], in, value, other, -1, mean);
+      } else if (Idiom idiom = nullptr;
+                 outer.op == Op::op_add && with_bias(*inner, once, &idiom)) {
+        set_idiom(&outer, idiom, inner->a, inner->b, inner->c, other, inner->e);
       } else {
         continue;
       }
       (*gone)[static_cast<size_t>(inner - steps.data())] = 1;
       return true;
+    }
+    return false;
+  }
+
+  // The slot of the means where `in` is values centred for nothing else, which then are not stored:
+  // `in` becomes what they are computed from. Else -1.
+  int centre(std::vector<Step>& steps, const std::map<int, size_t>& made, int* in) {
+    Step* const center = maker(steps, made, *in, 2);  // their squares, and this
+    if (center == nullptr || center->kind != StepKind::idiom || center->idiom != kernels().center) {
+      return -1;
+    }
+    const int squares = center->b, from = center->a, count = center->c;
+    const int mean = *in;
+    Slot& slot = program_.slots[static_cast<size_t>(mean)];
+    slot.width = width(squares);
+    set_idiom(center, kernels().moments, from, mean, count, -1);
+    center->out = squares;
+    center->width = width(squares);
+    *in = from;
+    return mean;
+  }
+
+  // The idiom with a bias for one that scales without.
+  static bool with_bias(const Step& step, bool once, Idiom* idiom) {
+    if (step.kind != StepKind::idiom) return false;
+    const auto& scale = kernels().scale;
+    for (int centred = 0; centred < 2; ++centred) {
+      for (int how = 0; how < kScalings; ++how) {
+        for (int repeated = 0; repeated < 2; ++repeated) {
+          if (step.idiom != scale[centred][how][0][repeated]) continue;
+          *idiom = scale[centred][how][1][repeated && once];
+          return true;
+        }
+      }
     }
     return false;
   }

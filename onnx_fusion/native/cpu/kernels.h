@@ -58,7 +58,10 @@ struct PairRows {
 
 // A whole idiom over rows of `length`; operands that an idiom does not have are not read.
 using Idiom = void (*)(void* out, const void* a, const void* b, const void* c, const void* d,
-                       int64_t rows, int64_t length);
+                       const void* e, int64_t rows, int64_t length);
+
+// How a row meets its value: times it, over it as division rounds, or times its reciprocal.
+enum Scaling : int { kScalesTimes, kScalesOver, kScalesAbout, kScalings };
 
 struct Kernels {
   Pass unary[kElementwise][kComputeTypes];
@@ -75,9 +78,12 @@ struct Kernels {
   Pass exp_sub[2];                              // exp(a - b), b splat in the second
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
   ReducePasses squares;                         // sum of squares of f32, `rows` only
-  Idiom softmax;                                // of rows of a
+  Idiom softmax[2];                             // of rows of a; the second divides exactly
   Idiom center;                                 // a - mean, and b = sums of its squares; c: the count
-  Idiom scale[2][3];                            // a * or / b[row], then * c, then + d
+  Idiom moments;                                // those sums, and b = the means
+  // (a - e[row], if the first index is 1) * or / b[row], then * c, then + d if the third is 1. If the
+  // last is 1, c and d are one row for all.
+  Idiom scale[2][kScalings][2][2];
   WindowPass window[3];                         // sum, max, min of f32
   void (*pairs[3])(const PairRows& rows);       // the same
 

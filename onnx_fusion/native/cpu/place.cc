@@ -21,7 +21,7 @@ void place_slots(TileProgram* program) {
       last[s] = segment.loops && first[s] < begin ? std::max(last[s], end) : std::max(last[s], now);
     };
     for (const Step& step : segment.steps) {
-      for (int slot : {step.a, step.b, step.c, step.d, step.out}) {
+      for (int slot : {step.a, step.b, step.c, step.d, step.e, step.out}) {
         use(slot);
       }
       if (step.kind == StepKind::strand) {

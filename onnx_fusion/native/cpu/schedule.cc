@@ -4,6 +4,13 @@
 #include "cpu/compile.h"
 
 namespace onnx_fusion::cpu {
+namespace {
+
+bool is_softmax(Idiom idiom) {
+  return idiom == kernels().softmax[0] || idiom == kernels().softmax[1];
+}
+
+}  // namespace
 
 // Every reduction is of one f32 load, whose `else` is what the reduction gives over nothing.
 bool Compiler::reads_windows() const {
@@ -261,7 +268,7 @@ void Compiler::estimate() {
       if (step.kind == StepKind::pass && step.op == Op::op_div) cost = 0.2;
       if (step.kind == StepKind::strand) cost = out_->strands[static_cast<size_t>(step.ref)].cost;
       if (step.kind == StepKind::load || step.kind == StepKind::store) cost = 0.25;
-      if (step.kind == StepKind::idiom) cost = step.idiom == kernels().softmax ? 0.3 : 0.15;
+      if (step.kind == StepKind::idiom) cost = is_softmax(step.idiom) ? 0.3 : 0.15;
       out_->cost += cost;
     }
   }

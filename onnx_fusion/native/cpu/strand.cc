@@ -60,8 +60,8 @@ class Joiner {
 
   template <class F>
   void each_read(const Step& step, const F& f) const {
-    const int in[4] = {step.a, step.b, step.c, step.d};
-    for (int i = 0; i < 4; ++i) {
+    const int in[5] = {step.a, step.b, step.c, step.d, step.e};
+    for (int i = 0; i < 5; ++i) {
       if (in[i] >= 0 && std::find(in, in + i, in[i]) == in + i) f(in[i]);
     }
     if (step.kind != StepKind::load) return;

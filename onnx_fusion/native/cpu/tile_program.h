@@ -112,7 +112,7 @@ enum class StepKind : uint8_t {
   fill,     // out = a (scalar)
   repeat,   // out (full) = a (row)
   reduce,   // out (row or scalar) = reduction of a (full), whole in the tile
-  idiom,    // out = idiom(a, b, c, d) over the rows of the tile
+  idiom,    // out = idiom(a, b, c, d, e) over the rows of the tile
   window,   // out = reduction, over all reduced positions, of loads[ref]; c is room for a part
   gather,   // block `out` joined with the reduction of a; now and then b = accumulator with the block
   finish,   // out = a joined with b
@@ -123,7 +123,7 @@ enum class StepKind : uint8_t {
 struct Step {
   StepKind kind;
   Width width = Width::full;
-  int out = -1, a = -1, b = -1, c = -1, d = -1;
+  int out = -1, a = -1, b = -1, c = -1, d = -1, e = -1;
   int ref = -1;
   Op op = Op::count;
   Pass pass = nullptr;

@@ -218,7 +218,7 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
       }
       case StepKind::idiom: {
         const int64_t rows = runs(Width::row).total;
-        step.idiom(p[step.out], p[step.a], p[step.b], p[step.c], p[step.d], rows,
+        step.idiom(p[step.out], p[step.a], p[step.b], p[step.c], p[step.d], p[step.e], rows,
                    runs(Width::full).total / rows);
         break;
       }

@@ -112,8 +112,9 @@ ONNX_FUSION_INLINE void put(float* p, Floats v, int64_t n) {
 
 // A few rows at a time, one step of all of them after another: what is reduced for one row is waited for
 // while the others are.
-void softmax(void* out, const void* in, const void*, const void*, const void*, int64_t rows,
-             int64_t n) {
+template <bool Exact>
+void softmax(void* out, const void* in, const void*, const void*, const void*, const void*,
+             int64_t rows, int64_t n) {
   constexpr int64_t kGroup = 16;
   const int64_t group = n >= kBlock ? 1 : kBlock / n < kGroup ? kBlock / n : kGroup;
   float value[kGroup];
@@ -143,7 +144,8 @@ void softmax(void* out, const void* in, const void*, const void*, const void*, i
       float* const to = o + r * n;
       const Divisor by(value[r]);
       each(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        put(to + i, by.divides ? take(to + i, k) / by.d : by.share(take(to + i, k)), k);
+        const Floats e = take(to + i, k);
+        put(to + i, by.divides ? e / by.d : Exact ? by.share(e) : e * by.r, k);
       });
     }
   }
@@ -151,7 +153,7 @@ void softmax(void* out, const void* in, const void*, const void*, const void*, i
 
 // out = in - mean, squares[row] = the sum of its squares; count[0] is what the sum is divided by.
 void center(void* out, const void* in, const void* squares, const void* count, const void*,
-            int64_t rows, int64_t n) {
+            const void*, int64_t rows, int64_t n) {
   float* o = static_cast<float*>(out);
   const float* x = static_cast<const float*>(in);
   float* q = static_cast<float*>(const_cast<void*>(squares));
@@ -173,54 +175,83 @@ void center(void* out, const void* in, const void* squares, const void* count, c
   }
 }
 
-template <int Extras>
-ONNX_FUSION_INLINE Floats finish(Floats v, const float* scale, const float* bias, int64_t i,
-                                 int64_t k) {
-  if constexpr (Extras > 0) v = v * take(scale + i, k);
-  if constexpr (Extras > 1) v = v + take(bias + i, k);
-  return v;
+// squares[row] = the sum of the squares of in - mean, which is means[row].
+void moments(void* squares, const void* in, const void* means, const void* count, const void*,
+             const void*, int64_t rows, int64_t n) {
+  const float* x = static_cast<const float*>(in);
+  float* const q = static_cast<float*>(squares);
+  float* const m = static_cast<float*>(const_cast<void*>(means));
+  const float divisor = *static_cast<const float*>(count);
+  for (int64_t row = 0; row < rows; ++row, x += n) {
+    m[row] = total(x, n) / divisor;
+    const Floats mean = broadcast(m[row]);
+    q[row] = fold<Add>(
+        n, 0.0f,
+        [&](int64_t i) __attribute__((always_inline)) {
+          const Floats c = load(x + i) - mean;
+          return c * c;
+        },
+        [&](int64_t i, int64_t left) __attribute__((always_inline)) {
+          const Floats c = load_where(x + i, mask_of((1u << left) - 1u), mean) - mean;
+          return c * c;
+        });
+  }
 }
 
-// out = in (by value[row]) * scale + bias, the last two of which may be missing.
-template <bool Divides, int Extras>
+// out = (in - means[row]) (by values[row]) * scale + bias, some of which may be missing.
+template <bool Centred, int How, bool Biased, bool Once>
 void scale(void* out, const void* in, const void* values, const void* scales, const void* biases,
-           int64_t rows, int64_t n) {
+           const void* means, int64_t rows, int64_t n) {
   float* o = static_cast<float*>(out);
   const float* x = static_cast<const float*>(in);
   const float* value = static_cast<const float*>(values);
+  const float* mean = static_cast<const float*>(means);
   const float* g = static_cast<const float*>(scales);
   const float* b = static_cast<const float*>(biases);
   for (int64_t row = 0; row < rows; ++row, o += n, x += n) {
     const Divisor by(value[row]);
-    if (!Divides) {
+    const Floats middle = broadcast(Centred ? mean[row] : 0.0f);
+    const auto pass = [&](const auto& scaled) __attribute__((always_inline)) {
       each(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        put(o + i, finish<Extras>(take(x + i, k) * by.d, g, b, i, k), k);
+        Floats v = take(x + i, k);
+        if constexpr (Centred) v = v - middle;
+        v = scaled(v) * take(g + i, k);
+        if constexpr (Biased) v = v + take(b + i, k);
+        put(o + i, v, k);
       });
+    };
+    if (How == kScalesTimes) {
+      pass([&](Floats v) __attribute__((always_inline)) { return v * by.d; });
     } else if (by.divides) {
-      each(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        put(o + i, finish<Extras>(take(x + i, k) / by.d, g, b, i, k), k);
-      });
+      pass([&](Floats v) __attribute__((always_inline)) { return v / by.d; });
+    } else if (How == kScalesAbout) {
+      pass([&](Floats v) __attribute__((always_inline)) { return v * by.r; });
     } else {
-      each(n, [&](int64_t i, int64_t k) __attribute__((always_inline)) {
-        put(o + i, finish<Extras>(by.quotient(take(x + i, k)), g, b, i, k), k);
-      });
+      pass([&](Floats v) __attribute__((always_inline)) { return by.quotient(v); });
     }
-    if constexpr (Extras > 0) g += n;
-    if constexpr (Extras > 1) b += n;
+    if constexpr (!Once) g += n;
+    if constexpr (!Once && Biased) b += n;
   }
+}
+
+template <bool Centred, int How>
+void set_scale(Kernels* k) {
+  k->scale[Centred][How][0][0] = scale<Centred, How, false, false>;
+  k->scale[Centred][How][0][1] = scale<Centred, How, false, true>;
+  k->scale[Centred][How][1][0] = scale<Centred, How, true, false>;
+  k->scale[Centred][How][1][1] = scale<Centred, How, true, true>;
+  if constexpr (How + 1 < kScalings) set_scale<Centred, How + 1>(k);
 }
 
 }  // namespace
 
 void fill_rows(Kernels* k) {
-  k->softmax = softmax;
+  k->softmax[0] = softmax<false>;
+  k->softmax[1] = softmax<true>;
   k->center = center;
-  k->scale[0][0] = scale<false, 0>;
-  k->scale[0][1] = scale<false, 1>;
-  k->scale[0][2] = scale<false, 2>;
-  k->scale[1][0] = scale<true, 0>;
-  k->scale[1][1] = scale<true, 1>;
-  k->scale[1][2] = scale<true, 2>;
+  k->moments = moments;
+  set_scale<false, 0>(k);
+  set_scale<true, 0>(k);
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
