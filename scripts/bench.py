@@ -1,6 +1,7 @@
 """Time optimized models against ONNX Runtime and other tools, interleaved in one run.
 
-    python scripts/bench.py [MODEL ...] [--threads 1,2] [--peers ort,openvino,mnn,ncnn,onnxslim]
+    python scripts/bench.py [MODEL ...] [--threads 1,2]
+                            [--peers ort,openvino,mnn,ncnn,onnxslim,inductor]
                             [--policy default|all|tune] [--seconds S] [--restarts N]
                             [--share] [--json FILE] [--plot FILE.png] [--kernels ...]
 
@@ -12,7 +13,11 @@ faster; the interval (95 %) is a bootstrap over rounds. A model returned as it w
 is not timed. Peers live in the environment $ONNX_FUSION_PEERS (default /opt/peers), made by
 
     python -m venv /opt/peers
-    /opt/peers/bin/pip install openvino MNN ncnn pnnx onnxslim onnxruntime
+    /opt/peers/bin/pip install openvino MNN ncnn pnnx onnxslim onnxruntime torch
+
+They compute in float32: MNN at high precision (on x86 others are no faster), ncnn without the half
+types of its defaults, which are less exact; inductor is torch.compile, weights frozen, of the module
+that pnnx writes, and takes minutes to compile.
 
 `--kernels` and what follows it goes to scripts/bench_kernels.py.
 """
@@ -53,6 +58,7 @@ from onnx_fusion.runtime.verify import first_run  # noqa: E402
 from onnx_fusion.tune.run import Tuning  # noqa: E402
 
 OURS, REFERENCE = "ours", "ort"
+APPROXIMATE = ("mnn", "ncnn", "inductor")
 LEAST_ROUNDS, MOST_ROUNDS = 7, 201
 PAUSE_SECONDS = 0.1
 MIB = 1 << 20
@@ -250,7 +256,7 @@ def cells(row: Row, peers: Sequence[str]) -> list[str]:
         cell.append(f"{1e3 * one.create:.3g}" if one else "-")
     for one in (ours, theirs):
         cell.append(f"{one.peak / MIB:.0f}" if one else "-")
-    errors = [ours, *(row.engines.get(peer) for peer in peers if peer in ("mnn", "ncnn"))]
+    errors = [ours, *(row.engines.get(peer) for peer in peers if peer in APPROXIMATE)]
     return [*cell, " ".join(f"{one.error:.0e}" if one else "-" for one in errors)]
 
 

@@ -11,6 +11,7 @@ package are imported, so that peers can live in an environment of their own.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import re
@@ -168,9 +169,9 @@ class Ncnn:
         options.use_bf16_storage = options.use_bf16_packed = False
         self.net.load_param(path)
         self.net.load_model(str(Path(path).with_suffix(".bin")))
-        arrays = [array.astype(np.float32) for array in inputs.values()]
-        # A Mat made of an array does not own its memory.
-        self.inputs = [ncnn.Mat(np.ascontiguousarray(a[0])).clone() for a in arrays]
+        # A Mat made of an array neither owns nor keeps its memory.
+        arrays = [np.ascontiguousarray(a[0].astype(np.float32)) for a in inputs.values()]
+        self.inputs = [ncnn.Mat(array).clone() for array in arrays]
         self.names = self.net.input_names(), self.net.output_names()
 
     def extract(self) -> list:
@@ -189,8 +190,45 @@ class Ncnn:
         return self.extract
 
 
+class Inductor:
+    """torch.compile, with the weights frozen, of the PyTorch module that pnnx writes."""
+
+    package = "torch"
+    creations = 1  # of a minute or two each
+
+    def __init__(self, path: str, inputs: Inputs, threads: int) -> None:
+        import torch
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        torch.set_num_threads(threads)
+        self.torch = torch
+        self.inputs = [torch.from_numpy(np.ascontiguousarray(a)) for a in inputs.values()]
+        spec = importlib.util.spec_from_file_location("made_by_pnnx", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        os.chdir(Path(path).parent)  # the weights' file is named without its folder
+        self.compiled = torch.compile(module.Model().eval())
+        self.run()
+
+    def run(self):
+        """Run the model once."""
+        with self.torch.no_grad():
+            return self.compiled(*self.inputs)
+
+    def results(self) -> list[np.ndarray]:
+        """Return the outputs of one run."""
+        made = self.run()
+        return [one.numpy() for one in (made if isinstance(made, (tuple, list)) else (made,))]
+
+    def runner(self) -> Run:
+        """Return what runs the model once."""
+        return self.run
+
+
 ENGINES = {
     "ours": Ours, "ort": Ort, "onnxslim": Ort, "openvino": OpenVino, "mnn": Mnn, "ncnn": Ncnn,
+    "inductor": Inductor,
 }  # fmt: skip
 
 
@@ -242,7 +280,7 @@ def main() -> None:
     reset_peak()
     before = memory("VmRSS")
     seconds, made = [], None
-    for turn in range(CREATIONS):
+    for turn in range(getattr(engine, "creations", CREATIONS)):
         made = None
         gc.collect()
         start = time.perf_counter()

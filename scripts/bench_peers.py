@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-PEERS = ("ort", "openvino", "mnn", "ncnn", "onnxslim")
+PEERS = ("ort", "openvino", "mnn", "ncnn", "onnxslim", "inductor")
 VARIABLE = "ONNX_FUSION_PEERS"
 DEFAULT = "/opt/peers"
 SECONDS = 600
@@ -60,12 +60,13 @@ def convert(peer: str, model: Path, inputs: Mapping[str, np.ndarray], folder: Pa
         target.with_suffix(".json").write_text(json.dumps(names))
         return str(target)
     for name, array in inputs.items():
-        if array.dtype.kind != "f" or array.ndim < 2 or array.shape[0] != 1:
+        if peer == "ncnn" and (array.dtype.kind != "f" or array.ndim < 2 or array.shape[0] != 1):
             raise Missing(f"it wants floats with a batch of 1, and '{name}' is not")
     shapes = ",".join(
         f"[{','.join(map(str, a.shape))}]{_TYPES.get(a.dtype.name, 'f32')}" for a in inputs.values()
     )
-    target = folder / "ncnn.ncnn.param"
+    # pnnx writes the model for ncnn, and as a PyTorch module with its weights beside it.
+    target = folder / ("ncnn.ncnn.param" if peer == "ncnn" else "inductor_pnnx.py")
     call(["pnnx", str(link), f"inputshape={shapes}", "fp16=0"], folder, target)
     return str(target)
 

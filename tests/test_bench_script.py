@@ -64,7 +64,7 @@ def test_results_are_compared_over_their_range():
 
 def test_a_missing_peer_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv(bench_peers.VARIABLE, str(tmp_path))
-    for peer in ("openvino", "mnn", "ncnn", "onnxslim"):
+    for peer in ("openvino", "mnn", "ncnn", "onnxslim", "inductor"):
         with pytest.raises(Missing, match="no such file"):
             bench_peers.convert(peer, LENET, {}, tmp_path)
 
