@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/contract_ahead.h"
 #include "cpu/contract_axes.h"
 #include "cpu/contract_tables.h"
 #include "cpu/finish.h"
@@ -137,8 +138,11 @@ class ContractPlan final : public StagePlan {
     int64_t step;
     int lines;
   };
-  Fetch fetch_next(const Block& block, const float* b, int64_t panel, int64_t panel1,
-                   int64_t rows) const;
+  Fetch fetch_next(const Item& item, const Block& block, int64_t row0, int64_t row1, int64_t panel0,
+                   int64_t panel1, int64_t panel) const;
+  Weights next_weights(const Item& item, const Block& block, bool last_rows, int64_t panel0,
+                       int64_t panel1, int64_t panel) const;
+  Weights panel_weights(const Item& item, const Block& block, int64_t panel) const;
   int panel_vectors(int64_t panel) const;
   int64_t panel_width(int64_t panel) const;
   const float* find_panel(const Item& item, const Buffers& buffers, const Place& packed,
@@ -185,6 +189,7 @@ class ContractPlan final : public StagePlan {
   bool finishes_ = false;  // tiles store their results themselves
 
   std::unique_ptr<Epilogue> epilogue_;
+  Successor successor_;
 };
 
 // If an operand is a load times something that depends on k alone, and the other one is constant: makes

@@ -42,6 +42,10 @@ T* take(char** at, int64_t count) {
 void ContractPlan::run(const RunContext& context) const {
   const BoundStage& stage = context.bound->stages[stage_index_];
   if (stage.empty) return;
+  if (columns_side_.source == Source::cached && batches_ > 0) {
+    const float* columns = columns_side_.weights->data() + columns_side_.slot[0];
+    successor_.begin({columns, panel_width(0) * (pieces_[blocks_[0].last - 1].k1)});
+  }
   const int64_t unit = lines_.pixels > 0 ? lines_.pixels : tile_rows_;
   const int64_t row_tiles = (rows_ + unit - 1) / unit;
   const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *

@@ -167,24 +167,38 @@ void ContractPlan::run_streams(const Item& item, const Buffers& buffers, const P
   }
 }
 
+Weights ContractPlan::panel_weights(const Item& item, const Block& block, int64_t panel) const {
+  const int64_t k0 = pieces_[block.first].k0, width = panel_width(panel);
+  return {item.columns + panel * width_ * depth_ + k0 * width,
+          width * (pieces_[block.last - 1].k1 - k0)};
+}
+
+// What is read after a panel of a block. The blocks of k of some panels come before the next panels;
+// further rows read the same panels again.
+Weights ContractPlan::next_weights(const Item& item, const Block& block, bool last_rows,
+                                   int64_t panel0, int64_t panel1, int64_t panel) const {
+  if (panel + 1 < panel1) return panel_weights(item, block, panel + 1);
+  if (&block != &blocks_.back()) return panel_weights(item, *(&block + 1), panel0);
+  if (!last_rows) return {nullptr, 0};
+  if (panel1 < item.panel1) return panel_weights(item, blocks_.front(), panel1);
+  return successor_.next();
+}
+
 // What the tiles of a panel fetch: the next panel, of which each brings its part. Weights come from
 // afar, and every panel's first tile would wait for them.
-ContractPlan::Fetch ContractPlan::fetch_next(const Block& block, const float* b, int64_t panel,
-                                             int64_t panel1, int64_t rows) const {
+ContractPlan::Fetch ContractPlan::fetch_next(const Item& item, const Block& block, int64_t row0,
+                                             int64_t row1, int64_t panel0, int64_t panel1,
+                                             int64_t panel) const {
+  const int64_t steps = (pieces_[block.last - 1].k1 - pieces_[block.first].k0) / kFetchStep;
+  const int64_t tiles = (row1 - row0 + tile_rows_ - 1) / tile_rows_;
   if (columns_side_.source != Source::cached || rows_side_.source == Source::indexed ||
-      panel + 1 >= panel1 || rows < 2 * tile_rows_) {
-    return {b, 0, 0};
+      tiles < 2 || steps == 0) {
+    return {nullptr, 0, 0};
   }
-  const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
-  const int64_t steps = depth / kFetchStep;
-  const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
-  if (steps == 0) return {b, 0, 0};
-  const int64_t k0 = pieces_[block.first].k0;
-  const int64_t width = panel_width(panel), next_width = panel_width(panel + 1);
-  const float* next = b + width_ * depth_ + k0 * (next_width - width);
-  const int64_t lines = (next_width * depth + kLineFloats - 1) / kLineFloats;
+  const Weights next = next_weights(item, block, row1 == item.row1, panel0, panel1, panel);
+  const int64_t lines = (next.floats + kLineFloats - 1) / kLineFloats;
   const int64_t each = std::min<int64_t>((lines + tiles * steps - 1) / (tiles * steps), kMostFetches);
-  return {next, each * steps * kLineFloats, static_cast<int>(each)};
+  return {next.begin, each * steps * kLineFloats, static_cast<int>(each)};
 }
 
 // One block of k of all tiles of a rectangle, into c, or finished.
@@ -223,7 +237,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
     call.b = find_panel(item, buffers, packed, block, panel, &panel_floats);
     call.b_step = columns_side_.source == Source::direct ? column_step_ : width;
     const int64_t column = (panel - panel0) * width_;
-    const Fetch fetch = fetch_next(block, call.b, panel, panel1, row1 - row0);
+    const Fetch fetch = fetch_next(item, block, row0, row1, panel0, panel1, panel);
     call.fetch = fetch.begin;
     call.fetch_lines = fetch.lines;
     const float* const* a = buffers.pointers;

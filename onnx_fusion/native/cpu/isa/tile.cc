@@ -134,16 +134,26 @@ void tile(const TileCall& call) {
   const float* const* ahead = call.ahead;
   const float* fetch = call.fetch;
   float* c = call.c;
+  int64_t steps = 0;
+  for (int piece = 0; piece < call.pieces; ++piece) steps += call.depths[piece] / kFetchStep;
+  constexpr bool kSteps = (Kind == TileRows::direct || Kind == TileRows::packed) && R >= 4;
+  const bool spreads = kSteps && steps > 1;
+  const int rows_to_fetch =
+      call.finish == nullptr ? 0 : spreads ? static_cast<int>((R + steps - 1) / steps) : R;
   for (int64_t t = 0; t < call.tiles; ++t) {
-    const auto fetch_lines = [](const float* at, int64_t ld) {
+    // Lines that the tile will write, and the residual's: a few per step, since many at once would
+    // hold up the product's own loads.
+    int fetched = 0;
+    const auto fetch_rows = [&](int most) {
+      for (const int end = fetched + most < R ? fetched + most : R; fetched < end; ++fetched) {
 #pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-        for (int v = 0; v < Tile::kColumns; v += kLineFloats) __builtin_prefetch(at + i * ld + v);
+        for (int v = 0; v < Tile::kColumns; v += kLineFloats) {
+          __builtin_prefetch(f.out + fetched * f.out_ld + v);
+          if (f.residual != nullptr) __builtin_prefetch(f.residual + fetched * f.residual_ld + v);
+        }
       }
     };
-    if (call.finish != nullptr) fetch_lines(f.out, f.out_ld);
-    if (f.residual != nullptr) fetch_lines(f.residual, f.residual_ld);
+    if (!spreads) fetch_rows(rows_to_fetch);
     if (begin) {
       sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(f.column_bias + at); });
     } else {
@@ -181,6 +191,7 @@ void tile(const TileCall& call) {
         constexpr int kUnroll = R >= 4 ? kFetchStep : 4;
         for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
           if (at % kFetchStep == 0) {
+            if (kSteps && spreads) fetch_rows(rows_to_fetch);
             if (Kind == TileRows::direct && ahead != nullptr) {
 #pragma GCC unroll 16
               for (int i = 0; i < R; ++i) __builtin_prefetch(ahead[i] + at);
