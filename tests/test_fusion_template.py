@@ -188,3 +188,27 @@ def test_every_template_can_be_left_out(name):
     made = planned(body, ROWS, "float[128, 256] y", NAMES - {name})
     assert name not in {template for template, _ in made}
     assert len({t.name for t in TEMPLATES}) == len(TEMPLATES)
+
+
+CACHE = "float[12, 127, 64] past, float[12, 1, 256] x, float[12, 1, 64] q, float[12, 128, 64] v"
+CACHED = "n = MatMul(x, thin)\n k = Concat<axis = 1>(past, n)\n"
+TURNED = "t = Transpose<perm = [0, 2, 1]>(k)\n s = MatMul(q, t)\n"
+ATTENDED = CACHED + TURNED + "p = Softmax(s)\n y = MatMul(p, v)"
+
+
+def test_a_cache_is_turned_where_it_is_read():
+    made = planned(ATTENDED, CACHE, "float[12, 1, 64] y, float[12, 128, 64] k")
+    assert made == [(None, "MatMul Concat"), ("attention", "Transpose MatMul Softmax MatMul")]
+
+
+def test_what_is_stored_turned_in_any_case_stays():
+    results = "float[12, 1, 64] y, float[12, 128, 64] k, float[12, 64, 128] t"
+    made = planned(ATTENDED, CACHE, results)
+    assert made == [(None, "MatMul Concat Transpose"), ("attention", "MatMul Softmax MatMul")]
+
+
+def test_what_is_stored_only_turned_stays():
+    body = "k = MatMul(x, wide)\n t = Transpose<perm = [1, 0]>(k)\n y = MatMul(t, wide)"
+    inputs = "float[256, 256] x"
+    first = (None, "MatMul Transpose")
+    assert planned(body, inputs, "float[256, 256] y", NAMES - {"small", "mlp"})[0] == first

@@ -9,6 +9,7 @@ from onnx_fusion.fusion import cost, template
 from onnx_fusion.fusion.block import Block, Blocks
 from onnx_fusion.fusion.extent import REASON as IDLE
 from onnx_fusion.fusion.extent import find_idle, find_spared
+from onnx_fusion.fusion.move import hand_over
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
 from onnx_fusion.fusion.table import Verdict, look_up
 from onnx_fusion.fusion.target import Target
@@ -99,7 +100,8 @@ class _Planner:
         return Plan(named, tuple(self.refusals()), dict(sorted(opaque.items())))
 
     def apply_templates(self) -> None:
-        """Join the blocks that the target's templates find, and their regions."""
+        """Join the blocks that the target's templates find, hand over what moves, and remake their
+        regions."""
 
         def fits(nodes: Sequence[Node]) -> bool:
             if len(nodes) > self.target.max_nodes:
@@ -110,9 +112,11 @@ class _Planner:
             return self.refusal(region) is None
 
         made = template.merge(self.blocks, self.target.templates, fits)
-        members = {node for block in made for node in block.nodes}
+        moved = hand_over(self.blocks, self.mapping, fits)
+        remade = {**dict.fromkeys(moved), **made}
+        members = {node for block in remade for node in block.nodes}
         self.regions = [r for r in self.regions if r.nodes[0] not in members]
-        for block, name in made.items():
+        for block, name in remade.items():
             region = region_of("try", block.nodes, self, block.mapping)
             self.regions.append(dataclasses.replace(region, template=name))
 

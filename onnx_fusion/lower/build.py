@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 
 from onnx_fusion.lower.split import find_cut, find_split
+from onnx_fusion.ops.index import letters_in
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Cut, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
@@ -24,6 +25,8 @@ MAX_SPLITS = 12
 MOST_PIECES = 64
 MOST_DIVIDED = 8
 """Pieces beyond which no axis is cut only for a division to come out even."""
+LEAST_AGAIN = 8
+"""Times that an element is looked up, from which it is stored first."""
 Cuts = dict[int, tuple[int, ...]]
 """Where axes of a tensor are cut."""
 Ranges = dict[int, tuple[int, int]]
@@ -142,7 +145,7 @@ def _write(
         cut = find_cut(stage) if even else None
         if cut is not None:
             raise cut
-        return stage, need or _check_form(stage)
+        return stage, need or _check_form(stage) or _check_lookups(stage)
     raise Refused("index maps that do not split into letters")
 
 
@@ -178,6 +181,28 @@ def _finished(stage: Stage, owner: Tensor) -> Tensor:
         if stage.letters_of(ref) == dots.get(owner, stage.letters_of(ref)):
             best = made
     return best
+
+
+def _check_lookups(stage: Stage) -> NeedsTemp | None:
+    """Return what is looked up for few elements and would be looked up again for each of many, if
+    anything: a padding mask, gathered for each key and wanted for each pair of query and key."""
+    found: Tensor | None = None
+    if stage.dots or stage.reductions:
+        return None
+    for (tensor, index, guard), ref in stage.memo.items():
+        letters = stage.letters_of(ref)
+        if guard is not None or tensor is stage.root or not stage.looked_up(ref):
+            continue
+        if tensor in stage.stored or letters != letters_in(index):
+            continue
+        others = [ex.as_int(e) for name, e in stage.extents.items() if name not in letters]
+        if None in others or math.prod(others) < LEAST_AGAIN:
+            continue
+        if not stage.covers(index, tensor.shape):
+            continue
+        if found is None or tensor.serial > found.serial:
+            found = tensor
+    return found and NeedsTemp(found)
 
 
 def _check_form(stage: Stage) -> NeedsTemp | None:

@@ -64,6 +64,7 @@ class Stage:
         self._types: list[DType] = []
         self._letters: list[frozenset[str]] = []
         self._contracted: list[bool] = []
+        self._looked_up: list[bool] = []
         self._summed: list[frozenset[Tensor]] = []
         self.choices = 0
 
@@ -366,6 +367,10 @@ class Stage:
         """Return whether a value of this stage is made of a contraction's result."""
         return self._contracted[ref.k]
 
+    def looked_up(self, ref: tp.Ref) -> bool:
+        """Return whether a value of this stage is made of an element at a computed index."""
+        return self._looked_up[ref.k]
+
     def summed(self, ref: tp.Ref) -> frozenset[Tensor]:
         """Return the tensors whose sums or contractions a value of this stage is made of."""
         return self._summed[ref.k]
@@ -383,6 +388,11 @@ class Stage:
             self._letters.append(frozenset(letters))
             self._contracted.append(
                 isinstance(instruction, tp.Dot) or any(map(self.contracted, tp.refs(instruction)))
+            )
+            self._looked_up.append(
+                isinstance(instruction, tp.Load)
+                and any(isinstance(entry, tp.Ref) for entry in instruction.index)
+                or any(map(self.looked_up, tp.refs(instruction)))
             )
             parts = [self._summed[r.k] for r in tp.refs(instruction)]
             self._summed.append(frozenset(() if owner is None else (owner,)).union(*parts))
