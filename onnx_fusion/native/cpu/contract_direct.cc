@@ -54,7 +54,8 @@ std::unique_ptr<DirectPlan> DirectPlan::make(const BoundProgram& bound, size_t s
         !build_tables(s, *w.map, 0.0f, plan->batch_, plan->row_, plan->k_, &plan->w_)) {
       continue;
     }
-    if (!plan->plan_vectors(gemm_kernels().lanes)) continue;
+    const int64_t elements = bound.tensors[static_cast<size_t>(x.tensor)].elements;
+    if (!plan->plan_vectors(gemm_kernels().lanes, elements)) continue;
     if (!plan->plan_weights(constants[w.tensor])) continue;
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, plan->row_, plan->pixel_);
     return plan;
@@ -63,7 +64,7 @@ std::unique_ptr<DirectPlan> DirectPlan::make(const BoundProgram& bound, size_t s
 }
 
 // False where packing is expected to be faster: short rows, or an input spread over many pages.
-bool DirectPlan::plan_vectors(int lanes) {
+bool DirectPlan::plan_vectors(int lanes, int64_t elements) {
   const std::vector<int64_t>&outer = x_.outer, &inner = x_.inner;
   int64_t pages = 1, bytes = 0;
   std::vector<int64_t> sorted = inner;
@@ -89,6 +90,9 @@ bool DirectPlan::plan_vectors(int lanes) {
   }
   places_ = static_cast<int64_t>(shown.size());
 
+  // Lanes that do not exist are read too, where that is inside the tensor.
+  const int64_t reach = *std::max_element(x_.batch.begin(), x_.batch.end()) + sorted.back() +
+                        step_ * (lanes - 1);
   strips_.push_back(0);
   const int64_t most = std::max<int64_t>(kStripFloats / std::min<int64_t>(rows_, 64), 4 * lanes);
   int64_t begin = 0;
@@ -100,7 +104,8 @@ bool DirectPlan::plan_vectors(int lanes) {
       strip_pixels_ = std::max(strip_pixels_, at - begin);
       begin = at;
     }
-    bool whole = end - at == lanes;
+    const uint32_t exists = static_cast<uint32_t>((uint64_t{1} << (end - at)) - 1);
+    bool whole = end - at == lanes || outer[at] + reach < elements;
     for (const int64_t k : shown) {
       uint32_t mask = 0;
       for (int64_t p = at; p < end; ++p) {
@@ -109,7 +114,7 @@ bool DirectPlan::plan_vectors(int lanes) {
         });
         mask |= (inside ? 1u : 0u) << (p - at);
       }
-      whole = whole && mask == (1u << lanes) - 1u;
+      whole = whole && mask == exists;
       masks_.push_back(static_cast<uint16_t>(mask));
     }
     vectors_.push_back({outer[at], static_cast<int32_t>(at), static_cast<int16_t>(end - at),
@@ -130,7 +135,7 @@ bool DirectPlan::plan_weights(const TensorView& weights) {
   const DirectKernels& kernels = direct_kernels();
   const int64_t lanes = gemm_kernels().lanes;
   const int64_t most = by_channel_ ? kernels.vectors * lanes : kernels.rows;
-  const int64_t unit = by_channel_ ? lanes : 2;
+  const int64_t unit = by_channel_ ? lanes : kernels.unit;
   const int64_t tiles = (rows_ + most - 1) / most;
   tile_rows_ = std::min(most, ((rows_ + tiles - 1) / tiles + unit - 1) / unit * unit);
   const int64_t padded = (rows_ + tile_rows_ - 1) / tile_rows_ * tile_rows_;

@@ -20,7 +20,7 @@ class DirectPlan final : public StagePlan {
 
  private:
   DirectPlan() = default;
-  bool plan_vectors(int lanes);
+  bool plan_vectors(int lanes, int64_t elements);
   bool plan_weights(const TensorView& weights);
   void run_rows(const RunContext& context) const;
   void run_channels(const RunContext& context) const;

@@ -9,11 +9,11 @@ namespace {
 
 // Accumulators, inputs and a broadcast fit the registers: 8x3 of 32, 4x3 of 16, 4x2 of SSE's 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kDirectRows = 8, kDirectVectors = 3;
+constexpr int kDirectRows = 8, kDirectUnit = 2, kDirectVectors = 3;
 #elif defined(__AVX2__)
-constexpr int kDirectRows = 4, kDirectVectors = 3;
+constexpr int kDirectRows = 4, kDirectUnit = 1, kDirectVectors = 3;
 #else
-constexpr int kDirectRows = 4, kDirectVectors = 2;
+constexpr int kDirectRows = 4, kDirectUnit = 1, kDirectVectors = 2;
 #endif
 
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -106,6 +106,8 @@ void run_direct(const DirectTile& tile, int rows, int64_t begin, int64_t end, fl
 #if defined(__AVX512F__) || defined(__aarch64__)
     case 6: return direct_rows<6>(tile, begin, end, out, ld);
     case 8: return direct_rows<8>(tile, begin, end, out, ld);
+#else
+    case 3: return direct_rows<3>(tile, begin, end, out, ld);
 #endif
     default: break;
   }
@@ -162,6 +164,6 @@ void run_channels(const ChannelTile& tile, int vectors, int64_t begin, int64_t e
 }  // namespace
 
 extern const DirectKernels direct_kernels;
-const DirectKernels direct_kernels = {kDirectRows, run_direct, kChannelVectors, run_channels};
+const DirectKernels direct_kernels = {kDirectRows, kDirectUnit, run_direct, kChannelVectors, run_channels};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
