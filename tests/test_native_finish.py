@@ -29,6 +29,22 @@ ACTIVATIONS = {
         "%5 = const f32 0.1\n%6 = mul %4 %5\n%7 = const f32 0\n%8 = lt %4 %7\n"
         "%9 = where %8 %6 %4\n", 9,
     ),
+    "prelu": (
+        "%5 = load b (j)\n%6 = const f32 0\n%7 = lt %4 %6\n%8 = mul %4 %5\n"
+        "%9 = where %7 %8 %4\n", 9,
+    ),
+    "prelu_scaled": (
+        "%5 = load b (j)\n%6 = const f32 0\n%7 = lt %4 %6\n%8 = mul %5 %4\n"
+        "%9 = where %7 %8 %4\n%10 = const f32 -1.5\n%11 = mul %9 %10\n", 11,
+    ),
+    "prelu_by_rows": (
+        "%5 = load x (i, 0)\n%6 = const f32 0\n%7 = lt %4 %6\n%8 = mul %4 %5\n"
+        "%9 = where %7 %8 %4\n", 9,
+    ),
+    "not_prelu": (
+        "%5 = load b (j)\n%6 = const f32 0\n%7 = lt %4 %6\n%8 = mul %4 %5\n"
+        "%9 = where %7 %4 %8\n", 9,
+    ),
     "sigmoid": ("%5 = sigmoid %4\n", 5),
     "tanh": ("%5 = tanh %4\n", 5),
     "silu": ("%5 = sigmoid %4\n%6 = mul %4 %5\n", 6),

@@ -32,6 +32,12 @@ EPILOGUES = {
         "%7 = load z (n, o, p, q)\n%8 = add %6 %7\n",
         8,
     ),
+    "prelu": (
+        "input b f32[{o}] row\n",
+        "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 0\n%6 = lt %4 %5\n%7 = mul %4 %3\n"
+        "%8 = where %6 %7 %4\n",
+        8,
+    ),
     "gate": (
         "input b f32[{o}] row\n",
         "%3 = load b (o)\n%4 = add %2 %3\n%5 = const f32 0.25\n%6 = mul %4 %5\n"
@@ -96,6 +102,8 @@ def finish(name, y, b, z):
         return np.clip(y + z, 0, 6)
     if name == "silu_residual":
         return y / (1 + np.exp(-y)) + z
+    if name == "prelu":
+        return np.where(y < 0, y * b.astype(np.float64).reshape(-1, 1, 1), y)
     if name == "gate":
         return y * np.clip(y / 4 + 0.5, 0, 1)
     return y * np.clip(y + 3, 0, 6) / 6

@@ -293,6 +293,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
     rows.columns = end - active;
     rows.out += active;
     if (rows.residual != nullptr) rows.residual += active;
+    if (rows.slope != nullptr) rows.slope += active * rows.slope_column;
     finish_passes().activate(rows);
     active = end;
   }

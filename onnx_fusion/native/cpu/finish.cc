@@ -52,6 +52,7 @@ bool constant_of(const Stage& stage, int value, float* out) {
 
 constexpr int kX = -1, kNothing = -2, kFree = 100;  // kFree + i: a constant, which becomes p[i]
 constexpr int kZero = 200, kOne = 201;
+constexpr int kLoaded = 300;
 
 struct ShapeLine {
   Op op;
@@ -81,6 +82,10 @@ const std::vector<Shape>& shapes() {
        {{Op::op_mul, {kX, kFree, kNothing}},
         {Op::op_lt, {kX, kZero, kNothing}},
         {Op::op_where, {1, 0, kX}}}},
+      {Activation::prelu,
+       {{Op::op_lt, {kX, kZero, kNothing}},
+        {Op::op_mul, {kX, kLoaded, kNothing}},
+        {Op::op_where, {0, 1, kX}}}},
       {Activation::silu, {{Op::op_sigmoid, {kX, kNothing, kNothing}}, {Op::op_mul, {kX, 0, kNothing}}}},
       {Activation::sigmoid, {{Op::op_sigmoid, {kX, kNothing, kNothing}}}},
       {Activation::tanh, {{Op::op_tanh, {kX, kNothing, kNothing}}}},
@@ -115,12 +120,17 @@ const std::vector<Shape>& shapes() {
 }
 
 // Whether the lines from `at` on, loads and constants left out, are this shape over line x; then p
-// has its constants and *end its last line.
-bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p, size_t* end) {
+// has its constants, *loaded the line of what it loads, and *end its last line.
+bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p, int* loaded,
+                 size_t* end) {
   std::vector<int> found;
   const auto fits = [&](int value, int want) {
     const int line = s.values[static_cast<size_t>(value)];
     if (want == kX) return line == x;
+    if (want == kLoaded) {
+      *loaded = line;
+      return s.body[static_cast<size_t>(line)].op == Op::op_load;
+    }
     if (want < kFree) return want >= 0 && line == found[static_cast<size_t>(want)];
     float number = 0;
     if (!constant_of(s, value, &number)) return false;
@@ -218,7 +228,13 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
     bool active = false;
     for (const Shape& shape : shapes()) {
       size_t end = 0;
-      if (order >= kActive || !match_shape(s, shape, last, at, plan->p_, &end)) continue;
+      int loaded = -1;
+      if (order >= kActive || !match_shape(s, shape, last, at, plan->p_, &loaded, &end)) continue;
+      if (loaded >= 0) {
+        plan->slope_.tensor = s.body[static_cast<size_t>(loaded)].tensor;
+        const bool flat = plan->flatten(stage.maps[static_cast<size_t>(loaded)], &plan->slope_);
+        if (!flat || plan->slope_.column < 0 || plan->slope_.column > 1) return nullptr;
+      }
       order = kActive;
       active = true;
       plan->activation_ = shape.activation;
@@ -328,6 +344,9 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
   rows.gain = memory(gain_);
   rows.gain_bias = memory(gain_bias_);
   rows.gain_first = gain_first_;
+  rows.slope = memory(slope_);
+  rows.slope_row = slope_.row;
+  rows.slope_column = slope_.column;
   rows.activation = activation_;
   rows.late = late_;
   rows.scaled = scaled_;
@@ -366,6 +385,7 @@ void Finish::run_piece(FinishRows rows) const {
   const int64_t columns = rows.columns, count = rows.rows;
   const bool together = count > 1 && rows.ld == columns && rows.out_ld == columns &&
                         rows.row_bias == nullptr && rows.gain == nullptr &&
+                        rows.slope == nullptr &&
                         (rows.residual == nullptr || rows.residual_ld == columns);
   const int64_t group = rows.column_bias == nullptr ? count : kRepeated / columns;
   if (!together || group < 8) return finish_passes().all(rows);

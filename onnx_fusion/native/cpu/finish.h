@@ -20,6 +20,7 @@ enum class Activation : int32_t {
   gate,       // x * clamp(x * p0 + p1, p2, p3): HardSwish
   ramp,       // clamp(x * p0 + p1, p2, p3): HardSigmoid
   leaky,      // x < 0 ? x * p0 : x
+  prelu,      // x < 0 ? x * slope : x
   sigmoid,
   tanh,
   silu,       // x * sigmoid(x)
@@ -44,6 +45,8 @@ struct FinishRows {
   bool gain_first;         // before the residual
   float* out;
   int64_t out_ld;
+  const float* slope;  // of prelu: slope_row apart, and slope_column (0 or 1)
+  int64_t slope_row, slope_column;
   Activation activation;
   bool late;    // the residual comes after the activation
   bool scaled;  // after the activation: * after[0] + after[1]
@@ -96,7 +99,7 @@ class Finish {
   LetterSet free_ = 0;  // letters fixed per call
   int64_t row_run_ = 1, column_run_ = 1;
   bool whole_ = true;
-  Plane out_, row_bias_, column_bias_, residual_, gain_, gain_bias_;
+  Plane out_, row_bias_, column_bias_, residual_, gain_, gain_bias_, slope_;
   bool gain_first_ = false;
   std::vector<Plane> copies_;  // further stores, which lie as the first does
   float scale_ = 1, shift_ = 0, low_ = 0, high_ = 0;

@@ -14,6 +14,7 @@ inline Floats activate(Floats x, const float* p) {
     case Activation::gate: return x * clamp(x * p[0] + p[1], broadcast(p[2]), broadcast(p[3]));
     case Activation::ramp: return clamp(x * p[0] + p[1], broadcast(p[2]), broadcast(p[3]));
     case Activation::leaky: return x < Floats{} ? x * p[0] : x;
+    case Activation::prelu: return x;  // in activate_rows
     case Activation::sigmoid: return v_sigmoid(x);
     case Activation::tanh: return v_tanh(x);
     case Activation::silu: return x * v_sigmoid(x);
@@ -36,9 +37,16 @@ void activate_rows(const FinishRows& f) {
   for (int64_t r = 0; r < f.rows; ++r) {
     float* out = f.out + r * f.out_ld;
     const float* more = Late ? f.residual + r * f.residual_ld : nullptr;
+    const float* slope = A == Activation::prelu ? f.slope + r * f.slope_row : nullptr;
     each_part(f.columns, [&](int64_t c, int count, bool whole) {
       Floats x = whole ? load(out + c) : load_some(out + c, count);
       x = activate<A>(x, f.p);
+      if (A == Activation::prelu) {
+        const Floats by = f.slope_column == 0 ? broadcast(slope[0])
+                          : whole             ? load(slope + c)
+                                              : load_some(slope + c, count);
+        x = x < Floats{} ? x * by : x;
+      }
       if (A != Activation::none && f.scaled) x = x * f.after[0] + f.after[1];
       if (Late) x += whole ? load(more + c) : load_some(more + c, count);
       if (whole) {
@@ -62,6 +70,7 @@ void run_activate(const FinishRows& f) {
     case Activation::gate: return activate_late<Activation::none>(f);
     case Activation::ramp: return activate_late<Activation::ramp>(f);
     case Activation::leaky: return activate_late<Activation::leaky>(f);
+    case Activation::prelu: return activate_late<Activation::prelu>(f);
     case Activation::sigmoid: return activate_late<Activation::sigmoid>(f);
     case Activation::tanh: return activate_late<Activation::tanh>(f);
     case Activation::silu: return activate_late<Activation::silu>(f);
@@ -113,6 +122,7 @@ void finish(const FinishRows& f) {
     affine_row<ColumnBias, Residual, Clamp>(f, r);
     if (!f.again()) continue;
     row.out = f.out + r * f.out_ld;
+    if (f.slope != nullptr) row.slope = f.slope + r * f.slope_row;
     if (f.late) row.residual = f.residual + r * f.residual_ld;
     run_activate(row);
   }
