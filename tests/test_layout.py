@@ -229,6 +229,19 @@ def test_temps_inside_a_region_too():
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
 
 
+def test_what_is_pooled_lies_as_before():
+    """A small result, of an image that is channels-last since it is large."""
+    model = build(
+        "float[1, 3, 24, 24] x", "float[1, 24, 9, 9] y",
+        """a = Conv (x, w0)  b = Relu(a)
+        c = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (b)
+        y = Conv (c, w1)""",
+        w0=(28, 3, 3, 3), w1=(24, 28, 3, 3),
+    )  # fmt: skip
+    (one,) = api.plan_programs(model, policy="all").lowered
+    assert [temp.order for temp in parse_program(one.program).temps] == [LAST, LAST]
+
+
 def test_programs_mean_the_same():
     """The interpreter, region by region, gives what ONNX Runtime gives for the original."""
     model = residual()

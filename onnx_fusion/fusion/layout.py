@@ -31,6 +31,8 @@ LEAST_CHANNELS = 8
 LEAST_INSIDE = 32
 """The same for what lies inside a region and takes at most this many bytes (LeNet-5)."""
 SMALL_BYTES = 32 << 10
+ONE_BY_ONE = frozenset((Role.POOL, Role.DEPTHWISE))
+"""Roles whose channels do not meet: results have the order of what they are made of, if they may."""
 
 Order = tuple[int, ...]
 
@@ -63,15 +65,19 @@ def choose_layouts(home: Mapping[Node, Region], graph: Graph) -> dict[Value, Ord
             for first, second in _carried(node):
                 stretch.join(first, second)
     channels = {stretch.find(value) for value in wanted if has_channels(value, LEAST_CHANNELS)}
-    return {
-        value: channels_last(len(value.shape or ()))
-        for node in nodes
-        for value in _imagelike(node.outputs)
-        if stretch.find(value) in channels
-        and value not in vetoed
-        and moves(value)
-        and is_inner(value, home)
-    }
+    orders: dict[Value, Order] = {}
+    for node in nodes:
+        follows = table.find(node).role_of(node) in ONE_BY_ONE and node.inputs[0] in orders
+        for value in _imagelike(node.outputs):
+            if (
+                stretch.find(value) in channels
+                and value not in vetoed
+                and moves(value)
+                and is_inner(value, home)
+                and (follows or pays(value, home))
+            ):
+                orders[value] = channels_last(len(value.shape or ()))
+    return orders
 
 
 def has_channels(value: Value, least: int) -> bool:
@@ -87,11 +93,14 @@ def moves(value: Value) -> bool:
 
 
 def is_inner(value: Value, home: Mapping[Node, Region]) -> bool:
-    """Return whether only regions read a value that one of them writes, and may have it so."""
+    """Return whether only regions read a value that one of them writes."""
     if value.is_output or value.captured or not value.consumers or value.producer not in home:
         return False
-    if any(consumer not in home for consumer in value.consumers):
-        return False
+    return all(consumer in home for consumer in value.consumers)
+
+
+def pays(value: Value, home: Mapping[Node, Region]) -> bool:
+    """Return whether an inner value is not too small for vectors of channels."""
     alone = all(home[consumer] is home[value.producer] for consumer in value.consumers)
     return not alone or irs_bytes(value) > SMALL_BYTES or has_channels(value, LEAST_INSIDE)
 
