@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -284,21 +285,22 @@ def lower_average_pool(site: Site) -> list[Tensor | None]:
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if guard is not None or any(isinstance(e, Ref) for e in index):
             raise NeedsTemp(tensor)
-        size: ex.Expr = ex.const(1)
+        taps, counts = 1, []  # the product of those that are known, and the others
         for k, entry in enumerate(index[2:]):
             first = entry * window.strides[k] - window.before[k]
             step = window.dilations[k]
             past = x.shape[2 + k] - 1 + (window.after[k] if include else 0)
             last = ex.minimum(window.extents[k] - 1, (past - first) // step)
             start = ex.const(0) if include else ex.maximum(ex.const(0), -(first // step))
-            size = size * (last - start + 1)
-        size = stage.simplify(size)
-        known = ex.as_int(size)
-        divisor = (
-            stage.const(DType.F32, known)
-            if known is not None
-            else stage.cast(DType.F32, stage.index(size))
-        )
+            count = stage.simplify(last - start + 1)
+            known = ex.as_int(count)
+            if known is None:
+                counts.append(stage.cast(DType.F32, stage.index(count)))
+            else:
+                taps *= known
+        if taps != 1 or not counts:
+            counts.append(stage.const(DType.F32, taps))
+        divisor = functools.reduce(lambda a, b: stage.apply("mul", a, b), counts)
         return stage.apply("div", total.at(stage, index), divisor)
 
     tensor = Tensor(DType.F32, total.shape, read, total.steps + 1)

@@ -44,15 +44,19 @@ TileRun::Walk TileRun::collapse(const Runs& runs, const Linear& form, const Tile
   return walk;
 }
 
-int64_t TileRun::value_at(ExprId expr, const ExprTable& table, const int64_t* letters) const {
-  if (table.values.empty()) {
-    return evaluate(*program_.bound->program, program_.bound->dims.data(), letters, expr);
-  }
+size_t TileRun::place_of(const ExprTable& table, const int64_t* letters) const {
   int64_t place = table.place.base;
   for (size_t l = 0; l < program_.bound->stages[program_.stage].stage->letters.size(); ++l) {
     place += table.place.coef[l] * letters[l];
   }
-  return table.values[static_cast<size_t>(place)];
+  return static_cast<size_t>(place);
+}
+
+int64_t TileRun::value_at(ExprId expr, const ExprTable& table, const int64_t* letters) const {
+  if (table.values.empty()) {
+    return evaluate(*program_.bound->program, program_.bound->dims.data(), letters, expr);
+  }
+  return table.values[place_of(table, letters)];
 }
 
 void TileRun::letters_at(const Runs& runs, const int64_t* inside, int64_t* letters) const {
@@ -239,11 +243,21 @@ void TileRun::run_index(const Step& step) {
     return;
   }
   int64_t letters[kMaxLetters];
+  const int outer = std::max(runs.count - 1, 0);  // the fastest axis is looked up along the table
+  const bool tabled = runs.count > 0 && !cond.table.values.empty();
   do {
     std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
     letters_at(runs, inside, letters);
-    *out++ = value_at(cond.a, cond.table, letters);
-  } while (next_position(runs.count, runs.size, inside));
+    if (!tabled) {
+      *out++ = value_at(cond.a, cond.table, letters);
+      continue;
+    }
+    const TileAxis& axis = program_.axes[static_cast<size_t>(runs.axis[outer])];
+    const int64_t step = axis.letters == 1 ? cond.table.place.coef[axis.letter[0]] : 0;
+    const int64_t* const values = &cond.table.values[place_of(cond.table, letters)];
+    for (int64_t k = 0; k < runs.size[outer]; ++k) out[k] = values[k * step];
+    out += runs.size[outer];
+  } while (next_position(tabled ? outer : runs.count, runs.size, inside));
 }
 
 // Clears the mask of one run where a condition does not hold.

@@ -228,6 +228,7 @@ class TileRun {
   void run_row_pass(const Step& step);
   void run_window(const Step& step);
   int64_t value_at(ExprId expr, const ExprTable& table, const int64_t* letters) const;
+  size_t place_of(const ExprTable& table, const int64_t* letters) const;
   void letters_at(const Runs& runs, const int64_t* inside, int64_t* letters) const;
   void fail(int line) const;
 
