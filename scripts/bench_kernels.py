@@ -5,7 +5,9 @@ python scripts/bench_kernels.py [PATTERN ...] [--threads N] [--rounds N] [--plai
 Each line is one kernel: MatMul or Conv with bias and ReLU (--plain: without) and constant weights,
 a chain of element-wise operators, or a norm of rows. `of peak` is its speed over that of a loop of
 multiply-adds (Winograd does fewer than are counted, so it may be above 100 %), `of copy` the bytes
-it must move per second over those of a copy as large on one thread. Patterns select names.
+it must move per second over those of a copy as large on one thread, `of a loop` its speed over that
+of a loop that the C compiler made for the same instruction set, where there is one. Patterns
+select names.
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ import argparse
 import concurrent.futures
 import ctypes
 import fnmatch
+import os
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -94,6 +100,43 @@ def copy_rate(moved: float) -> float:
     return 2 * source.nbytes / best
 
 
+FLAGS = {
+    "base": ["-march=x86-64-v2"],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+
+
+def loop_seconds(case: Case) -> float | None:
+    """Return the seconds of a compiled loop over the case's elements, None without one."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if not case.loop or compiler is None:
+        return None
+    text = (
+        "void run(const float *restrict x, float *restrict y, long n) {\n"
+        f"  for (long i = 0; i < n; ++i) {{ float v = x[i]; {case.loop} y[i] = v; }}\n}}\n"
+        "static void (*volatile again)(const float *restrict, float *restrict, long) = run;\n"
+        "void repeat(const float *x, float *y, long n, long times) {\n"
+        "  for (long k = 0; k < times; ++k) again(x, y, n);\n}\n"
+    )
+    flags = ["-O3", "-fno-math-errno", "-fno-trapping-math", *FLAGS.get(native_lib.isa(), [])]
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder) / "loop.c", Path(folder) / "loop.so"
+        source.write_text(text)
+        command = [compiler, *flags, "-shared", "-fPIC", str(source), "-o", str(made)]
+        subprocess.run(command, check=True)
+        repeat = ctypes.CDLL(str(made)).repeat
+    x = native_lib.aligned(case.inputs[0])
+    y, best = native_lib.aligned(x), float("inf")
+    times = max(1, int(1e6 / case.flops))
+    sizes = ctypes.c_long(x.size), ctypes.c_long(times)
+    for _ in range(50):
+        start = time.perf_counter()
+        repeat(ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data), *sizes)
+        best = min(best, (time.perf_counter() - start) / times)
+    return best
+
+
 def main() -> None:
     """Print a line for each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -110,11 +153,14 @@ def main() -> None:
             continue
         own, other = measure(case, args.threads, args.rounds)
         ratios.append(other / own)
+        loop = loop_seconds(case) if args.threads == 1 else None
+        beside = f"  {loop / own:.0%} of a loop" if loop else ""
         rate, copied = case.flops / own, case.moved / own
         print(
             f"{case.name:34s} {rate / 1e9:7.1f} GFLOP/s {rate / bound:5.0%} of peak"
             f" {copied / 1e9:6.1f} GB/s {copied / copy_rate(case.moved):5.0%} of copy"
-            f" {own * 1e6:10.1f} us {other * 1e6:10.1f} us of ONNX Runtime  x{other / own:.2f}",
+            f" {own * 1e6:10.1f} us {other * 1e6:10.1f} us of ONNX Runtime"
+            f"  x{other / own:.2f}{beside}",
             flush=True,
         )
     if ratios:

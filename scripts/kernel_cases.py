@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 class Case:
     """A program with its inputs, and the ONNX nodes that compute the same from `x`.
 
-    `flops` are those of the direct algorithm; `moved` the bytes that must be read and written.
+    `flops` are those of the direct algorithm; `moved` the bytes that must be read and written;
+    `loop` is the body of a loop over `v` in C that does the same.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Case:
     feed: np.ndarray
     flops: float
     moved: float = 0.0
+    loop: str = ""
 
 
 def model_of(
@@ -112,11 +114,15 @@ def chain(size: int, rng: np.random.Generator) -> Case:
     x = rng.standard_normal(size, dtype=np.float32)
     steps = ("add", "mul", "max", "sub", "abs", "min", "neg", "add", "max", "mul")
     names = {"abs": "Abs", "neg": "Neg"}
+    code = {"add": "v + {}", "mul": "v * {}", "max": "v > {0} ? v : {0}", "sub": "v - {}",
+            "abs": "__builtin_fabsf(v)", "min": "v < {0} ? v : {0}", "neg": "-v"}  # fmt: skip
+    loop = ""
     lines, nodes, weights = ["%0 = load x0 (i)"], [], {}
     value, number, name = 0, 1, "x"
     for k, step in enumerate(steps):
         result = "y" if k == len(steps) - 1 else f"v{k}"
         reads = [name]
+        loop += f"v = {code[step].format(f'{0.25 * (k + 1)}f')}; "
         if step in names:
             lines.append(f"%{number} = {step} %{value}")
         else:
@@ -135,7 +141,8 @@ def chain(size: int, rng: np.random.Generator) -> Case:
         + "\n".join(lines) + f"\nstore y0 (i) %{value}\n"
     )  # fmt: skip
     model = model_of(nodes, x, {k: np.array(v) for k, v in weights.items()})
-    return Case(f"chain {size}", text, [x], (), model, x, 1.0 * len(steps) * size, 8.0 * size)
+    flops = 1.0 * len(steps) * size
+    return Case(f"chain {size}", text, [x], (), model, x, flops, 8.0 * size, loop)
 
 
 def softmax(rows: int, length: int, rng: np.random.Generator) -> Case:

@@ -1,5 +1,6 @@
 """scripts/bench_kernels.py: its cases run and agree with ONNX Runtime, and the peak is one."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,3 +36,13 @@ def test_the_peak_is_above_what_a_kernel_reaches():
 
 def test_two_threads_copy_and_multiply():
     assert bench_kernels.peak(2) > 0 and bench_kernels.copy_rate(1e6) > 1e8
+
+
+def test_a_compiled_loop_is_timed_beside_a_chain(monkeypatch):
+    case = kernel_cases.chain(1000, RNG)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert bench_kernels.loop_seconds(case) is None
+    monkeypatch.delenv("CC")
+    if shutil.which("cc"):
+        assert 0 < bench_kernels.loop_seconds(case) < 1
+    assert bench_kernels.loop_seconds(kernel_cases.softmax(3, 40, RNG)) is None
