@@ -121,6 +121,12 @@ def test_every_remainder_of_channels(channels):
     check((2, channels, 6, 9), (3, 3), (1, 1), (1, 1), SAME)
 
 
+@pytest.mark.parametrize("shape", [(1, 203, 2, 96), (1, 130, 1, 190), (2, 67, 1, 160)])
+@pytest.mark.parametrize("end,layout", [("relu", "last"), ("square", "last"), ("relu", "row")])
+def test_threads_that_outnumber_the_rows(shape, end, layout):
+    check(shape, (5, 5), (1, 1), (1, 1), ((2, 2), (2, 2)), end, layout)
+
+
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("layout", ["last", "row"])
 @pytest.mark.parametrize("bias", [True, False])

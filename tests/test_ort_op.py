@@ -367,6 +367,57 @@ def test_threads_sessions_and_shapes_at_once():
             done.result()
 
 
+LATE = """
+import os, sys, time
+import numpy as np, onnx, onnxruntime
+from onnx_fusion.runtime.session import session
+
+cpus = sorted(os.sched_getaffinity(0))[:2]
+os.sched_setaffinity(0, cpus)
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+before = set(os.listdir("/proc/self/task"))
+made = session(onnx.load_from_string(sys.stdin.buffer.read()), threads=2, options=options)
+(worker,) = (int(task) for task in set(os.listdir("/proc/self/task")) - before)
+x = np.ones((1 << 17, 64), np.float32)
+
+# It gets next to nothing of the CPU on which the other thread runs.
+policy = os.sched_getscheduler(worker)
+os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0))
+for task in (0, worker):
+    os.sched_setaffinity(task, cpus[:1])
+for _ in range(4200):
+    made.run(None, {"x": x[:64]})
+for task in (0, worker):
+    os.sched_setaffinity(task, cpus)
+try:
+    os.sched_setscheduler(worker, policy, os.sched_param(0))
+except PermissionError:
+    pass
+
+def spent():
+    with open(f"/proc/self/task/{worker}/schedstat") as file:
+        return int(file.read().split()[0])
+
+end = time.monotonic() + 30
+while time.monotonic() < end:
+    start, had = time.monotonic(), spent()
+    for _ in range(10):
+        made.run(None, {"x": x})
+    if spent() - had > 0.1e9 * (time.monotonic() - start):
+        sys.exit(0)
+sys.exit("the second thread has nothing to do")
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_thread_that_could_not_run_at_first_is_given_work_later():
+    w, b = (rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48])
+    data = dense_model(w, b).SerializeToString()
+    done = subprocess.run([sys.executable, "-c", LATE], input=data, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def test_io_binding_writes_into_the_callers_memory():
     w, b = (rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48])
     made = session(dense_model(w, b))

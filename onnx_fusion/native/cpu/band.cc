@@ -87,9 +87,12 @@ std::unique_ptr<BandPlan> BandPlan::make(const BoundProgram& bound, std::vector<
     made->bytes_ += (made->room_.back() * all[k].line_bytes + kSlack + 63) / 64 * 64;
   }
   int64_t done[kMostParts] = {};
-  for (int64_t at = 0; at < all.back().lines; at += height, ++made->bands_) {
+  // Two threads have as many lines each: bands end where half of them are done.
+  const int64_t lines = all.back().lines, half = (lines / 2 + 1) / 2 * 2;
+  for (int64_t at = 0, end = 0; at < lines; at = end, ++made->bands_) {
+    end = std::min(at < half ? half : lines, at + height);
     Lines needs[kMostParts];
-    find_needs(all, at, std::min(all.back().lines, at + height), needs);
+    find_needs(all, at, end, needs);
     for (size_t k = 0; k < all.size(); ++k) {
       Step step{needs[k], std::max(needs[k].begin, done[k]), -1, -1};
       step.variant = made->variant(bound, k, step.begin, step.need.end, plan);

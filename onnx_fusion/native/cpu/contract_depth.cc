@@ -306,12 +306,21 @@ void DepthPlan::copy_rows(int64_t row0, int64_t row1, float* out, Block* block) 
 
 void DepthPlan::run(const RunContext& context) const {
   const BoundStage& stage = context.bound->stages[stage_index_];
-  const int64_t blocks = ceil_div(channels_, block_), bands = ceil_div(rows_.outputs, band_);
+  const int64_t bands = ceil_div(rows_.outputs, band_);
   const int64_t taps = rows_.taps * columns_.taps;
   const double work = static_cast<double>(outers_ * rows_.outputs * columns_.outputs) *
                       static_cast<double>(channels_) * static_cast<double>(taps + 4);
   const int64_t tasks =
       task_count(*context.parallel, work / static_cast<double>(kernels_->lanes) * 0.5);
+  // Where few rows are not enough for all, their channels are shared out, a vector or more each.
+  const int64_t vectors = channels_ / kernels_->lanes;
+  int64_t blocks = ceil_div(channels_, block_);
+  const bool shares = fast_ && copy_floats_ == 0 && vectors > 1 && outers_ * bands < tasks;
+  if (shares) blocks = std::min(vectors, tasks);
+  const auto channel_at = [&](int64_t k) {
+    if (k == blocks) return channels_;
+    return shares ? vectors * k / blocks * kernels_->lanes : k * block_;
+  };
   const int64_t sums = fast_ ? 0 : (rows_of(shape_) * strip_ * block_ + 15) / 16 * 16;
   const int64_t own = packed_ == nullptr ? weight_step_ * taps : 0;
   const size_t bytes = static_cast<size_t>(2 * sums + own + copy_floats_) * sizeof(float) +
@@ -332,8 +341,8 @@ void DepthPlan::run(const RunContext& context) const {
     for (int64_t i = begin; i < end; ++i) {
       Block block{};
       block.outer = i / (blocks * bands);
-      block.channel = i / bands % blocks * block_;
-      block.channels = std::min(block_, channels_ - block.channel);
+      block.channel = channel_at(i / bands % blocks);
+      block.channels = channel_at(i / bands % blocks + 1) - block.channel;
       block.weights = (packed_ == nullptr ? weights : packed_->data()) + block.channel;
       block.bias = block.channel + (finish_.bias < 0 ? zero_bias_.data()
                                                      : tensor(context, finish_.bias) +

@@ -13,19 +13,41 @@ struct Split {
   int64_t rows, panels;
 };
 
-// Of `parts` pieces per batch, how many along the rows and how many along the panels: the largest
-// piece as small as possible, then as little packed twice as possible.
-Split split_work(int64_t parts, int64_t row_tiles, int64_t panels, bool packs_columns) {
+// What there is to do for a batch, and floats of operands and results. A thread reads again what is
+// constant; what it reads of other tensors, another one may have written.
+struct Work {
+  int64_t row_tiles, panels;
+  double nanoseconds;  // on one thread
+  double rows, columns, results;
+  bool constant_rows, constant_columns;
+};
+
+constexpr double kForeign = 0.7, kStreamed = 0.1;  // nanoseconds per float
+
+// Of `parts` pieces per batch, how many along the rows and how many along the panels. Stages that
+// share out an image's lines in the same way find in their caches what they wrote themselves.
+Split split_work(int64_t parts, const Work& work, bool packs_columns) {
   Split best{1, 1};
-  int64_t least = row_tiles * panels;
+  double least = 0;
   for (int64_t r = 1; r <= parts; ++r) {
     const int64_t p = parts / r;
-    if (r > row_tiles || p > panels) continue;
-    const int64_t largest = ((row_tiles + r - 1) / r) * ((panels + p - 1) / p);
-    if (largest < least || (largest == least && !packs_columns)) {
-      best = {r, p};
-      least = largest;
-    }
+    if (r > work.row_tiles || p > work.panels) continue;
+    const int64_t largest = ((work.row_tiles + r - 1) / r) * ((work.panels + p - 1) / p);
+    const double share = static_cast<double>(largest) / static_cast<double>(work.row_tiles * work.panels);
+    const double of_rows = 1.0 / static_cast<double>(r), of_panels = 1.0 / static_cast<double>(p);
+    const auto read = [](double floats, bool constant, double own, double other) {
+      return floats * own * (constant ? kStreamed : kForeign * (1 - other));
+    };
+    const double mixed = work.constant_rows == work.constant_columns ? 0.0
+                         : work.constant_columns                     ? 1 - of_panels
+                                                                     : 1 - of_rows;
+    const double cost = share * work.nanoseconds +
+                        read(work.rows, work.constant_rows, of_rows, of_panels) +
+                        read(work.columns, work.constant_columns, of_panels, of_rows) +
+                        work.results * of_rows * of_panels * kForeign * mixed;
+    if (best.rows * best.panels > 1 && (packs_columns ? cost >= least : cost > least)) continue;
+    best = {r, p};
+    least = cost;
   }
   return best;
 }
@@ -51,11 +73,29 @@ void ContractPlan::run(const RunContext& context) const {
   const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *
                         static_cast<double>(columns_);
   const double per_point = 1.0 + static_cast<double>(depth_) / (2.0 * kernels_.lanes);
-  const int64_t tasks = task_count(*context.parallel, points * per_point * 0.6);
+  const double nanoseconds = points * per_point * 0.6;
+  const int64_t tasks = task_count(*context.parallel, nanoseconds);
   Split split{1, 1};
   if (tasks > 1 && batches_ < 4 * tasks && batches_ % tasks != 0) {
-    split = split_work(tasks, row_tiles, panels_, columns_side_.source == Source::tables ||
-                                                      columns_side_.source == Source::computed);
+    const auto is_constant = [](const Side& side) {
+      return side.source == Source::cached || side.source == Source::scaled;
+    };
+    const auto floats = [&](const Side& side, int64_t count) {
+      const double all = static_cast<double>(count) * static_cast<double>(depth_);
+      if (is_constant(side) || side.tensor < 0) return all;
+      const int64_t elements = context.bound->tensors[static_cast<size_t>(side.tensor)].elements;
+      return std::min(all, static_cast<double>(elements));
+    };
+    const Work work{row_tiles,
+                    panels_,
+                    nanoseconds / static_cast<double>(batches_),
+                    floats(rows_side_, rows_),
+                    floats(columns_side_, columns_),
+                    static_cast<double>(rows_) * static_cast<double>(columns_),
+                    is_constant(rows_side_),
+                    is_constant(columns_side_)};
+    split = split_work(tasks, work, columns_side_.source == Source::tables ||
+                                        columns_side_.source == Source::computed);
   }
   const int64_t parts = split.rows * split.panels;
   const bool scaled = columns_side_.source == Source::scaled;

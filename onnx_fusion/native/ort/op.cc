@@ -17,14 +17,14 @@ namespace {
 struct Pool {
   const Api* api;
   const OrtKernelContext* context;
-  size_t threads;
+  Threads* session;
+  int threads;
   OrtStatus* status = nullptr;
 
   static void run(void* self, size_t count, Task task, void* arg) {
     Pool& pool = *static_cast<Pool*>(self);
-    // Batches are claimed one by one, so a few per thread even out a thread that comes late.
-    const size_t batches = count < 4 * pool.threads ? count : 4 * pool.threads;
-    OrtStatus* status = parallel_for(pool.api, pool.context, task, count, batches, arg);
+    OrtStatus* status =
+        pool.session->run(pool.api, pool.context, pool.threads, count, task, arg);
     if (status == nullptr) return;
     if (pool.status != nullptr) release_status(pool.api, pool.status);
     pool.status = status;
@@ -72,8 +72,8 @@ class Node {
     const auto dims_of = [&](size_t i, size_t* rank) { return kernel->output_dims(*bound, i, rank); };
     const size_t outputs = kernel->output_count();
     if (OrtStatus* status = get_outputs(inputs_, context, outputs, dims_of, data)) return status;
-    Pool pool{api(), context, static_cast<size_t>(threads_->count(api(), context))};
-    const Parallel parallel{&pool, static_cast<int>(pool.threads), &Pool::run};
+    Pool pool{api(), context, threads_.get(), threads_->count()};
+    const Parallel parallel{&pool, pool.threads, &Pool::run};
     const Status status = kernel->run(*bound, views, data, parallel);
     if (pool.status != nullptr) return pool.status;
     return status.ok() ? nullptr : fail(status.message);

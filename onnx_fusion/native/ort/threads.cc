@@ -2,7 +2,6 @@
 
 #include <sched.h>
 
-#include <chrono>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -10,66 +9,50 @@
 namespace onnx_fusion::ort {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-constexpr std::chrono::microseconds kPatience{500};
-
-// Tasks that stay until all are there, or no other has come for a while.
-struct Meeting {
-  int expected;
+// Tasks, and on how many threads they were run.
+struct Roll {
+  Task task;
+  void* arg;
+  uint64_t number;
   std::atomic<int> present{0};
-  std::atomic<bool> over{false};
 
-  static void attend(void* self, size_t) { static_cast<Meeting*>(self)->attend(); }
-
-  void attend() {
-    if (over.load(std::memory_order_acquire)) return;
-    int last = present.fetch_add(1, std::memory_order_acq_rel) + 1;
-    Clock::time_point patience = Clock::now() + kPatience;
-    while (!over.load(std::memory_order_acquire)) {
-      const int now = present.load(std::memory_order_acquire);
-      if (now >= expected) break;
-      const Clock::time_point time = Clock::now();
-      if (now != last) {
-        last = now;
-        patience = time + kPatience;
-      } else if (time > patience) {
-        break;
-      }
+  static void attend(void* self, size_t index) {
+    Roll& roll = *static_cast<Roll*>(self);
+    thread_local uint64_t last = 0;
+    if (last != roll.number) {
+      last = roll.number;
+      roll.present.fetch_add(1, std::memory_order_relaxed);
     }
-    over.store(true, std::memory_order_release);
+    roll.task(roll.arg, index);
   }
 };
 
-bool is_due(uint32_t call) { return call == 0 || call == 16 || call == 256 || call == 4096; }
+int count_cpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  const unsigned hint = std::thread::hardware_concurrency();
+  return hint == 0 ? 1 : static_cast<int>(hint);
+}
 
 }  // namespace
 
-int Threads::machine_threads() {
-  static const int threads = [] {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
-    const unsigned hint = std::thread::hardware_concurrency();
-    return hint == 0 ? 1 : static_cast<int>(hint);
-  }();
-  return threads;
-}
+Threads::Threads() : most_(count_cpus()) {}
 
-int Threads::observe(const Api* api, const OrtKernelContext* context, int seen) {
-  // Past the last count this is one load: a session of one thread pays nothing else.
-  if (calls_.load(std::memory_order_relaxed) > 4096) return seen;
-  if (!is_due(calls_.fetch_add(1, std::memory_order_relaxed))) return seen;
-  Meeting meeting;
-  meeting.expected = machine_threads();
-  const size_t tasks = static_cast<size_t>(meeting.expected);
-  if (OrtStatus* status = parallel_for(api, context, &Meeting::attend, tasks, tasks, &meeting)) {
-    release_status(api, status);
-    return seen;
+OrtStatus* Threads::run(const Api* api, const OrtKernelContext* context, int threads, size_t count,
+                        Task task, void* arg) {
+  // Batches are claimed one by one, so a few per thread even out a thread that comes late.
+  const size_t most = 4 * static_cast<size_t>(threads);
+  const size_t batches = count < most ? count : most;
+  int seen = seen_.load(std::memory_order_relaxed);
+  if (threads <= seen) return parallel_for(api, context, task, count, batches, arg);
+  static std::atomic<uint64_t> rolls{0};
+  Roll roll{task, arg, rolls.fetch_add(1, std::memory_order_relaxed) + 1};
+  OrtStatus* status = parallel_for(api, context, &Roll::attend, count, batches, &roll);
+  tried_.fetch_add(1, std::memory_order_relaxed);
+  const int present = roll.present.load(std::memory_order_relaxed);
+  while (present > seen && !seen_.compare_exchange_weak(seen, present)) {
   }
-  // Two sessions' runs may count at once; the larger answer stands.
-  const int found = meeting.present.load();
-  while (found > seen && !seen_.compare_exchange_weak(seen, found)) {
-  }
-  return found > seen ? found : seen;
+  return status;
 }
 
 std::shared_ptr<Threads> Threads::of(const void* session) {
