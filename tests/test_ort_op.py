@@ -414,7 +414,9 @@ sys.exit("the second thread has nothing to do")
 def test_a_thread_that_could_not_run_at_first_is_given_work_later():
     w, b = (rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48])
     data = dense_model(w, b).SerializeToString()
-    done = subprocess.run([sys.executable, "-c", LATE], input=data, capture_output=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], input=data, capture_output=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 

@@ -1,6 +1,7 @@
 """What a stretch is as a model of its own."""
 
 import onnx.parser
+import pytest
 
 from onnx_fusion import api
 from onnx_fusion.tune import measure
@@ -32,3 +33,13 @@ def test_a_shape_of_a_value_inside_does_not_end_the_cut(tmp_path, monkeypatch):
     api.optimize_file(path, tmp_path / "out.onnx", tuning=Tuning(True, (1,), 5.0, shipped={}))
     assert seen
     assert all(sides == (("x",), ("x",)) for sides in seen)
+
+
+@pytest.mark.parametrize(
+    "version,threads,least,most",
+    [("1.32.0", 1, 0, 0), ("1.32.0", 2, measure.SPIN_SECONDS, 0.05), ("1.27.1", 4, 0.008, 0.05),
+     ("1.26.0", 2, 0.1, 1), ("1.19.2", 2, 0.1, 1)],
+)  # fmt: skip
+def test_a_pause_outlasts_the_other_sides_spinning(monkeypatch, version, threads, least, most):
+    monkeypatch.setattr(measure.onnxruntime, "__version__", version)
+    assert least <= measure.pause_for(threads) <= most

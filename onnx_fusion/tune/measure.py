@@ -39,6 +39,10 @@ WHOLE_SECONDS = 4.0
 PART_SECONDS = 2.0
 SMALL_SECONDS, MOST_COPIES = 200e-6, 16
 """A stretch that takes less than this is timed as several copies side by side, so many at most."""
+SPIN_SECONDS = 0.008
+"""How long threads wait awake for more work, where ONNX Runtime lets that be set: long enough for
+what is read between two runs. Else they take a CPU from the other side for 50 ms and more."""
+SPIN_SETTING, SPIN_SETTING_SINCE = "session.intra_op.spin_duration_us", (1, 27)
 WRONG = 1e-2
 """A difference above this share of the range: a stretch that is so wrong is not taken."""
 
@@ -152,7 +156,7 @@ class Measurer:
         )
         outcome = duel(
             *runs, before=evict(min(self.footprint() - own, EVICT_BYTES)), seconds=PART_SECONDS,
-            pause=PAUSE_SECONDS if threads > 1 else 0.0,
+            pause=pause_for(threads),
         )  # fmt: skip
         return dataclasses.replace(
             outcome, theirs=outcome.theirs / copies, ours=outcome.ours / copies
@@ -174,8 +178,7 @@ class Measurer:
                     names = {value.name for value in made.get_inputs()}
                     feeds = {name: array for name, array in self.inputs.items() if name in names}
                     runs.append(runner(made, feeds))
-            pause = PAUSE_SECONDS if threads > 1 else 0.0
-            return duel(*runs, pause=pause, seconds=WHOLE_SECONDS, most_rounds=101)
+            return duel(*runs, pause=pause_for(threads), seconds=WHOLE_SECONDS, most_rounds=101)
 
     def session(
         self, source: str | onnx.ModelProto, threads: int, *, library: bool
@@ -183,6 +186,7 @@ class Measurer:
         """Return a session as a user would make it."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
+        options.add_session_config_entry(SPIN_SETTING, str(round(SPIN_SECONDS * 1e6)))
         return session(source, library=library, threads=threads, options=options)
 
     def value(self, name: str) -> np.ndarray:
@@ -212,6 +216,14 @@ class Measurer:
     def footprint(self) -> int:
         """Return how many bytes of weights a run of the whole model reads."""
         return sum(weight.nbytes for weight in self.model.weights.values())
+
+
+def pause_for(threads: int) -> float:
+    """Return the seconds after which one side's threads no longer disturb the other's."""
+    if threads == 1:
+        return 0.0
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    return 1.5 * SPIN_SECONDS if version >= SPIN_SETTING_SINCE else PAUSE_SECONDS
 
 
 def evict(size: int) -> Callable[[], object] | None:
