@@ -34,6 +34,7 @@ from onnx_fusion.passes.functions import add_functions
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.passes.rewrite import Listed
 from onnx_fusion.passes.rewrite import list_rules as list_rewrites
+from onnx_fusion.passes.sizes import usual_extents
 from onnx_fusion.runtime.machine import make_ptx, refusal
 from onnx_fusion.tune.run import Subplans, Tools, Tuned, Tuning, is_idle, tune
 
@@ -263,10 +264,10 @@ def plan_programs(
     plans = [plan_graph(one, target, skip, names) for one, names in pairs]
     tuned = None
     if policy == "default":
-        chosen = plans
+        chosen, extents = plans, usual_extents(graph) if any(p.regions for p in plans) else []
         for machine in machines:
             both = zip(chosen, graphs, strict=True)
-            chosen = [choose(made, one, machine, strict=strict) for made, one in both]
+            chosen = [choose(made, one, machine, strict=strict, extents=extents) for made, one in both]
         tuning = tuning or Tuning()
         if device == "cpu" and not is_idle(tuning):
             found = [

@@ -8,6 +8,7 @@ import onnx.parser
 import pytest
 
 from onnx_fusion.api import plan
+from onnx_fusion.fusion import policy
 
 MODELS = Path(__file__).parents[1] / "models"
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -32,12 +33,40 @@ def test_a_chain_that_nobody_else_fuses_is_taken():
     assert len(region.nodes) >= 7
 
 
-def test_what_cannot_be_estimated_is_left():
-    """The same chain with an extent known only at run time: a guess must not decide."""
-    made = plan(chain("N"))
-    assert not made.regions
+@pytest.mark.parametrize("shape", ["N", "N, 64", "N, 3, H, W"])
+def test_a_chain_with_symbols_is_taken_if_it_pays_at_usual_sizes(shape):
+    """It gains at the usual, the small and the large size: nothing depends on a guess."""
+    made = plan(chain(shape))
+    (region,) = made.regions
+    assert len(region.nodes) >= 7
+
+
+def test_what_takes_no_size_that_is_tried_is_left():
+    """Only images of five lines fit, which nobody guesses."""
+    lines = "\n".join(f"v{k} = {op}(v{k - 1})" for k, op in enumerate(["Sin", "Cos"] * 3, 1))
+    model = onnx.parser.parse_model(
+        HEAD
+        + f"""g (float[N, 64, H, W] x) => (float[a, b, c] v6) {{
+          p = AveragePool <kernel_shape = [5, 1]> (x)
+          t = Constant <value_ints = [2]> ()  v0 = Squeeze(p, t)  {lines} }}"""
+    )
+    made = plan(model)
+    assert plan(model, policy="all").regions and not made.regions
     assert "known only at run time" in reasons(made)
-    assert plan(chain("N"), policy="all").regions
+
+
+def test_a_stretch_that_loses_at_a_small_or_large_size_is_left(monkeypatch):
+    """With symbols the reason says for which size."""
+    real = policy.Judge.compare
+
+    def compare(judge, stretch, twin):
+        ours, theirs = real(judge, stretch, twin)
+        return (1.1 * theirs if twin is judge.twins[-1] else ours), theirs
+
+    monkeypatch.setattr(policy.Judge, "compare", compare)
+    made = plan(chain("N, 64"))
+    assert not made.regions
+    assert "(taken below 102%) where 'v8' is 1x64" in reasons(made)
 
 
 def test_a_tiny_model_is_taken_whole():
@@ -77,18 +106,16 @@ def test_fewer_operations_pay_where_the_kernels_may_use_them(kernel, strict):
 
 
 def test_what_onnx_runtime_fuses_across_the_border_is_left():
-    """LayerNormalization ends what begins with an Add that ONNX Runtime takes into it."""
+    """A Relu costs it nothing at the end of a convolution, and two reorders if the rest is taken."""
+    body = """c = Conv (x, w)  a = LeakyRelu(c)  r = Relu(a)
+              d = Conv (r, w)  b = LeakyRelu(d)  s = Relu(b)  e = Conv (s, w)"""
     model = onnx.parser.parse_model(
-        HEAD
-        + """g (float[1, 128, 768] x, float[1, 128, 768] r, float[768] s, float[768] b)
-              => (float[1, 128, 768] y) {
-          a = Add(x, r)
-          n = LayerNormalization <axis = -1> (a, s, b)
-          y = Neg(n)
-        }"""
+        HEAD + f"g (float[1, 64, 28, 28] x) => (float[1, 64, 28, 28] e) {{ {body} }}"
     )
-    assert not plan(model, skip={"Add"}).regions
-    assert "which no region covers" in reasons(plan(model, skip={"Add"}))
+    weights = np.ones((64, 64, 1, 1), np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    assert not plan(model, skip={"Relu"}).regions
+    assert "together with Relu, which no region covers" in reasons(plan(model, skip={"Relu"}))
 
 
 def test_moving_data_alone_is_left():

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import pace, peer, table
-from onnx_fusion.ops.mapping import MappingType, Role
+from onnx_fusion.ops.mapping import WINDOWS, MappingType, Role
 
 ROWS = frozenset((Role.REDUCTION, Role.NORM, Role.SOFTMAX))
 """Roles whose time goes with the elements they read."""
+TIE = 1.01
+"""Fewer nodes are better where the estimate sees no difference."""
 
 
 class Side(enum.Enum):
@@ -79,6 +81,34 @@ CPU = Machine(FUSED, FUSED_STRICT, ONNX_RUNTIME)
 CUDA = Machine(_CUDA, _CUDA, dataclasses.replace(_CUDA, launch=3e-6, contraction=50e12))
 
 
+def bind(nodes: Sequence[Node], extents: Mapping[str, int]) -> dict[Node, Node]:
+    """Return for each node one like it with extents in the place of symbols, itself if there are none."""
+    if not extents:
+        return {node: node for node in nodes}
+    values: dict[Value, Value] = {}
+    made: dict[Node, Node] = {}
+
+    def value_of(value: Value | None) -> Value | None:
+        if value is not None and value not in values:
+            shape = value.shape and tuple(extents.get(d, d) for d in value.shape)
+            values[value] = dataclasses.replace(value, shape=shape)
+        return value and values[value]
+
+    def node_of(node: Node) -> Node:
+        if node not in made:
+            made[node] = dataclasses.replace(
+                node, inputs=[*map(value_of, node.inputs)], outputs=[*map(value_of, node.outputs)]
+            )
+            made[node].parts = tuple(map(node_of, node.parts))
+        return made[node]
+
+    twins = {node: node_of(node) for node in nodes}
+    for value in values.values():
+        value.producer = made.get(value.producer, value.producer)
+        value.consumers = [made.get(user, user) for user in value.consumers]
+    return twins
+
+
 def elements(value: Value | None) -> int:
     """Return the number of elements; symbols count as `irs_bytes` counts them."""
     if value is None or value.dtype is None:
@@ -104,12 +134,12 @@ def bytes_read(value: Value, node: Node) -> int:
     return size
 
 
-def kernel_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -> float:
-    """Return what one kernel takes that runs these nodes; `repeats` says how often each is computed."""
-    return rates.overhead + rates.launch + compute_seconds(nodes, rates, repeats)
+def kernel_seconds(nodes: Sequence[Node], rates: Rates) -> float:
+    """Return what one kernel takes that runs these nodes."""
+    return rates.overhead + rates.launch + compute_seconds(nodes, rates)
 
 
-def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -> float:
+def compute_seconds(nodes: Sequence[Node], rates: Rates) -> float:
     """Return what the work itself takes: the larger of sums and memory traffic, and all other arithmetic."""
     members = set(nodes)
     read: dict[Value, int] = {}
@@ -125,9 +155,11 @@ def compute_seconds(nodes: Sequence[Node], rates: Rates, repeats: float = 1.0) -
         and (v.is_output or v.captured or len(nodes) == 1 or any(c not in members for c in v.consumers))
     ]
     hard = sum(contraction_seconds(n, rates) for n in nodes if is_contraction(n))
-    easy = sum(element_seconds(n, rates) for n in nodes if not is_contraction(n)) * repeats
+    easy = sum(element_seconds(n, rates) for n in nodes if not is_contraction(n))
+    if rates.side in (Side.HERE, Side.STRICT):
+        easy += sum(interleaved_seconds(node, members) for node in nodes)
     moved = sum(read.values()) + sum(irs_bytes(v) for v in outputs)
-    seconds = moved / (rates.cached if moved <= rates.cache else rates.bandwidth)
+    seconds = min(moved, rates.cache) / rates.cached + max(0, moved - rates.cache) / rates.bandwidth
     return max(seconds, hard + easy) if rates.side is None else max(seconds, hard) + easy
 
 
@@ -159,6 +191,32 @@ def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
     return each * made
 
 
+def interleaved_seconds(node: Node, members: Collection[Node]) -> float:
+    """Return what it takes to choose a piece for each element of a join whose axis is then cut and transposed
+    (a channel shuffle), if that axis is the innermost: channels between windows are."""
+    if node.op_type not in pace.JOINED:
+        return 0.0
+    value = node.outputs[0]
+    axis = int(node.attrs.get("axis", 0)) % max(1, len(value.shape or ()))
+    last = axis == len(value.shape or ()) - 1
+    windows = any(table.find(n).role_of(n) in WINDOWS for n in members)
+    if not last and (axis != 1 or not windows):
+        return 0.0
+    for cut in value.consumers:
+        made = cut.outputs[0]
+        kept = made is not None and (made.shape or ())[axis : axis + 1] == value.shape[axis : axis + 1]
+        if cut not in members or kept or mapping(cut) is not MappingType.REORGANIZE:
+            continue
+        if any(mapping(n) is MappingType.SHUFFLE and n in members for n in made.consumers):
+            return pace.INTERLEAVED * 1e-9 * elements(value)
+    return 0.0
+
+
+def mapping(node: Node) -> MappingType:
+    """Return the node's mapping type."""
+    return table.find(node).mapping_of(node)
+
+
 def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
     """Return what ONNX Runtime takes for these nodes, after the fusions it makes itself, with the
     reorders between a blocked layout and rows."""
@@ -180,19 +238,36 @@ def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
     return seconds + 2 * sum(moved.values()) / rates.cached
 
 
+def reorder_seconds(nodes: Sequence[Node], rates: Rates) -> float:
+    """Return what it takes to bring all that nodes in the blocked layout read and write there and back."""
+    if rates.side is None:
+        return 0.0
+    inside = [n for n in nodes if peer.is_blocked(n)]
+    made = {v.name for n in inside for v in n.outputs if v is not None}
+    values = {v.name: v for n in inside for v in (n.inputs[0], n.outputs[0]) if v is not None}
+    read = {v.name for n in inside for v in n.inputs if v is not None}
+    border = [v for name, v in values.items() if (name in made) != (name in read) or v.is_output]
+    return 2 * sum(map(irs_bytes, border)) / rates.cached
+
+
 def pays(block: Sequence[Node], node: Node, rates: Rates = FUSED) -> bool:
     """Return whether `node` is expected to run faster inside the block than apart from it (a yellow cell).
 
-    Elements that a one-to-many operator repeats are computed as often as they are read.
+    What a one-to-many operator reads is computed as often as it is repeated, or stored once.
     """
+    members = (*block, node)
     before = kernel_seconds(block, rates) + kernel_seconds([node], rates)
     spread = 1.0
-    for member in (*block, node):
-        if table.find(member).mapping_of(member) is MappingType.ONE_TO_MANY:
+    for member in members:
+        if mapping(member) is MappingType.ONE_TO_MANY:
             sources = [elements(v) for v in member.inputs if v is not None and v.weight is None]
             largest = max(sources, default=0)
             if largest:
                 spread = max(spread, elements(member.outputs[0]) / largest)
-    if any(is_contraction(m) for m in (*block, node)):
-        spread = 1.0
-    return kernel_seconds([*block, node], rates, spread) <= before
+    again = 0.0
+    if not any(map(is_contraction, members)):
+        most = max(elements(member.outputs[0]) for member in members)
+        small = [m for m in members if elements(m.outputs[0]) * spread <= most]
+        stored = sum(2 * irs_bytes(m.outputs[0]) for m in small) / rates.cached
+        again = min((spread - 1) * sum(element_seconds(m, rates) for m in small), stored)
+    return kernel_seconds(members, rates) + again <= TIE * before

@@ -11,7 +11,7 @@ nodes of one region, are taken or left together.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
@@ -21,6 +21,8 @@ from onnx_fusion.ops import peer
 
 MARGIN = 0.97
 """A stretch is taken if its estimate is at most this share of ONNX Runtime's."""
+NO_LOSS = 1.02
+"""Where extents are symbols it must be taken at the usual sizes, and be at most this at others."""
 LEAST_GAIN = 0.03
 """Nothing is taken if all of it would save less than this share of the graph's time: it would be noise."""
 
@@ -32,20 +34,60 @@ class Stretch:
     nodes: tuple[Node, ...]
     regions: tuple[Region, ...]
 
+    @property
+    def outside(self) -> list[Node]:
+        """Return the nodes that no region covers."""
+        covered = {node for region in self.regions for node in region.nodes}
+        return [node for node in self.nodes if node not in covered]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judge:
+    """What decides: the rates of both sides, and sizes at which to compare them.
+
+    Each of `twins` has for every node of the graph the same one with extents in numbers; without
+    symbols there is one, and it has the nodes themselves. The first is of the usual sizes.
+    """
+
+    ours: cost.Rates
+    theirs: cost.Rates
+    twins: Sequence[Mapping[Node, Node]]
+
+    def compare(self, stretch: Stretch, twin: Mapping[Node, Node]) -> tuple[float, float]:
+        """Return the seconds of the stretch taken, and left to ONNX Runtime.
+
+        Nodes that no region covers stay in ONNX Runtime; what they hand to regions or have from them
+        is reordered if they are in the blocked layout.
+        """
+        taken = sum(
+            cost.kernel_seconds([twin[node] for node in region.nodes], self.ours)
+            for region in stretch.regions
+        )
+        if stretch.outside:
+            rest = [twin[node] for node in stretch.outside]
+            taken += cost.peer_seconds(rest, self.theirs)
+            taken += cost.reorder_seconds(rest, self.theirs)
+        return taken, cost.peer_seconds([twin[node] for node in stretch.nodes], self.theirs)
+
 
 def choose(
-    plan: Plan, graph: Graph, machine: cost.Machine = cost.CPU, *, strict: bool = False
+    plan: Plan,
+    graph: Graph,
+    machine: cost.Machine = cost.CPU,
+    *,
+    strict: bool = False,
+    extents: Sequence[Mapping[str, int]] = (),
 ) -> Plan:
     """Return the plan with only those regions that are expected to pay; the others become refusals.
 
     `machine` says how fast this project's kernels and ONNX Runtime's are, `strict` which of its own.
+    `extents` are numbers for the graph's symbols, the usual ones first (passes.sizes).
     """
-    rates, theirs = machine.ours(strict), machine.peer
-    found = [(stretch, objection(stretch, rates, theirs)) for stretch in stretches(plan, graph)]
-    gain = sum(saves(stretch, rates, theirs) for stretch, reason in found if reason is None)
-    whole = cost.peer_seconds(graph.nodes, theirs)
-    if gain < LEAST_GAIN * whole:
-        few = f"all that would be taken saves {gain * 1e6:.1f} us of {whole * 1e6:.1f} us"
+    twins = [cost.bind(graph.nodes, one) for one in extents or ({},)]
+    judge = Judge(machine.ours(strict), machine.peer, twins)
+    found = [(stretch, objection(stretch, judge)) for stretch in stretches(plan, graph)]
+    few = too_little([stretch for stretch, reason in found if reason is None], graph, judge)
+    if few is not None:
         found = [(stretch, reason or few) for stretch, reason in found]
     kept: list[Region] = []
     refusals = list(plan.refusals)
@@ -110,51 +152,63 @@ def is_bound(producer: Node, consumer: Node) -> bool:
     return peer.is_blocked(producer) and peer.is_blocked(consumer)
 
 
-def objection(
-    stretch: Stretch, rates: cost.Rates = cost.FUSED, peers: cost.Rates = cost.ONNX_RUNTIME
-) -> str | None:
-    """Return why the stretch is left to ONNX Runtime, None if it is taken."""
-    covered = {node for region in stretch.regions for node in region.nodes}
-    outside = [node for node in stretch.nodes if node not in covered]
-    if outside:
-        return f"ONNX Runtime runs it together with {outside[0].op_type}, which no region covers"
+def objection(stretch: Stretch, judge: Judge) -> str | None:
+    """Return why the stretch is left to ONNX Runtime, None if it is taken.
+
+    It must pay at the usual sizes, and lose next to nothing at the others.
+    """
     integers = next((n for n in stretch.nodes if peer.runs_on_integers(n)), None)
     if integers is not None:
         return f"ONNX Runtime runs {integers.op_type} on 8-bit integers"
-    unknown = next((v for v in values(stretch) if not known(v)), None)
+    unknown = next((v for v in values(stretch, judge.twins[0]) if not known(v)), None)
     if unknown is not None:
         return f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"
     if not any(cost.flops(node) for node in stretch.nodes):
         return "it only moves data, which ONNX Runtime copies as fast"
-    theirs, ours = cost.peer_seconds(stretch.nodes, peers), fused_seconds(stretch, rates)
-    if ours > MARGIN * theirs:
-        return (
-            f"expected {ours * 1e6:.1f} us fused, {theirs * 1e6:.1f} us in ONNX Runtime "
-            f"(taken below {MARGIN:.0%})"
-        )
+    for twin, share in zip(judge.twins, (MARGIN, *[NO_LOSS] * len(judge.twins)), strict=False):
+        ours, theirs = judge.compare(stretch, twin)
+        if ours > share * theirs:
+            return (
+                f"expected {ours * 1e6:.1f} us fused, {theirs * 1e6:.1f} us in ONNX Runtime "
+                f"(taken below {share:.0%}){sized(stretch, twin)}{joined(stretch)}"
+            )
     return None
 
 
-def values(stretch: Stretch) -> list[Value]:
+def too_little(taken: Sequence[Stretch], graph: Graph, judge: Judge) -> str | None:
+    """Return why nothing is taken if all of it would save next to nothing of the graph's time."""
+    for twin, least in zip(judge.twins, (LEAST_GAIN, *[0.0] * len(judge.twins)), strict=False):
+        whole = cost.peer_seconds([twin[node] for node in graph.nodes], judge.theirs)
+        pairs = [judge.compare(stretch, twin) for stretch in taken]
+        gain = sum(theirs - ours for ours, theirs in pairs)
+        if gain < least * whole:
+            return f"all that would be taken saves {gain * 1e6:.1f} us of {whole * 1e6:.1f} us"
+    return None
+
+
+def sized(stretch: Stretch, twin: Mapping[Node, Node]) -> str:
+    """Return the shape that an estimate was made for, as a reason ends with it; nothing without symbols."""
+    last = stretch.nodes[-1]
+    value = twin[last].outputs[0]
+    if twin[last] is last or value is None or value.shape is None:
+        return ""
+    return f" where '{value.name}' is {'x'.join(map(str, value.shape))}"
+
+
+def joined(stretch: Stretch) -> str:
+    """Return what ends the reason if ONNX Runtime also runs nodes of the stretch that no region covers."""
+    rest = stretch.outside
+    return f"; ONNX Runtime runs it together with {rest[0].op_type}, which no region covers" if rest else ""
+
+
+def values(stretch: Stretch, twin: Mapping[Node, Node]) -> list[Value]:
     """Return all values that the stretch's nodes write."""
-    return [v for node in stretch.nodes for v in node.outputs if v is not None]
+    return [v for node in stretch.nodes for v in twin[node].outputs if v is not None]
 
 
 def known(value: Value) -> bool:
     """Return whether every extent is a number: a stand-in size would decide by a guess."""
     return value.shape is not None and all(isinstance(d, int) for d in value.shape)
-
-
-def fused_seconds(stretch: Stretch, rates: cost.Rates) -> float:
-    """Return what the stretch's regions take as kernels of this project."""
-    return sum(cost.kernel_seconds(region.nodes, rates) for region in stretch.regions)
-
-
-def saves(
-    stretch: Stretch, rates: cost.Rates, peers: cost.Rates = cost.ONNX_RUNTIME
-) -> float:
-    """Return how many seconds taking the stretch is expected to save."""
-    return cost.peer_seconds(stretch.nodes, peers) - fused_seconds(stretch, rates)
 
 
 def split(region: Region, graph: Graph, reason: str) -> list[Refusal]:

@@ -7,6 +7,8 @@ ratio of the two sides.
 
 from __future__ import annotations
 
+import math
+
 from onnx_fusion.ops.product import Kind, Product
 
 PEAK = 111e9
@@ -21,7 +23,7 @@ ELEMENTS: dict[str, tuple[float, float]] = {
     "Sin": (0.45, 1.75), "Cos": (0.45, 1.75), "Sign": (0.02, 0.9), "Pow": (4.2, 4.1),
     "Atan": (9.7, 0.8), "Asin": (9.7, 2.0), "Acos": (9.7, 2.0), "Tan": (9.7, 2.0),
     "Sinh": (9.7, 2.0), "Cosh": (9.7, 2.0), "Asinh": (9.7, 2.0), "Acosh": (9.7, 2.0),
-    "Atanh": (9.7, 2.0), "Mod": (13.0, 5.5), "PRelu": (0.08, 0.6), "Where": (0.04, 1.6),
+    "Atanh": (9.7, 2.0), "Mod": (13.0, 5.5), "PRelu": (0.2, 0.6), "Where": (0.04, 1.6),
     "Div": (0.04, 0.07), "Reciprocal": (0.02, 0.12), "Floor": (0.02, 0.17), "Ceil": (0.02, 0.17),
     "Round": (0.03, 0.1), "LeakyRelu": (0.04, 0.06), "And": (0.02, 0.5), "Or": (0.02, 0.5),
     "BatchNormalization": (0.03, 0.03), "Identity": (0.0, 0.0),
@@ -35,19 +37,29 @@ ELEMENTS: dict[str, tuple[float, float]] = {
     # What moves elements: what it takes beyond reading and writing.
     "Transpose": (0.08, 0.3), "Concat": (0.2, 0.05), "Split": (0.0, 0.14), "Slice": (0.0, 0.05),
     "Gather": (0.1, 0.03), "Pad": (0.02, 0.1), "Expand": (0.02, 0.35), "Tile": (0.02, 0.35),
-    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.25, 1.6), "Resize": (0.1, 0.45),
-    "Upsample": (0.1, 0.45),
+    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.25, 1.6), "Resize": (0.6, 0.45),
+    "Upsample": (0.6, 0.45),
 }  # fmt: skip
 """Nanoseconds per element beyond memory's, (here, ONNX Runtime), by op_type."""
+JOINED = frozenset(("Concat",))
+"""Operators that join pieces along `axis`."""
+INTERLEAVED = 20.0
+"""Nanoseconds per element here, where neighbours in memory come from different pieces."""
 OTHER = (0.02, 0.03)
 """The same for an operator that is a few instructions."""
+BLOCK = 8
+"""Channels that ONNX Runtime fills up to with zeros (16 with AVX-512)."""
+NARROW = 16
+"""Groups of fewer channels do not fill a vector, on neither side."""
+COPY = 25e9
+"""Bytes per second at which it writes the windows of an image down for a matrix product."""
 STREAM = (28e9, 20e9)
 """Bytes per second at which weights that are used once are read, (here, ONNX Runtime)."""
 
 
-def filled(product: Product) -> float:
-    """Return the share of PEAK that a matrix product of this shape reaches."""
-    rows = product.rows / (product.rows + 3)
+def filled(product: Product, edge: float = 3.0) -> float:
+    """Return the share of PEAK that a matrix product of this shape reaches; `edge` rows are lost."""
+    rows = product.rows / (product.rows + edge)
     return rows * product.depth / (product.depth + 6) * product.columns / (product.columns + 4)
 
 
@@ -58,34 +70,37 @@ def run_here(product: Product, strict: bool = False) -> float:
         return (0.14 + 0.0155 * product.taps) * 1e-9 * product.rows * product.count
     if product.kind is Kind.TRANSPOSED:
         return product.flops / PEAK * (1 + 70 / product.depth)
-    share = filled(product)
+    share = filled(product, 1.5)
     if product.kind is Kind.WINDOW:
         if product.depth < 8 * product.taps:
             share *= product.depth / (product.depth + 12)
-        if len(product.window) > 2 and product.steps:
+        elif len(product.window) > 2 and product.steps:
             share *= 0.75
         share = share if strict else max(share, winograd(product))
+        if product.count > 1:
+            narrow = product.columns < NARROW
+            share *= 0.036 * product.columns if narrow else product.columns / (product.columns + 4)
     return max(product.flops / (PEAK * share), stream)
 
 
 def winograd(product: Product) -> float:
     """Return operations of the sum for one that is done, times the share of PEAK: 0 if the kernels sum.
 
-    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly.
+    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly. Windows longer
+    than 5 are cut to windows of 3.
     """
     channels = product.depth / product.taps
-    axes = [k for k, taps in enumerate(product.window) if taps > 1][-2:]
-    taps = {product.window[k] for k in axes}
-    if product.steps or not product.constant or product.count > 1:
+    axes = [taps for taps in product.window if taps > 1][-2:]
+    if product.steps or not product.constant or product.count > 1 or not axes:
         return 0.0
-    if min(channels, product.columns) < 8 or not axes or taps - {3, 5} or len(taps) > 1:
+    if min(channels, product.columns) < 8 or any(taps in (2, 4) for taps in axes):
         return 0.0
-    tiles = product.rows
-    for _ in axes:
-        tiles /= 4
-    gain = {(3, 2): 3.85, (3, 1): 1.75, (5, 2): 2.6, (5, 1): 1.4}[taps.pop(), len(axes)]
+    whole = math.prod(math.ceil(taps / 3) * 3 / taps for taps in axes if taps != 5)
+    five = all(taps == 5 for taps in axes)
+    gain = (2.45, 1.4)[len(axes) == 1] if five else (3.6, 1.62)[len(axes) == 1] / whole
+    tiles = product.rows / 4 ** len(axes)
     shared = tiles / (tiles + (5 if len(axes) == 2 else 20))
-    return gain * shared * channels / (channels + 10) * product.columns / (product.columns + 10)
+    return gain * shared * channels / (channels + 6) * product.columns / (product.columns + 6)
 
 
 def run_there(product: Product) -> float:
@@ -100,14 +115,16 @@ def run_there(product: Product) -> float:
         return max(product.flops / (PEAK * filled(product)) * deep, stream)
     if product.kind is Kind.TRANSPOSED:
         return product.flops / PEAK * (1 + 42 / product.depth)
+    pixels = math.prod(product.pixels)
     if len(product.window) != 2:
-        return product.flops / (PEAK * product.columns / (product.columns + 25))
+        share = pixels / (pixels + 21) * product.columns / (product.columns + 25)
+        copied = 4 * product.rows * product.depth * product.count if product.taps > 1 else 0
+        return product.flops / (PEAK * share) + copied / COPY
     if product.kind is Kind.DEPTHWISE:
         return (0.24 + 0.019 * product.taps) * 1e-9 * product.rows * product.count
-    one = 1
-    for extent in product.pixels:
-        one *= extent
-    share = one / (one + 12) * product.depth / (product.depth + 8)
-    if product.count > 1:
-        share *= product.columns / (product.columns + 16)
+    share = pixels / (pixels + 12) * product.depth / (product.depth + 8)
+    if product.count > 1 and product.columns < NARROW:
+        share *= 0.33
+    else:
+        share *= product.columns / (math.ceil(product.columns / BLOCK) * BLOCK)
     return max(product.flops / (1.05 * PEAK * share), stream)

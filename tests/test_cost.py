@@ -1,0 +1,155 @@
+"""The estimate against what was measured: one thread, Zen 4 with AVX-512, ONNX Runtime 1.32."""
+
+import numpy as np
+import onnx.numpy_helper
+import onnx.parser
+import pytest
+
+from onnx_fusion.api import plan_programs
+from onnx_fusion.fusion import cost
+from onnx_fusion.graph.load import load
+from onnx_fusion.ops import peer
+from onnx_fusion.passes.pipeline import prepare
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+WITHIN = 1.5
+"""A factor that no estimate is off by: what decides is a ratio of sums of many."""
+
+
+def graph_of(signature, body, **weights):
+    model = onnx.parser.parse_model(f"{HEAD}g {signature} {{ {body} }}")
+    for name, shape in weights.items():
+        array = np.full(shape, 0.01, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return prepare(load(model))
+
+
+def conv(size, channels, kernel, filters, *, step=1, group=1, then=""):
+    """Return a convolution's graph: `size` are extents in and out."""
+    before, after = (f"{n},{n}" for n in size)
+    pads = ",".join([str(kernel // 2)] * 4)
+    return graph_of(
+        f"(float[1,{channels},{before}] x) => (float[1,{filters},{after}] y)",
+        f"c = Conv <pads = [{pads}], strides = [{step}, {step}], group = {group}> (x, w) "
+        + (then or "y = Relu(c)"),
+        w=(filters, channels // group, kernel, kernel),
+    )
+
+
+def product(rows, depth, columns, then="y = Add(c, b)"):
+    return graph_of(
+        f"(float[{rows},{depth}] x) => (float[{rows},{columns}] y)",
+        f"c = MatMul(x, w) {then}", w=(depth, columns), b=(columns,),
+    )  # fmt: skip
+
+
+def chain(op, shape="1,64,64,64"):
+    return graph_of(f"(float[{shape}] x) => (float[{shape}] y)", f"y = {op}(x)")
+
+
+NORM = "(float[1,128,768] x, float[1,128,768] z) => (float[1,128,768] y)"
+MEASURED = {
+    "3x3 64@56": (lambda: conv((56, 56), 64, 3, 64), 701, 2050),
+    "3x3 128@28": (lambda: conv((28, 28), 128, 3, 128), 675, 2040),
+    "3x3 256@14": (lambda: conv((14, 14), 256, 3, 256), 857, 2040),
+    "3x3 512@7": (lambda: conv((7, 7), 512, 3, 512), 1460, 2422),
+    "3x3 steps of 2": (lambda: conv((56, 28), 128, 3, 128, step=2), 2132, 2050),
+    "1x1 256-64@80": (lambda: conv((80, 80), 256, 1, 64), 1990, 1900),
+    "1x1 1152-192@7": (lambda: conv((7, 7), 1152, 1, 192), 207, 206),
+    "stem 7x7": (lambda: conv((224, 112), 3, 7, 64, step=2), 2180, 2136),
+    "depthwise 5x5": (lambda: conv((28, 28), 240, 5, 240, group=240), 90, 120),
+    "windows in 3 dimensions": (
+        lambda: graph_of(
+            "(float[1,512,2,7,7] x) => (float[1,512,2,7,7] y)",
+            "c = Conv <pads = [1,1,1,1,1,1]> (x, w) y = Relu(c)", w=(512, 512, 3, 3, 3),
+        ), 6791, 16330,
+    ),
+    "1x3072x768": (lambda: product(1, 3072, 768), 330, 411),
+    "128x768x768": (lambda: product(128, 768, 768), 1377, 1364),
+    "128x768x3072": (lambda: product(128, 768, 3072), 5450, 5607),
+    "49x3072x768": (lambda: product(49, 3072, 768), 2200, 2450),
+    "Sigmoid": (lambda: chain("Sigmoid"), 60, 76),
+    "Softplus": (lambda: chain("Softplus"), 93, 2874),
+    "Erf": (lambda: chain("Erf"), 71, 135),
+    "LayerNormalization of a sum": (
+        lambda: graph_of(
+            NORM, "a = Add(x, z) y = LayerNormalization <axis = -1> (a, s, b)", s=(768,), b=(768,)
+        ), 48, 486,
+    ),
+    "Softmax": (lambda: chain("Softmax", "12,128,128"), 67, 75),
+}  # fmt: skip
+"""Microseconds, (here, ONNX Runtime)."""
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_estimates_are_near_what_was_measured(name):
+    make, here, there = MEASURED[name]
+    nodes = make().nodes
+    ours, theirs = cost.kernel_seconds(nodes, cost.FUSED) * 1e6, cost.peer_seconds(nodes) * 1e6
+    assert here / WITHIN < ours < here * WITHIN
+    assert there / WITHIN < theirs < there * WITHIN
+
+
+def test_strict_does_without_winograd_and_is_no_faster_anywhere():
+    for make, _, _ in MEASURED.values():
+        nodes = make().nodes
+        assert cost.kernel_seconds(nodes, cost.FUSED_STRICT) >= cost.kernel_seconds(nodes, cost.FUSED)
+    nodes = conv((56, 56), 64, 3, 64).nodes
+    strict = cost.kernel_seconds(nodes, cost.FUSED_STRICT)
+    assert strict > 2 * cost.kernel_seconds(nodes, cost.FUSED)
+
+
+def test_onnx_runtime_runs_what_the_model_says_not_what_a_pass_made_of_it():
+    """Mish is one operator here; there it is a Softplus, which is slow, a Tanh and a Mul."""
+    signature = "(float[1,64,64,64] x) => (float[1,64,64,64] y)"
+    graph = graph_of(signature, "a = Softplus(x) b = Tanh(a) y = Mul(x, b)")
+    (node,) = graph.nodes
+    assert node.op_type == "Mish"
+    assert [part.op_type for part in peer.apart([node])] == ["Softplus", "Tanh", "Mul"]
+    assert cost.peer_seconds([node]) > 9 * cost.kernel_seconds([node], cost.FUSED)
+
+
+def test_a_value_that_others_read_is_not_fused_away():
+    """The convolution's result is written for Mul too, so its Sigmoid is a kernel by itself."""
+    shared = conv((56, 56), 64, 1, 64, then="s = Sigmoid(c) y = Mul(c, s)").nodes
+    alone = conv((56, 56), 64, 1, 64, then="y = Sigmoid(c)").nodes
+    assert not peer.fuses(*shared[:2]) and peer.fuses(*alone)
+
+
+def test_what_leaves_the_blocked_layout_is_reordered():
+    """Softplus has no kernel there: there and back costs what a copy does."""
+    inside = conv((56, 56), 64, 1, 64, then="a = Relu(c) y = Conv(a, w)").nodes
+    outside = conv((56, 56), 64, 1, 64, then="a = Softplus(c) y = Conv(a, w)").nodes
+    assert len(peer.blocked(inside)) == 3 and len(peer.blocked(outside)) == 2
+    apart = sum(cost.peer_seconds([node]) for node in outside)
+    copied = 4 * 2 * 2 * 64 * 56 * 56 / cost.ONNX_RUNTIME.cached
+    assert cost.peer_seconds(outside) == pytest.approx(apart + copied)
+
+
+def test_bound_nodes_are_as_if_the_extents_had_been_numbers():
+    signature = "(float[{0},3,{1},{1}] x) => (float[{0},8,{2},{2}] y)"
+    body = "c = Conv(x, w) d = Relu(c) y = Add(d, d)"
+    weights = {"w": (8, 3, 3, 3)}
+    free = graph_of(signature.format("N", "H", "K"), body, **weights)
+    fixed = graph_of(signature.format(2, 34, 32), body, **weights)
+    symbols = {d for n in free.nodes for d in n.outputs[0].shape if isinstance(d, str)}
+    twins = cost.bind(free.nodes, {d: 2 if d == "N" else 32 for d in symbols} | {"H": 34})
+    nodes = [twins[node] for node in free.nodes]
+    assert cost.kernel_seconds(nodes, cost.FUSED) == cost.kernel_seconds(fixed.nodes, cost.FUSED)
+    assert cost.peer_seconds(nodes) == cost.peer_seconds(fixed.nodes)
+    assert free.nodes[0].outputs[0].shape[0] == "N"
+
+
+def test_fewer_rows_than_a_block_of_channels_cost_onnx_runtime_the_block():
+    one, eight = (conv((56, 56), 64, 3, filters).nodes for filters in (1, 8))
+    assert cost.peer_seconds(one) > 0.9 * cost.peer_seconds(eight)
+
+
+def test_a_plan_of_a_small_model_is_estimated():
+    """Every region of a model has an estimate, also for operators without a pace of their own."""
+    signature = "(float[4,64] x) => (float[4,64] y)"
+    model = onnx.parser.parse_model(
+        f"{HEAD}g {signature} {{ a = Sin(x) b = Floor(a) c = Neg(b) y = Sub(c, x) }}"
+    )
+    planned = plan_programs(model, policy="all")
+    assert all(0 < cost.kernel_seconds(r.nodes, cost.FUSED) < 1e-4 for r in planned.plan.regions)

@@ -1,0 +1,59 @@
+"""Numbers for symbols: which sizes are usual, and what they make of inner extents."""
+
+import onnx.parser
+import pytest
+
+from onnx_fusion.graph.load import load
+from onnx_fusion.passes import sizes
+from onnx_fusion.passes.pipeline import prepare
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+def graph_of(text):
+    return prepare(load(onnx.parser.parse_model(HEAD + text)))
+
+
+def test_batches_are_one_images_and_lengths_usual():
+    graph = graph_of(
+        """g (float[N, 3, H, W] x, int64[N, S] i, float[B, T] a, float[K] v) => (float[K] y) {
+          y = Neg(v) }"""
+    )
+    found = sizes.usual_sizes(graph, sizes.Sizes(224, 128, 16000, 64))
+    assert found == {"N": 1, "H": 224, "W": 224, "S": 128, "B": 1, "T": 16000, "K": 16000}
+
+
+def test_inner_extents_follow_from_the_inputs():
+    graph = graph_of(
+        """g (float[N, 3, H, W] x) => (float[a, b, c] y) {
+          p = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (x)
+          s = Constant <value_ints = [0, 3, -1]> ()  y = Reshape(p, s) }"""
+    )
+    usual, small, large = sizes.usual_extents(graph)
+    (last,) = [node for node in graph.nodes if node.op_type == "Reshape"]
+    shapes = [
+        tuple(found.get(d, d) for d in last.outputs[0].shape) for found in (usual, small, large)
+    ]
+    assert shapes == [(1, 3, 111 * 111), (1, 3, 47 * 47), (1, 3, 223 * 223)]
+
+
+def test_a_model_without_symbols_needs_no_sizes():
+    assert sizes.usual_extents(graph_of("g (float[2] x) => (float[2] y) { y = Neg(x) }")) == []
+
+
+def test_what_only_the_run_knows_has_a_few_sizes():
+    graph = graph_of("g (float[8] x) => (int64[1, k] y) { y = NonZero(x) }")
+    (dim,) = {d for d in graph.nodes[0].outputs[0].shape if isinstance(d, str)}
+    assert [found[dim] for found in sizes.usual_extents(graph)] == [64, 8, 512]
+
+
+@pytest.mark.parametrize(("height", "taken"), [(48, 48), (32, 32)])
+def test_a_model_that_takes_one_height_only_is_tried_with_odd_sizes(height, taken):
+    """A recogniser of lines: the height must come down to 1, so that its axis can go."""
+    graph = graph_of(
+        f"""g (float[N, 3, H, W] x) => (float[a, b, c] y) {{
+          p = AveragePool <kernel_shape = [{height}, 1]> (x)
+          t = Constant <value_ints = [2]> ()  y = Squeeze(p, t) }}"""
+    )
+    found = sizes.usual_extents(graph)
+    assert found and {extents["H"] for extents in found} == {taken}
