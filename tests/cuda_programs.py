@@ -221,6 +221,13 @@ def windows() -> list[Program]:
 UNITS = {"f32": "product", "f16": "product_f16", "bf16": "product_bf16"}
 
 
+def unit(dtype: str, *fastest: int) -> str:
+    """Return the schedule of a product whose operands' last dims are these."""
+    name = UNITS.get(dtype, "product_tf32")
+    copied = dtype in ("f16", "bf16") and all(n % 8 == 0 for n in fastest)
+    return f"{name}_copied" if copied else name
+
+
 def products() -> list[Program]:
     found = []
     for dtype in (*FLOATS, "tf32"):
@@ -246,8 +253,9 @@ def products() -> list[Program]:
                 )  # fmt: skip
                 found.append(Program(
                     f"product_{dtype}_{layout}_{m}x{k}x{n}", text, inputs,
-                    (UNITS.get(dtype, "product_tf32"),),
-                    1.5e-3 if dtype == "tf32" else TOLERANCE[dtype], device,
+                    (unit(dtype, inputs[0].shape[-1], inputs[1].shape[-1]),),
+                    1.5e-3 if dtype == "tf32" else TOLERANCE[dtype],
+                    dataclasses.replace(device, shared_bytes=(164 if layout == "nn" else 99) << 10),
                 ))  # fmt: skip
         for m, k, n in ((33, 1000, 40), (9, 2051, 13), (130, 520, 72)):
             w = Writer(real)
@@ -260,7 +268,7 @@ def products() -> list[Program]:
             found.append(Program(
                 f"product_split_{dtype}_{m}x{k}x{n}", text,
                 (random(real, m, k), random(real, k, n), random(real, n)),
-                (UNITS.get(dtype, "product_tf32") + "_split", "split_sum"),
+                (unit(dtype, k, n) + "_split", "split_sum"),
                 1.5e-3 if dtype == "tf32" else TOLERANCE[dtype], Device(tf32=dtype == "tf32"),
             ))  # fmt: skip
         for channels, outputs, size in ((8, 16, 10), (5, 9, 7)):

@@ -17,12 +17,14 @@ from onnx_fusion.program import interpret, parse_program
 BARRIER = "__syncthreads();"
 
 
-def without(plan: cuda_emulator.Plan, which: int) -> cuda_emulator.Plan:
+def without(
+    plan: cuda_emulator.Plan, which: int, pattern: str = re.escape(BARRIER)
+) -> cuda_emulator.Plan:
     """Return the plan with one barrier of its first text gone, under a name of its own."""
     source = plan.sources[0]
-    at = [m.start() for m in re.finditer(re.escape(BARRIER), source["unit"])][which]
+    found = list(re.finditer(pattern, source["unit"]))[which]
     entry = f"{source['entry']}_without_{which}"
-    unit = source["unit"][:at] + source["unit"][at + len(BARRIER) :]
+    unit = source["unit"][: found.start()] + source["unit"][found.end() :]
     changed = {"entry": entry, "unit": unit.replace(source["entry"], entry)}
     return dataclasses.replace(plan, sources=(changed, *plan.sources[1:]))
 
@@ -52,6 +54,22 @@ def test_a_removed_barrier_is_caught(name):
         assert difference(machine.run(plan, p.inputs, seed)[0], want, dtype) <= p.tolerance
         for b in broken:
             assert not difference(machine.run(b, p.inputs, seed)[0], want, dtype) <= p.tolerance
+
+
+@pytest.mark.parametrize(
+    "name", ["product_f16_nn_70x72x96", "product_bf16_nt_70x72x96", "product_split_bf16_33x1000x40"]
+)
+@pytest.mark.parametrize("pattern", [r"wait_copies<\d>\(\);", BARRIER])
+def test_copies_that_nobody_waits_for_are_caught(name, pattern):
+    p = BY_NAME[name]
+    plan = cuda_emulator.plan(p.text, p.inputs, p.device)
+    broken = without(plan, 0, re.escape(pattern) if pattern == BARRIER else pattern)
+    want = interpret(parse_program(p.text), p.inputs)[0]
+    dtype = str(parse_program(p.text).outputs[0].dtype)
+    for seed in range(3):
+        assert difference(cuda_emulator.machine().run(plan, p.inputs, seed)[0], want, dtype) <= p.tolerance
+        got = cuda_emulator.machine().run(broken, p.inputs, seed)[0]
+        assert not difference(got, want, dtype) <= p.tolerance
 
 
 HANG = """

@@ -20,7 +20,7 @@ if nvrtc.find_library() is None:
     pytest.skip("not run: nvidia-cuda-nvrtc is not installed", allow_module_level=True)
 
 REGISTERS = {"attention": 168, "product": 255}
-"""Of a thread at most, by schedule; 128 for all others."""
+"""Of a thread at most, by schedule; 128 for all others, and where two blocks share a processor."""
 
 
 def texts(arch: int) -> dict[str, tuple[str, str]]:
@@ -54,7 +54,7 @@ def test_no_kernel_spills(arch, modules):
     assert len(found) >= 20
     for name, (entry, _) in found.items():
         kernel = modules[arch].kernels[entry]
-        cap = REGISTERS.get(name.split("_")[0], 128)
+        cap = 128 if "copied" in name else REGISTERS.get(name.split("_")[0], 128)
         assert (kernel.spills, kernel.registers <= cap) == (0, True), (name, kernel)
 
 

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
 #include <memory>
 #include <random>
 #include <utility>
@@ -56,6 +57,17 @@ struct Worker {  // a fiber; runs threads one after the other, holding each whil
   unsigned generation = 0;
 };
 
+struct Copy {  // that cp.async has begun
+  unsigned char* to;
+  const void* from;
+  int bytes;
+};
+
+struct Copies {  // of a thread: those of no group yet, and the groups
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> groups;
+};
+
 struct Block {
   ucontext_t scheduler;
   std::vector<std::unique_ptr<Worker>> workers;
@@ -67,6 +79,8 @@ struct Block {
   void (*call)(void*) = nullptr;
   void* arg = nullptr;
   unsigned char* shared = nullptr;
+  size_t shared_size = 0;
+  std::vector<Copies> copies;  // by thread
   const char* error = nullptr;
 };
 
@@ -173,6 +187,7 @@ inline void run_block(std::mt19937& random) {
   block.next = block.end = 0;
   block.alive = threads;
   block.barrier = Barrier();
+  block.copies.assign(static_cast<size_t>(threads), Copies());
   // One warp runs as far as it can while the others stand still: nothing but barriers orders them.
   std::vector<bool> started(static_cast<size_t>(warps));
   while (block.alive > 0 && block.error == nullptr) {
@@ -187,6 +202,7 @@ inline void run_block(std::mt19937& random) {
 }
 
 inline Warp& warp() { return block.warps[static_cast<size_t>(block.current->thread / kWarp)]; }
+inline Copies& copies() { return block.copies[static_cast<size_t>(block.current->thread)]; }
 inline int lane() { return block.current->thread % kWarp; }
 
 // Shows a value to the warp and returns where those of all lanes lie.
@@ -240,6 +256,7 @@ const char* launch(void (*kernel)(A...), void** args, const unsigned* grid, cons
     if (posix_memalign(&memory, 128, shared > 0 ? shared : 1) != 0) return "out of memory";
     memset(memory, 0xff, shared);
     block.shared = static_cast<unsigned char*>(memory);
+    block.shared_size = shared;
     run_block(random);
     free(memory);
     if (block.error != nullptr) {
@@ -261,6 +278,67 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 template <class T>
 T __shfl_sync(unsigned, T value, int from) {
   return emulator::from_lane<T>(emulator::exchange(value), from);
+}
+
+// A copy arrives as late as it may: when its group is waited for. Until then its place holds NaNs.
+inline void copy_async(void* to, const void* from, int bytes) {
+  using namespace emulator;
+  const auto place = static_cast<size_t>(static_cast<unsigned char*>(to) - block.shared);
+  const bool good = (bytes == 0 || bytes == 16) && place % 16 == 0 && place + 16 <= block.shared_size &&
+                    reinterpret_cast<uintptr_t>(from) % 16 == 0;
+  if (!good) {
+    if (block.error == nullptr) block.error = "a copy of memory that cannot be copied";
+    return;
+  }
+  memset(to, 0xff, 16);
+  copies().open.push_back({static_cast<unsigned char*>(to), from, bytes});
+}
+inline void commit_copies() {
+  emulator::Copies& own = emulator::copies();
+  own.groups.push_back(std::move(own.open));
+  own.open.clear();
+}
+template <int N>
+void wait_copies() {
+  emulator::Copies& own = emulator::copies();
+  while (own.groups.size() > N) {
+    for (const emulator::Copy& copy : own.groups.front()) {
+      memset(copy.to, 0, 16);
+      memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+    }
+    own.groups.pop_front();
+  }
+}
+
+namespace emulator {
+
+// ldmatrix: lane 8 * i + r points to row r of matrix i, and has two elements of each.
+inline void load(unsigned* out, const void* row, bool transposed) {
+  const unsigned char* slots = exchange(row);
+  for (int i = 0; i < 4; ++i) {
+    unsigned short pair[2];
+    for (int e = 0; e < 2; ++e) {
+      const int r = transposed ? lane() % 4 * 2 + e : lane() / 4, c = transposed ? lane() / 4 : lane() % 4 * 2 + e;
+      const auto* from = from_lane<const unsigned char*>(slots, 8 * i + r);
+      if (reinterpret_cast<uintptr_t>(from) % 16 != 0) block.error = "a row of a matrix that is not aligned";
+      memcpy(&pair[e], from + 2 * c, 2);
+    }
+    memcpy(&out[i], pair, 4);
+  }
+  exchange(0);  // it is one instruction of the warp: none goes on before all have read
+}
+
+}  // namespace emulator
+
+inline void load_matrices(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* row) {
+  unsigned out[4];
+  emulator::load(out, row, false);
+  a = out[0], b = out[1], c = out[2], d = out[3];
+}
+inline void load_transposed(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* row) {
+  unsigned out[4];
+  emulator::load(out, row, true);
+  a = out[0], b = out[1], c = out[2], d = out[3];
 }
 
 inline unsigned char* shared_bytes() { return emulator::block.shared; }

@@ -160,6 +160,26 @@ const Function kFunctions[] = {
     {"multiply_tf32", SIGNATURE("tf32") MULTIPLY("tf32", "m16n8k8", "tf32") "}\n", true},
 #undef MULTIPLY
 #undef SIGNATURE
+    // PTX, "cp.async" and "ldmatrix": from sm_80 and sm_75 on.
+    {"copy_async",
+     "DEVICE void copy_async(void* to, const void* from, int bytes) {\n"
+     "  asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n"
+     "               :: \"r\"((unsigned)__cvta_generic_to_shared(to)), \"l\"(from), \"r\"(bytes) : \"memory\");\n"
+     "}\n", true},
+    {"commit_copies",
+     "DEVICE void commit_copies() { asm volatile(\"cp.async.commit_group;\" ::: \"memory\"); }\n", true},
+    {"wait_copies",
+     "template <int N>\n"
+     "DEVICE void wait_copies() { asm volatile(\"cp.async.wait_group %0;\" :: \"n\"(N) : \"memory\"); }\n", true},
+#define MATRICES(name, form)                                                                      \
+  {name,                                                                                          \
+   "DEVICE void " name "(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* row) {\n" \
+   "  asm volatile(\"ldmatrix.sync.aligned.m8n8.x4" form ".shared.b16 {%0, %1, %2, %3}, [%4];\"\n" \
+   "               : \"=r\"(a), \"=r\"(b), \"=r\"(c), \"=r\"(d)\n"                                   \
+   "               : \"r\"((unsigned)__cvta_generic_to_shared(row)) : \"memory\");\n"               \
+   "}\n", true}
+    MATRICES("load_matrices", ""), MATRICES("load_transposed", ".trans"),
+#undef MATRICES
     {"shared_bytes", "extern __shared__ uint4 shared_memory[];\n"
      "DEVICE unsigned char* shared_bytes() { return (unsigned char*)shared_memory; }\n", true},
 #define FOLDS(name, functor)                                                                  \

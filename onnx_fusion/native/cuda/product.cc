@@ -13,15 +13,6 @@ constexpr int kPad = 4;     // words, so that neighbouring rows of a tile lie in
 constexpr int kWords = 16;  // 32-bit words of a step, for tensor cores
 constexpr int64_t kMostSplits = 16, kLongest = 256;  // a sum is split where each part has so many terms
 
-struct Tile {
-  int rows, columns;
-  int step;  // elements of the sum
-  int each;  // fmaf: rows and columns of a thread
-  // Of the sum, for different blocks, that a second launch adds up: `chunk` terms each, to `partial`.
-  int64_t splits = 1, chunk = 0;
-  int partial = -1;
-};
-
 std::string s(int64_t value) { return std::to_string(value); }
 
 class Printer {
@@ -49,8 +40,6 @@ class Printer {
   void open_turns(const Share& share, const Operand& operand);
   void multiply();
   void multiply_cores();
-  void finish();
-  void keep_partial(int lanes);
 
   Work& work_;
   const Nest& nest_;
@@ -60,27 +49,15 @@ class Printer {
   int staged_ = 0;
 };
 
-// Which tile a block has, and which part of it a thread.
+// Where the tiles of the operands lie, and which part of the block's tile a thread has.
 void Printer::place() {
-  const int64_t columns = (p_.n + tile_.columns - 1) / tile_.columns;
-  const int64_t rows = (p_.m + tile_.rows - 1) / tile_.rows;
-  text_.line("const int thread = threadIdx.x;");
-  text_.line("const int tile = blockIdx.x;");
-  text_.line("const int tile_row = " + text_.quotient("tile", columns, false) + ";");
-  text_.line("const int first_column = (tile - tile_row * " + text_.number(columns, false) + ") * " +
-             s(tile_.columns) + ";");
-  text_.line("const int batch = " + text_.quotient("tile_row", rows, false) + ";");
-  text_.line("const int first_row = (tile_row - batch * " + text_.number(rows, false) + ") * " +
-             s(tile_.rows) + ";");
+  place_tile(text_, p_, tile_);
   const std::string type = element();
   const int words = cores() ? tile_.rows * (kWords + kPad) : tile_.step * (tile_.rows + kPad);
   text_.line(type + "* const tile_a = (" + type + "*)shared_bytes();");
   text_.line(type + "* const tile_b = tile_a + " + s(words * (halves() ? 2 : 1)) + ";");
   if (cores()) {
-    text_.line("const int lane = thread % 32;");
-    text_.line("const int warp_row = thread / 32 / 4 * " + s(tile_.rows / 2) + ";");
-    text_.line("const int warp_column = thread / 32 % 4 * " + s(tile_.columns / 4) + ";");
-    text_.line("float sums[" + s(tile_.rows / 32) + "][" + s(tile_.columns / 32) + "][4] = {};");
+    place_warp(text_, tile_);
   } else {
     const int across = tile_.columns / tile_.each;
     text_.line("const int thread_row = thread / " + s(across) + " * 4;");
@@ -253,65 +230,6 @@ void Printer::multiply_cores() {
   text_.close();
 }
 
-// What follows the dot, for a thread's sums.
-void Printer::finish() {
-  Body body(nest_, text_);
-  body.memory_aligned = work_.device.aligned;
-  choose_lanes(body, p_.b.own.back());
-  const bool splits = tile_.splits > 1;
-  if (splits) body.lanes = p_.n % 4 == 0 ? 4 : 1;
-  body.lanes = std::min(body.lanes, cores() ? 2 : 4);
-  const int lanes = body.lanes;
-  int high = tile_.each, wide = tile_.each;
-  std::string row = "i / 4 * 64 + thread_row + i % 4", column = "j / 4 * 64 + thread_column + j % 4";
-  std::string sum = "sums[i][j";
-  if (cores()) {
-    high = tile_.rows / 16;
-    wide = tile_.columns / 16;
-    row = "warp_row + i * 8 + lane / 4";
-    column = "warp_column + j / 2 * 8 + lane % 4 * 2 + j % 2";
-    sum = "sums[i / 2][j / 2][i % 2 * 2 + j % 2";
-  }
-  if (!splits) body.decompose("batch", p_.batch_order);
-  text_.line("#pragma unroll");
-  body.enter("for (int i = 0; i < " + s(high) + "; ++i)");
-  text_.line("const int m = first_row + " + row + ";");
-  text_.line("if (m >= " + text_.number(p_.m, false) + ") continue;");
-  if (!splits) body.decompose("m", p_.a.own);
-  text_.line("#pragma unroll");
-  body.enter("for (int j = 0; j < " + s(wide) + "; j += " + s(lanes) + ")");
-  text_.line("const int n = first_column + " + column + ";");
-  text_.line("if (n >= " + text_.number(p_.n, false) + ") continue;");
-  if (lanes > 1 && !splits) text_.line("const int run = n / " + s(lanes) + ";");
-  if (!splits) body.decompose(lanes > 1 ? "run" : "n", p_.b.own, lanes);
-  for (int lane = 0; lane < lanes; ++lane) {
-    text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = " + sum +
-               (lane > 0 ? " + " + s(lane) : "") + "];");
-  }
-  if (splits) {
-    keep_partial(lanes);
-  } else {
-    body.give(p_.dot, "sum", lanes > 1);
-    for (int line : nest_.stores) body.store(line);
-  }
-  body.leave();
-  body.leave();
-}
-
-// A part of the sum goes to memory as [split][batch][row][column].
-void Printer::keep_partial(int lanes) {
-  const std::string to = text_.scratch(tile_.partial, DType::f32, true);
-  const std::string place = "((blockIdx.y * " + text_.number(p_.batches, false) + " + batch) * " +
-                            text_.number(p_.m, false) + " + m) * " + text_.number(p_.n, false) + " + n";
-  if (lanes == 1) {
-    text_.line(to + "[" + place + "] = sum;");
-    return;
-  }
-  std::string list;
-  for (int lane = 0; lane < lanes; ++lane) list += (lane > 0 ? ", sum_" : "sum_") + s(lane);
-  text_.line("*(Pack<float, " + s(lanes) + ">*)(" + to + " + " + place + ") = {{" + list + "}};");
-}
-
 Text& Printer::print() {
   place();
   for (bool rows : {true, false}) {
@@ -321,15 +239,7 @@ Text& Printer::print() {
     text_.line(std::string(element()) + (rows ? " next_a[" : " next_b[") + s(how.turns) + "]" +
                (how.pair > 1 ? "[2]" : "") + "[" + s(how.lanes) + "];");
   }
-  const std::string length = text_.number(p_.k, false);
-  std::string from = "0", end = length;
-  if (tile_.splits > 1) {
-    const std::string chunk = text_.number(tile_.chunk, false);
-    text_.line("const int sum_from = blockIdx.y * " + chunk + ", sum_end = min(sum_from + " + chunk + ", " +
-               length + ");");
-    from = "sum_from";
-    end = "sum_end";
-  }
+  const auto [from, end] = sum_range(text_, p_, tile_);
   text_.open("for (int next_sum = " + from + "; next_sum < " + end + " + " + s(tile_.step) +
              "; next_sum += " + s(tile_.step) + ")");
   text_.open("if (next_sum < " + end + ")");
@@ -346,7 +256,7 @@ Text& Printer::print() {
   text_.close();
   text_.line("__syncthreads();");
   text_.close();
-  finish();
+  finish_product(work_, nest_, p_, tile_, text_);
   return text_;
 }
 
@@ -357,12 +267,14 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
     return product.batches * ((product.m + size - 1) / size) * ((product.n + size - 1) / size);
   };
   const bool large = product.m >= 128 && product.n >= 128 && tiles(128) >= work.device.processors;
+  const bool copied = copies(work, nest, product);
   Tile tile = large ? Tile{128, 128, 8, 8} : Tile{64, 64, 16, 4};
   std::string schedule = "product";
   if (product.unit != Unit::fmaf) {
     tile.step = product.unit == Unit::tf32 ? kWords : 2 * kWords;
     schedule += product.unit == Unit::f16 ? "_f16" : product.unit == Unit::bf16 ? "_bf16" : "_tf32";
   }
+  if (copied) schedule += "_copied";
   // Fewer tiles than processors: several blocks share each tile's sum.
   const int64_t all = product.batches * product.m * product.n;
   const int64_t splits = std::min({work.device.processors / tiles(tile.rows), product.k / kLongest, kMostSplits});
@@ -372,6 +284,7 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
     tile.partial = work.buffer(4 * all * tile.splits);
     schedule += "_split";
   }
+  if (copied) return plan_copied(work, stage, nest, product, tile, schedule);
   Printer printer(work, nest, product, tile);
   const Text& text = printer.print();
   Shape shape;
