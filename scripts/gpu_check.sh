@@ -2,8 +2,9 @@
 # Builds, tests and measures on a machine with an NVIDIA GPU, in one run and without a network, and prints
 # one table last.
 #
-#   scripts/gpu_check.sh [build] [tests] [sanitizer] [measure]      (default: all of them)
+#   scripts/gpu_check.sh [build] [tests] [sanitizer] [rates] [models]      (default: all of them)
 #
+# rates: session start, and kernels beside a copy and PyTorch; models: whole ones beside ONNX Runtime.
 # It takes PyTorch for CUDA, cmake, ninja and g++ as it finds them. What else is missing can lie in the
 # project's folder: wheels in .whl/ (onnx_graphsurgeon, platformdirs, rich ...) and onnxruntime-gpu as
 # wheels there or packed, ort_gpu*.tar.xz in .whl/. GPU_CHECK_SECONDS is the time for everything (560),
@@ -11,7 +12,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-steps=${*:-build tests sanitizer measure}
+steps=${*:-build tests sanitizer rates models}
 begin=$(date +%s)
 seconds=${GPU_CHECK_SECONDS:-560}
 work=$PWD/build/gpu_check
@@ -60,20 +61,25 @@ fi
 if wants tests; then
   step tests 150 "$python" -m pytest -q -n 8 tests/test_cuda_op.py tests/test_cuda_models.py \
     tests/test_ort_op.py
+  step programs 120 "$python" scripts/gpu_check.py --only programs --seconds 110
 fi
 if wants sanitizer; then
   if command -v compute-sanitizer >/dev/null; then
-    # What is compiled here without it need not be compiled under it.
-    step programs 120 "$python" scripts/gpu_check.py --only programs --seconds 110
-    for tool in memcheck racecheck; do
-      step "$tool" 90 compute-sanitizer --tool $tool --error-exitcode 9 --print-limit 20 \
-        "$python" scripts/gpu_check.py --only programs --programs row --seconds 80
-    done
+    sanitize() {  # a tool, and which programs
+      step "$1" 90 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
+        "$python" scripts/gpu_check.py --only programs --programs "$2" --seconds 80
+    }
+    sanitize memcheck row
+    sanitize racecheck 70x  # products, split or copied or not, and attention
   else
     note sanitizer "compute-sanitizer is not there" "" ""
   fi
 fi
-if wants measure; then
-  exec "$python" scripts/gpu_check.py --seconds "$(left)" --notes "$notes" --json "$out/gpu_check.json"
+only=()
+wants rates && only+=(start rates)
+wants models && only+=(models)
+if [ ${#only[@]} -gt 0 ]; then
+  exec "$python" scripts/gpu_check.py --only machine "${only[@]}" --seconds "$(left)" --notes "$notes" \
+    --json "$out/gpu_check.json"
 fi
 cat "$notes"
