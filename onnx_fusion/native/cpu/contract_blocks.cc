@@ -136,7 +136,8 @@ void ContractPlan::choose_blocks() {
     border_floats_ = (one_block ? strip_rows_ : row_chunk_) * deepest;
   }
   if (rows_side_.source == Source::direct || rows_side_.source == Source::indexed) {
-    pointers_ = (one_block ? strip_rows_ : row_chunk_) * most_pieces + kMostTileRows;
+    pointers_ = (one_block ? strip_rows_ : row_chunk_) * most_pieces +
+                kMostAhead * kMostTileRows;
   }
   if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   for (const Side* side : {&rows_side_, &columns_side_}) {

@@ -94,6 +94,10 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     if (x.map->guarded) plan->outside_.assign(static_cast<size_t>(plan->channels_), x.fill);
     plan->pack(*w.map, is_constant(w, constants, count) ? &constants[w.tensor] : nullptr);
     plan->fast_ = !bound.program->strict && find_depth_finish(s, channel, &plan->finish_);
+    if (plan->finish_.end == DepthEnd::silu && plan->columns_.taps > plan->kernels_->early) {
+      plan->finish_.end = DepthEnd::clamp;
+      plan->finish_.late = true;
+    }
     if (!plan->fast_ || plan->finish_.bias < 0) {
       plan->zero_bias_.assign(static_cast<size_t>(plan->channels_), 0.0f);
     }
@@ -232,7 +236,7 @@ void DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int6
                        target.row,
                        target.pixel * spread_};
   kernels_->run[columns_.taps / 2][step - 1][shape][inside ? 0 : 1](tile);
-  if (!finish_.silu) return;
+  if (!finish_.late) return;
   const Pass silu = cpu::kernels().silu;
   const int64_t joined = tile.out_pixel == block.channels ? pixels : 1;  // pixels of a call
   for (int64_t r = 0; r < rows_of(shape); ++r) {

@@ -19,7 +19,7 @@ struct DepthFinish {
   int bias = -1;  // tensor
   int64_t bias_base = 0;
   DepthEnd end = DepthEnd::clamp;
-  bool silu = false;  // a pass of its own over the tile
+  bool late = false;  // SiLU is a pass of its own over the tile
   float scale = 1, shift = 0, low = 0, high = 0;
   int out = -1;  // tensor
   const Linear* store = nullptr;

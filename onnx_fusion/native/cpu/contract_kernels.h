@@ -111,11 +111,13 @@ struct SpreadCall {
 };
 
 inline constexpr int kMostTileRows = 12;
+inline constexpr int kMostAhead = 4;  // tiles
 
 struct TileKernels {
   int rows[4];       // of a tile, by its vectors of columns
   int max_vectors;   // widest panel
   int halved;        // vectors of a panel of which the last may be half a one: up to so many
+  bool activates;    // finishes activations too; else it leaves them to FinishPasses::activate
   int streams[3];    // panels that one call of `stream` takes, by rows
   // c[i][j] = sum over pieces and p < depths[piece] of a[piece][i][p] * b[q][j], q counting all p.
   void (*tile)(TileRows kind, int rows, int vectors, const TileCall& call);

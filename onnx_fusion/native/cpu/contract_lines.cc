@@ -73,6 +73,8 @@ void ContractPlan::copy_lines(const Item& item, int64_t row, float* to) const {
   const int64_t extent = static_cast<int64_t>(column.extent);
   const int64_t begin = std::clamp<int64_t>(-at, 0, lines_.floats);
   const int64_t end = std::clamp<int64_t>(extent - at, begin, lines_.floats);
+  // What the next row of windows reads comes while this one is multiplied.
+  const int64_t ahead = rows_ > lines_.pixels ? tables.outer[lines_.pixels] - tables.outer[0] : 0;
   for (const int64_t k : lines_.sample) {
     bool inside = true;
     for (const TableGuard& guard : tables.guards) {
@@ -84,6 +86,7 @@ void ContractPlan::copy_lines(const Item& item, int64_t row, float* to) const {
     if (first < last) {
       const float* from = item.rows + tables.outer[row] + tables.inner[k] - column.inner[k] + lines_.first;
       std::memcpy(to + first, from + first, static_cast<size_t>(last - first) * sizeof(float));
+      for (int64_t i = first; ahead > 0 && i < last; i += 16) __builtin_prefetch(from + ahead + i);
     }
     std::fill(to + last, to + lines_.floats, tables.fill);
     to += span;

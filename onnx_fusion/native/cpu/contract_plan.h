@@ -116,7 +116,12 @@ class ContractPlan final : public StagePlan {
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
                  int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row) const;
-  int next_rows(int64_t row, int64_t row1) const;
+  // Tiles of rows[0] rows, and then of rows[1].
+  struct Tiling {
+    int rows[2];
+    int64_t tiles[2];
+  };
+  Tiling tile_rows(int64_t rows) const;
   void copy_border(const float* base, const Block& block, int64_t row, float* to) const;
   void point_indexed(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
                      int64_t row1) const;

@@ -9,6 +9,7 @@ namespace {
 
 constexpr int64_t kLineFloats = 16;
 constexpr int64_t kActiveColumns = 96;  // at once, at least
+constexpr int64_t kNearDepth = 64;       // of k: less is done before the rows of the next tile arrive
 constexpr int64_t kMostFetches = 12;  // lines per step: more would crowd out the product's own loads
 
 }  // namespace
@@ -23,14 +24,17 @@ int64_t ContractPlan::panel_width(int64_t panel) const {
   return std::min(width_, (columns_ - panel * width_ + unit_ - 1) / unit_ * unit_);
 }
 
-// How many rows the tile at `row` has: tiles of direct rows are of about the same size.
-int ContractPlan::next_rows(int64_t row, int64_t row1) const {
-  const int64_t left = row1 - row;
+// Tiles of direct rows are of about the same size.
+ContractPlan::Tiling ContractPlan::tile_rows(int64_t rows) const {
+  const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
   if (rows_side_.source != Source::direct && rows_side_.source != Source::indexed) {
-    return static_cast<int>(std::min(tile_rows_, left));
+    const int64_t whole = rows / tile_rows_;
+    return {{static_cast<int>(tile_rows_), static_cast<int>(rows % tile_rows_)},
+            {whole, tiles - whole}};
   }
-  const int64_t tiles = (left + tile_rows_ - 1) / tile_rows_;
-  return static_cast<int>((left + tiles - 1) / tiles);
+  const int64_t more = rows % tiles;
+  const int least = static_cast<int>(rows / tiles);
+  return {{least + 1, least}, {more, tiles - more}};
 }
 
 // Where the rows of direct tiles begin for each piece of the block.
@@ -38,25 +42,33 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
                               int64_t row0, int64_t row1) const {
   const OperandTables& tables = rows_side_.tables;
   const float** to = buffers.pointers;
-  for (int64_t row = row0; row < row1;) {
-    const int count = next_rows(row, row1);
+  const auto point = [&](int64_t row, int64_t count, int piece) {
+    const int64_t k0 = pieces_[piece].k0;
+    const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
     const int64_t* outer = tables.outer.data() + row;
-    for (int p = block.first; p < block.last; ++p, to += count) {
-      const int64_t k0 = pieces_[p].k0;
-      const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
-      for (int i = 0; i < count; ++i) to[i] = base + outer[i];
-      for (const TableGuard& guard : tables.guards) {
-        const int32_t* at = guard.outer.data() + row;
-        const int32_t inner = guard.inner[k0];
-        for (int i = 0; i < count; ++i) {
-          if (static_cast<uint32_t>(at[i] + inner) >= guard.extent) to[i] = padding_.data();
-        }
+    for (int64_t i = 0; i < count; ++i) to[i] = base + outer[i];
+    for (const TableGuard& guard : tables.guards) {
+      const int32_t* at = guard.outer.data() + row;
+      const int32_t inner = guard.inner[k0];
+      for (int64_t i = 0; i < count; ++i) {
+        if (static_cast<uint32_t>(at[i] + inner) >= guard.extent) to[i] = padding_.data();
       }
     }
-    row += count;
+    to += count;
+  };
+  if (block.last - block.first == 1) {
+    point(row0, row1 - row0, block.first);
+  } else {
+    const Tiling tiling = tile_rows(row1 - row0);
+    int64_t row = row0;
+    for (int g = 0; g < 2; ++g) {
+      for (int64_t t = 0; t < tiling.tiles[g]; ++t, row += tiling.rows[g]) {
+        for (int p = block.first; p < block.last; ++p) point(row, tiling.rows[g], p);
+      }
+    }
   }
   // What is fetched ahead of the last tile.
-  std::fill(to, to + kMostTileRows, to[-1]);
+  std::fill(to, to + kMostAhead * kMostTileRows, to[-1]);
 }
 
 // The block's k of one row, with what is outside filled in.
@@ -85,8 +97,10 @@ void ContractPlan::point_indexed(const Item& item, const Buffers& buffers, const
   const float** to = buffers.pointers;
   float* copy = buffers.borders;
   uint8_t* whole = buffers.whole;
-  for (int64_t row = row0; row < row1;) {
-    const int count = next_rows(row, row1);
+  const Tiling tiling = tile_rows(row1 - row0);
+  int64_t row = row0;
+  for (int64_t t = 0; t < tiling.tiles[0] + tiling.tiles[1]; ++t, ++whole) {
+    const int count = tiling.rows[t < tiling.tiles[0] ? 0 : 1];
     *whole = std::all_of(inside_.begin() + row, inside_.begin() + row + count,
                          [](uint8_t inside) { return inside != 0; });
     for (int i = 0; i < count; ++i, ++row, ++to) {
@@ -97,7 +111,6 @@ void ContractPlan::point_indexed(const Item& item, const Buffers& buffers, const
       *to = copy;
       copy += depth;
     }
-    ++whole;
   }
 }
 
@@ -228,6 +241,9 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   call.a_step = direct ? row_step_ : tile_rows_;
   FinishRows rows;
   const float* starts[kMostTileRows];
+  const Tiling tiling = tile_rows(row1 - row0);
+  const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
+  const int64_t early = std::clamp<int64_t>(kNearDepth / std::max<int64_t>(depth, 1), 1, kMostAhead);
   int64_t active = 0;  // columns that are activated
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     int64_t panel_floats;
@@ -242,24 +258,22 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
     call.fetch_lines = fetch.lines;
     const float* const* a = buffers.pointers;
     const uint8_t* whole = buffers.whole;
-    for (int64_t row = row0; row < row1;) {
-      const int count = next_rows(row, row1);
-      int64_t next = row + count;
-      call.tiles = 1;
+    int64_t row = row0;
+    for (int64_t t = 0; t < tiling.tiles[0] + tiling.tiles[1]; t += call.tiles) {
+      const int64_t end = t < tiling.tiles[0] ? tiling.tiles[0] : tiling.tiles[0] + tiling.tiles[1];
+      const int count = tiling.rows[t < tiling.tiles[0] ? 0 : 1];
+      call.tiles = end - t;
       if (indexed) {
         call.a = a;
-        const uint8_t now = *whole++;
-        for (; next < row1 && next_rows(next, row1) == count && *whole == now; ++whole) {
-          next += count;
-          ++call.tiles;
-        }
-        a += next - row;
-        kind = now ? TileRows::indexed : TileRows::direct;
+        const auto same = std::find(whole + 1, whole + call.tiles, *whole ? 0 : 1);
+        kind = *whole ? TileRows::indexed : TileRows::direct;
+        call.tiles = same - whole;
+        whole = same;
+        a += call.tiles * count;
       } else if (direct) {
         call.a = a;
-        for (; next < row1 && next_rows(next, row1) == count; next += count) ++call.tiles;
-        a += (next - row) * pieces;
-        call.ahead = blocks_.size() == 1 && pieces == 1 ? call.a + count : nullptr;
+        a += call.tiles * count * pieces;
+        call.ahead = blocks_.size() == 1 && pieces == 1 ? call.a + early * count : nullptr;
       } else {
         const float* tile = rows_side_.source == Source::cached
                                 ? item.rows + row * depth_
@@ -267,25 +281,27 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
         tile += pieces_[block.first].k0 * tile_rows_;
         for (int i = 0; i < count; ++i) starts[i] = tile + i;
         call.a = starts;
+        call.tiles = 1;
       }
-      if (c != nullptr) call.c = c + (row - row0) * ldc + column;
+      const int64_t r = row - row0;
+      if (c != nullptr) call.c = c + r * ldc + column;
       if (finish != nullptr) {
         rows = *finish;
-        const int64_t r = row - row0;
         if (rows.row_bias != nullptr) rows.row_bias += r * rows.row_step;
         if (rows.column_bias != nullptr) rows.column_bias += column;
         if (rows.gain != nullptr) rows.gain += column;
         if (rows.gain_bias != nullptr) rows.gain_bias += column;
         if (rows.residual != nullptr) rows.residual += r * rows.residual_ld + column;
+        if (rows.slope != nullptr) rows.slope += r * rows.slope_row + column * rows.slope_column;
         rows.out += r * rows.out_ld + column;
         rows.columns = std::min(columns_ - panel * width_, width);
         call.finish = &rows;
       }
       tiles_.tile(kind, count, vectors, call);
       call.fetch += fetch.step * call.tiles;
-      row = next;
+      row += call.tiles * count;
     }
-    if (finish == nullptr || !finish->again()) continue;
+    if (finish == nullptr || !finish->again() || tiles_.activates) continue;
     const int64_t end = std::min(columns_ - panel0 * width_, column + width);
     if (panel + 1 < panel1 && end - active < kActiveColumns) continue;
     rows = *finish;  // while these results are near

@@ -81,8 +81,8 @@ bool find_end(Chain* chain, DepthFinish* finish) {
   const int sum = chain->last();
   const size_t start = chain->mark();
   if (chain->take_unary(Op::op_sigmoid)) {
-    finish->silu = chain->take(Op::op_mul) == sum;
-    return finish->silu;
+    finish->end = DepthEnd::silu;
+    return chain->take(Op::op_mul) == sum;
   }
   float number = 0;
   bool gate = false;

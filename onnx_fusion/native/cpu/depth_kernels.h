@@ -5,8 +5,8 @@
 
 namespace onnx_fusion::cpu {
 
-// What becomes of a sum of taps and bias: clamped; clamp(sum * scale + shift); that times the sum.
-enum class DepthEnd : int32_t { clamp, gate, gated };
+// What becomes of a sum of taps and bias: clamped; clamp(sum * scale + shift); that times the sum; SiLU.
+enum class DepthEnd : int32_t { clamp, gate, gated, silu };
 
 // A few neighbouring outputs, all channels. Lines and columns are those of the input under them.
 struct DepthTile {
@@ -33,6 +33,7 @@ enum DepthShape : int {
 
 struct DepthKernels {
   int lanes;  // floats in a vector
+  int early;  // the widest window that DepthEnd::silu may follow
   // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
   // whether pointers are used. `channels` is at least a vector.
   using Run = void (*)(const DepthTile& tile);

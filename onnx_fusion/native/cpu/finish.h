@@ -52,7 +52,7 @@ struct FinishRows {
   bool scaled;  // after the activation: * after[0] + after[1]
   float p[4], after[2];
 
-  // A register tile leaves the activation to another pass over what it stored.
+  // A register tile leaves the activation to a pass over what it stored.
   bool again() const { return activation > Activation::gate || late; }
 };
 

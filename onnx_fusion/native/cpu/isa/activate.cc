@@ -15,7 +15,7 @@ struct Mish {
   ONNX_FUSION_INLINE Floats of(Floats a) { return a * v_tanh_softplus(a); }
 };
 struct Silu {
-  ONNX_FUSION_INLINE Floats of(Floats a) { return a * v_sigmoid(a); }
+  ONNX_FUSION_INLINE Floats of(Floats a) { return v_silu(a); }
 };
 
 template <class F>

@@ -2,16 +2,13 @@
 // each input vector under them serves all it belongs to.
 #include "cpu/depth_kernels.h"
 
-#include "cpu/isa/lanes.h"
+#include "cpu/isa/vector_math.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-inline Floats clamp(Floats x, Floats low, Floats high) {
-  // Comparisons are false for NaN, which therefore passes.
-  x = x < low ? low : x;
-  return x > high ? high : x;
-}
+// The widest window after which SiLU is faster in registers than as a pass over the tile.
+constexpr int kEarly = kRegisters > 16 && kLanes > 4 ? 3 : 0;
 
 // What one line of inputs gives to a row of outputs.
 template <int S, int Step, int P, bool Pointers>
@@ -32,7 +29,7 @@ inline __attribute__((always_inline)) void add_line(const float* base, int64_t c
   }
 }
 
-template <int P>
+template <int S, int P>
 inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t c, float* out,
                                                   const Floats (&sum)[P]) {
   const Floats low = broadcast(tile.low), high = broadcast(tile.high);
@@ -42,6 +39,8 @@ inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t
     Floats x = sum[i];
     if (tile.end == DepthEnd::clamp) {
       x = clamp(x, low, high);
+    } else if (S <= kEarly && tile.end == DepthEnd::silu) {
+      x = v_silu(x);
     } else {
       const Floats gate = clamp(x * scale + shift, low, high);
       x = tile.end == DepthEnd::gated ? x * gate : gate;
@@ -95,7 +94,7 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, int64_t 
     }
   }
 #pragma GCC unroll 2
-  for (int r = 0; r < R; ++r) finish<P>(tile, c, tile.out + r * tile.out_row, sum[r]);
+  for (int r = 0; r < R; ++r) finish<S, P>(tile, c, tile.out + r * tile.out_row, sum[r]);
 }
 
 // The last vectors overlap those before.
@@ -121,6 +120,6 @@ void run(const DepthTile& tile) {
 
 extern const DepthKernels depth_kernels;
 const DepthKernels depth_kernels = {
-    kLanes, {{STEP(1, 1), STEP(1, 1)}, WIDTH(3), WIDTH(5), WIDTH(7)}};
+    kLanes, kEarly, {{STEP(1, 1), STEP(1, 1)}, WIDTH(3), WIDTH(5), WIDTH(7)}};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -17,7 +17,7 @@ inline Floats activate(Floats x, const float* p) {
     case Activation::prelu: return x;  // in activate_rows
     case Activation::sigmoid: return v_sigmoid(x);
     case Activation::tanh: return v_tanh(x);
-    case Activation::silu: return x * v_sigmoid(x);
+    case Activation::silu: return v_silu(x);
     case Activation::gelu: return x * p[0] * (v_erf(x * p[1]) + 1.0f);
     case Activation::gelu_tanh: return x * p[0] * (v_tanh((x + x * x * (x * p[1])) * p[2]) + 1.0f);
   }

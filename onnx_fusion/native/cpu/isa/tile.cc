@@ -12,6 +12,9 @@
 #include "cpu/isa/tile.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+
+extern const FinishPasses finish_passes;
+
 namespace {
 
 constexpr int kStream = 4;
@@ -128,6 +131,7 @@ void tile(const TileCall& call) {
   Tile sums;
   FinishRows f{};
   if (call.finish != nullptr) f = *call.finish;
+  f.rows = R;
   const bool whole = f.columns == Tile::kColumns;
   const bool begin = whole && !call.add && f.column_bias != nullptr && f.scale == 1.0f;
   const float* const* rows = call.a;
@@ -217,6 +221,8 @@ void tile(const TileCall& call) {
       } else {
         finish_part(sums, f);
       }
+      if (kActivates && f.again()) finish_passes.activate(f);
+      if (f.slope != nullptr) f.slope += R * f.slope_row;
       f.out += R * f.out_ld;
       if (f.row_bias != nullptr) f.row_bias += R * f.row_step;
       if (f.residual != nullptr) f.residual += R * f.residual_ld;
@@ -390,7 +396,7 @@ void run_dots(int64_t k, const float* a, const float* const* b, int count, float
 extern const TileKernels tile_kernels;
 const TileKernels tile_kernels = {
     {kTileRows[0], kTileRows[1], kTileRows[2], kTileRows[3]},
-    kTileVectors, kHalvedVectors, {0, 4, 2}, run_tile, run_stream,
+    kTileVectors, kHalvedVectors, kActivates, {0, 4, 2}, run_tile, run_stream,
     run_spread, run_dots,
 };
 

@@ -5,6 +5,14 @@
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 
+// Whether a tile's results are activated as soon as they are stored: few of them would wait for each
+// other.
+#if defined(__AVX512F__)
+inline constexpr bool kActivates = true;
+#else
+inline constexpr bool kActivates = false;
+#endif
+
 #if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kTileRows[] = {0, 12, 8, 8}, kTileVectors = 3;
 #elif defined(__AVX2__)
