@@ -153,3 +153,15 @@ def test_a_plan_of_a_small_model_is_estimated():
     )
     planned = plan_programs(model, policy="all")
     assert all(0 < cost.kernel_seconds(r.nodes, cost.FUSED) < 1e-4 for r in planned.plan.regions)
+
+
+@pytest.mark.parametrize(("perm", "dear"), [([0, 2, 1, 3, 4], True), ([0, 1, 3, 2, 4], False)])
+def test_a_join_whose_parts_change_places_is_chosen_element_by_element(perm, dear):
+    """A channel shuffle, beside windows being cut out."""
+    graph = graph_of(
+        "(float[1,58,28,28] x, float[1,58,28,28] z) => (float y)",
+        f"""c = Concat <axis = 1> (x, z) s = Constant <value = int64[5] {{1, 2, 58, 28, 28}}> ()
+        r = Reshape(c, s) t = Transpose <perm = {perm}> (r) y = Relu(t)""",
+    )
+    copied = 2 * 4 * 116 * 28 * 28 / cost.FUSED.cached
+    assert (cost.kernel_seconds(graph.nodes, cost.FUSED) > 10 * copied) == dear

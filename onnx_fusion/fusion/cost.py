@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import pace, peer, table
-from onnx_fusion.ops.mapping import WINDOWS, MappingType, Role
+from onnx_fusion.ops.mapping import MappingType, Role
 
 ROWS = frozenset((Role.REDUCTION, Role.NORM, Role.SOFTMAX))
 """Roles whose time goes with the elements they read."""
@@ -192,24 +192,28 @@ def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
 
 
 def interleaved_seconds(node: Node, members: Collection[Node]) -> float:
-    """Return what it takes to choose a piece for each element of a join whose axis is then cut and transposed
-    (a channel shuffle), if that axis is the innermost: channels between windows are."""
+    """Return what it takes to choose a piece for each element of a join whose axis is then cut in two that
+    change places (a channel shuffle), if that axis is the innermost, as channels may be."""
     if node.op_type not in pace.JOINED:
         return 0.0
     value = node.outputs[0]
     axis = int(node.attrs.get("axis", 0)) % max(1, len(value.shape or ()))
-    last = axis == len(value.shape or ()) - 1
-    windows = any(table.find(n).role_of(n) in WINDOWS for n in members)
-    if not last and (axis != 1 or not windows):
+    if axis not in (1, len(value.shape or ()) - 1):
         return 0.0
     for cut in value.consumers:
         made = cut.outputs[0]
         kept = made is not None and (made.shape or ())[axis : axis + 1] == value.shape[axis : axis + 1]
         if cut not in members or kept or mapping(cut) is not MappingType.REORGANIZE:
             continue
-        if any(mapping(n) is MappingType.SHUFFLE and n in members for n in made.consumers):
+        if any(n in members and is_swapped(n, axis) for n in made.consumers):
             return pace.INTERLEAVED * 1e-9 * elements(value)
     return 0.0
+
+
+def is_swapped(node: Node, axis: int) -> bool:
+    """Return whether a Transpose brings the axis behind the one that follows it."""
+    order = list(node.attrs.get("perm", ())) if mapping(node) is MappingType.SHUFFLE else []
+    return axis + 1 in order and order.index(axis) > order.index(axis + 1)
 
 
 def mapping(node: Node) -> MappingType:
