@@ -42,8 +42,10 @@ DIGITS = 4
 
 
 def choose(entries: Iterable[Entry]) -> list[Entry]:
-    """Return what ships of these: no whole models, the last of each key, in the keys' order."""
-    kept = {key(e): rounded(e) for e in entries if not e.what.startswith(WHOLE)}
+    """Return what ships of these: no whole models, nothing that failed instead of being timed, the last of
+    each key, in the keys' order."""
+    timed = [e for e in entries if e.samples and not e.what.startswith(WHOLE)]
+    kept = {key(e): rounded(e) for e in timed}
     return [kept[one] for one in sorted(kept)]
 
 

@@ -56,6 +56,13 @@ MEASURED = {
     "3x3 steps of 2": (lambda: conv((56, 28), 128, 3, 128, step=2), 2132, 2050),
     "1x1 256-64@80": (lambda: conv((80, 80), 256, 1, 64), 1990, 1900),
     "1x1 1152-192@7": (lambda: conv((7, 7), 1152, 1, 192), 207, 206),
+    "3x3 dilated by 12": (
+        lambda: graph_of(
+            "(float[1,960,16,16] x) => (float[1,256,16,16] y)",
+            "c = Conv <pads = [12,12,12,12], dilations = [12,12]> (x, w) y = Relu(c)",
+            w=(256, 960, 3, 3),
+        ), 4434, 3810,
+    ),
     "stem 7x7": (lambda: conv((224, 112), 3, 7, 64, step=2), 2180, 2136),
     "depthwise 5x5": (lambda: conv((28, 28), 240, 5, 240, group=240), 90, 120),
     "windows in 3 dimensions": (

@@ -127,6 +127,33 @@ class Window:
             )
         )
 
+    def trimmed(self, spatial: Shape) -> tuple[Window, tuple[int, ...]]:
+        """Return the window without the taps that are outside at every position (of a dilated window on a
+        small image), and how many of them come first on each axis."""
+        outputs, made, firsts = self.outputs(spatial), self, []
+        for k, step in enumerate(self.dilations):
+            known = [ex.as_int(e) for e in (self.extents[k], spatial[k], outputs[k])]
+            first = last = 0
+            if None not in known:
+                taps, size, count = known
+                reach = (count - 1) * self.strides[k] - self.before[k]
+                while reach + first * step < 0 and step <= self.before[k] - first * step:
+                    first += 1
+                while (taps - 1 - last) * step - self.before[k] >= size and (
+                    step <= self.after[k] - last * step
+                ):
+                    last += 1
+                if first + last >= taps:
+                    first = last = 0
+            firsts.append(first)
+            made = dataclasses.replace(
+                made,
+                extents=replace(made.extents, k, self.extents[k] - (first + last)),
+                before=replace(made.before, k, self.before[k] - first * step),
+                after=replace(made.after, k, self.after[k] - last * step),
+            )
+        return made, tuple(firsts)
+
     @property
     def padded(self) -> bool:
         return any(self.before) or any(self.after)
@@ -135,6 +162,11 @@ class Window:
     def repeats(self) -> bool:
         """Return whether an input element is read by more than one output."""
         return any(ex.as_int(e) != 1 for e in self.extents)
+
+
+def replace(values: tuple, k: int, value: object) -> tuple:
+    """Return the values with another at place k."""
+    return (*values[:k], value, *values[k + 1 :])
 
 
 def window_of(site: Site, extents: tuple[ex.Expr, ...], spatial: Shape) -> Window:
@@ -197,6 +229,7 @@ def lower_conv(site: Site) -> list[Tensor | None]:
     if groups != 1 and (known is None or known % groups):
         raise Refused("output channels are not a multiple of the groups")
     shape = (x.shape[0], outputs) + window.outputs(x.shape[2:])
+    window, firsts = window.trimmed(x.shape[2:])
 
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if guard is not None or any(isinstance(e, Ref) for e in index):
@@ -213,7 +246,8 @@ def lower_conv(site: Site) -> list[Tensor | None]:
             source = stage.simplify(index[1] // (known // groups)) * depth + channel
         at = window.at(index[2:], tuple(taps))
         left = read_window(stage, x, (index[0], source), at, window, 0.0)
-        right = stage.operand(w, (index[1], channel, *taps))
+        own = (tap + first for tap, first in zip(taps, firsts, strict=True))
+        right = stage.operand(w, (index[1], channel, *own))
         return stage.dot(tensor, left, right, tuple(letters))
 
     tensor = Tensor(DType.F32, shape, read, 1)

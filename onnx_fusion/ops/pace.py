@@ -13,6 +13,8 @@ from onnx_fusion.ops.product import Kind, Product
 
 PEAK = 111e9
 """Operations per second of a large matrix product, on both sides."""
+DEEP = 576
+"""Products summed, from which kernels here go by blocks of the sum (cpu/contract_blocks.cc)."""
 ELEMENTS: dict[str, tuple[float, float]] = {
     # Functions of an element.
     "Exp": (0.1, 0.1), "Log": (0.35, 1.6), "Sqrt": (0.1, 0.3), "Erf": (0.18, 0.45),
@@ -80,7 +82,13 @@ def run_here(product: Product, strict: bool = False) -> float:
         if product.count > 1:
             narrow = product.columns < NARROW
             share *= 0.036 * product.columns if narrow else product.columns / (product.columns + 4)
-    return max(product.flops / (PEAK * share), stream)
+    return max(product.flops * reached(product) / (PEAK * share), stream)
+
+
+def reached(product: Product) -> float:
+    """Return the share of a dilated window's products that are computed: tiles of rows that read nothing
+    but padding are left out, ONNX Runtime's always, here where the depth is computed in blocks."""
+    return min(1.0, 1.7 * product.inside) if product.depth > DEEP else 1.0
 
 
 def winograd(product: Product) -> float:
@@ -127,4 +135,5 @@ def run_there(product: Product) -> float:
         share *= 0.33
     else:
         share *= product.columns / (math.ceil(product.columns / BLOCK) * BLOCK)
-    return max(product.flops / (1.05 * PEAK * share), stream)
+    share *= 1.05 / min(1.0, 1.7 * product.inside)
+    return max(product.flops / (PEAK * share), stream)

@@ -28,7 +28,7 @@ class Product:
 
     `window` are the taps along each axis of an image, `steps` says that it moves by more than 1 (or
     is dilated), `pixels` the extents of one image of the result. `constant`: the right side is known before
-    the run, and is read from memory.
+    the run, and is read from memory. `inside` is the share of what a dilated window reads that is no padding.
     """
 
     kind: Kind
@@ -40,6 +40,7 @@ class Product:
     steps: bool = False
     pixels: tuple[int, ...] = ()
     constant: bool = True
+    inside: float = 1.0
 
     @property
     def flops(self) -> float:
@@ -84,11 +85,31 @@ def of_windows(node: Node) -> Product | None:
     group = int(node.attrs.get("group", 1))
     moves = (*node.attrs.get("strides", ()), *node.attrs.get("dilations", ()))
     kind = Kind.DEPTHWISE if group > 1 and weights[1] == 1 else Kind.WINDOW
+    taps, inside = _reach(node, weights[2:], made[2:])
     return Product(
-        kind, math.prod(made[2:]) * made[0], math.prod(weights[1:]), made[1] / group, group,
-        tuple(weights[2:]), any(int(step) > 1 for step in moves), tuple(made[2:]),
-        node.inputs[1].weight is not None,
+        kind, math.prod(made[2:]) * made[0], weights[1] * math.prod(taps), made[1] / group, group,
+        taps, any(int(step) > 1 for step in moves), tuple(made[2:]),
+        node.inputs[1].weight is not None, inside,
     )  # fmt: skip
+
+
+def _reach(
+    node: Node, extents: tuple[int, ...], made: tuple[int, ...]
+) -> tuple[tuple[int, ...], float]:
+    """Return how many taps of a dilated window are inside somewhere, by axis, and how often those are."""
+    given, rank = _shape(node, 0), len(extents)
+    steps = [int(step) for step in node.attrs.get("dilations", ())]
+    pads = [int(pad) for pad in node.attrs.get("pads", ())]
+    if given is None or max(steps, default=1) == 1 or len(pads) != 2 * rank:
+        return tuple(extents), 1.0
+    strides = [int(stride) for stride in node.attrs.get("strides", ()) or [1] * rank]
+    taps, inside = [], 1.0
+    for k, extent in enumerate(extents):
+        first = range(-pads[k], -pads[k] + made[k] * strides[k], strides[k])
+        hits = [sum(0 <= at + r * steps[k] < given[2 + k] for at in first) for r in range(extent)]
+        taps.append(max(1, sum(hit > 0 for hit in hits)))
+        inside *= sum(hits) / max(1, taps[-1] * made[k])
+    return tuple(taps), inside
 
 
 def of_transposed(node: Node) -> Product | None:

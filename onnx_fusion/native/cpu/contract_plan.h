@@ -129,6 +129,7 @@ class ContractPlan final : public StagePlan {
   void point_lines(const Item& item, const Buffers& buffers, int64_t row0, int64_t row1) const;
   void point_rows(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
                   int64_t row1) const;
+  bool find_empty(const Buffers& buffers, int pieces, const Tiling& tiling) const;
   void run_dots(const float* columns, const float* row, int64_t depth, int64_t column0,
                 int64_t column1, float* c, bool add) const;
   void run_streams(const Item& item, const Buffers& buffers, const Place& packed,

@@ -71,6 +71,21 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
   std::fill(to, to + kMostAhead * kMostTileRows, to[-1]);
 }
 
+// Which tiles read anything but zeros outside: those of a window far from the image need not be added.
+bool ContractPlan::find_empty(const Buffers& buffers, int pieces, const Tiling& tiling) const {
+  const float* const* a = buffers.pointers;
+  uint8_t* whole = buffers.whole;
+  bool empty = false;
+  for (int g = 0; g < 2; ++g) {
+    for (int64_t t = 0; t < tiling.tiles[g]; ++t, a += tiling.rows[g] * pieces, ++whole) {
+      *whole = std::any_of(a, a + tiling.rows[g] * pieces,
+                           [&](const float* row) { return row != padding_.data(); });
+      empty = empty || *whole == 0;
+    }
+  }
+  return empty;
+}
+
 // The block's k of one row, with what is outside filled in.
 void ContractPlan::copy_border(const float* base, const Block& block, int64_t row,
                                float* to) const {
@@ -243,6 +258,8 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   const float* starts[kMostTileRows];
   const Tiling tiling = tile_rows(row1 - row0);
   const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
+  const bool skips = direct && add && finish == nullptr && !padding_.empty() &&
+                     rows_side_.tables.fill == 0 && find_empty(buffers, pieces, tiling);
   const int64_t early = std::clamp<int64_t>(kNearDepth / std::max<int64_t>(depth, 1), 1, kMostAhead);
   int64_t active = 0;  // columns that are activated
   for (int64_t panel = panel0; panel < panel1; ++panel) {
@@ -271,9 +288,20 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
         whole = same;
         a += call.tiles * count;
       } else if (direct) {
+        bool empty = false;
+        if (skips) {
+          const auto same = std::find(whole + 1, whole + call.tiles, *whole ? 0 : 1);
+          empty = *whole == 0;
+          call.tiles = same - whole;
+          whole = same;
+        }
         call.a = a;
         a += call.tiles * count * pieces;
         call.ahead = blocks_.size() == 1 && pieces == 1 ? call.a + early * count : nullptr;
+        if (empty) {
+          row += call.tiles * count;
+          continue;
+        }
       } else {
         const float* tile = rows_side_.source == Source::cached
                                 ? item.rows + row * depth_
