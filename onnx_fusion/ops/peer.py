@@ -125,13 +125,12 @@ PAIRS = {
 
 def slides(node: Node) -> bool:
     """Return whether the node is a window over a 4-D image, for which ONNX Runtime blocks channels."""
+    return node.op_type in WINDOWS and _makes_image(node)
+
+
+def _makes_image(node: Node) -> bool:
     value = node.outputs[0]
-    return (
-        node.op_type in WINDOWS
-        and value is not None
-        and value.shape is not None
-        and len(value.shape) == 4
-    )
+    return value is not None and value.shape is not None and len(value.shape) == 4
 
 
 def blocked(nodes: Sequence[Node]) -> set[Node]:
@@ -150,10 +149,4 @@ def blocked(nodes: Sequence[Node]) -> set[Node]:
 
 def is_blocked(node: Node) -> bool:
     """Return whether the node can work in a channel-blocked layout: a 4-D value and a known operator."""
-    value = node.outputs[0]
-    return (
-        node.op_type in BLOCKED
-        and value is not None
-        and value.shape is not None
-        and len(value.shape) == 4
-    )
+    return node.op_type in BLOCKED and _makes_image(node)
