@@ -399,19 +399,20 @@ def spent():
     with open(f"/proc/self/task/{worker}/schedstat") as file:
         return int(file.read().split()[0])
 
-end = time.monotonic() + 30
+alone = len(cpus) == 1
+end = time.monotonic() + (2 if alone else 30)
 while time.monotonic() < end:
     start, had = time.monotonic(), spent()
     for _ in range(10):
         made.run(None, {"x": x})
     if spent() - had > 0.1e9 * (time.monotonic() - start):
-        sys.exit(0)
-sys.exit("the second thread has nothing to do")
+        sys.exit("two threads share a CPU" if alone else 0)
+sys.exit(0 if alone else "the second thread has nothing to do")
 """
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 def test_a_thread_that_could_not_run_at_first_is_given_work_later():
+    """On a single CPU it never is: there, a second thread only takes turns with the first."""
     w, b = (rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48])
     data = dense_model(w, b).SerializeToString()
     done = subprocess.run(
