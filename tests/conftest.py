@@ -1,12 +1,16 @@
 """Every test works with a latency database of its own, and with nothing that ships."""
 
 import itertools
+import signal
 
 import pytest
 
 from onnx_fusion.runtime import latency
 
 NUMBERS = itertools.count()
+
+# A suite in the background is started with Ctrl-C ignored, and its processes would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
