@@ -28,7 +28,7 @@ from onnx_fusion.graph.scope import every_node
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.lower import Lowered, Lowering
 from onnx_fusion.ops.host import host_nodes
-from onnx_fusion.passes import sources
+from onnx_fusion.passes import arrange, sources
 from onnx_fusion.passes.bodies import add_bodies
 from onnx_fusion.passes.functions import add_functions
 from onnx_fusion.passes.pipeline import prepare
@@ -102,7 +102,8 @@ def list_rules() -> list[Listed]:
     """Return every rule that can be disabled: rewrites, the planner's templates, the layouts."""
     templates = (Listed(t.name, "template", t.about) for t in TEMPLATES)
     return [*list_rewrites(), *templates, Listed(layout.RULE, "exact", layout.ABOUT),
-            Listed(sources.RULE, "exact", sources.ABOUT)]
+            Listed(sources.RULE, "exact", sources.ABOUT),
+            Listed(arrange.RULE, "changes rounding", arrange.ABOUT)]
 
 
 def optimize(

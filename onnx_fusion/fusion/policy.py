@@ -1,8 +1,9 @@
 """The default policy: take what is expected to make the whole model faster, and leave the rest.
 
 Two nodes are bound if ONNX Runtime would run them as one kernel, or hold the value between them in the blocked
-layout of a convolution: a foreign node there costs a reorder on each side, or a fusion. Bound nodes, and
-nodes of one region, are taken or left together.
+layout of a convolution: a foreign node there costs a reorder on each side, or a fusion. So are those with a
+value between them that the input model does not have. Bound nodes, and nodes of one region, are taken or left
+together.
 
     [Conv - Relu - Conv - Add]   MatMul - [Add - LayerNorm]   [Mul - Exp - Sub]
      one blocked stretch               fused by ORT            a chain nobody else fuses
@@ -15,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
+from onnx_fusion.graph import scope
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.graph.names import input_names
 from onnx_fusion.ops import peer
@@ -108,8 +110,14 @@ def stretches(plan: Plan, graph: Graph) -> list[Stretch]:
     owner = {region.nodes[0]: region for region in plan.regions}
     return [
         Stretch(nodes, tuple(owner[node] for node in nodes if node in owner))
-        for nodes in connect(graph, plan.regions)
+        for nodes in connect(graph, plan.regions, made_up(graph))
     ]
+
+
+def made_up(graph: Graph) -> set[str]:
+    """Return the names of values that the input model does not have."""
+    named = scope.defined(graph.model.proto.graph) | graph.outer
+    return {v.name for n in graph.nodes for v in n.outputs if v is not None} - named
 
 
 def connect(

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 from onnx_fusion.fusion import policy
 from onnx_fusion.fusion.plan import Plan, Refusal, Region
-from onnx_fusion.graph import scope
 from onnx_fusion.graph.model import Graph, Node
 
 
@@ -38,9 +37,7 @@ def find_units(graph: Graph, plans: Sequence[Plan], expected: Plan) -> list[Unit
     """
     units = []
     regions = [region for plan in (*plans, expected) for region in plan.regions]
-    named = scope.defined(graph.model.proto.graph) | graph.outer
-    made_up = {v.name for n in graph.nodes for v in n.outputs if v is not None} - named
-    for nodes in policy.connect(graph, regions, made_up):
+    for nodes in policy.connect(graph, regions, policy.made_up(graph)):
         options: dict[frozenset[tuple[Node, ...]], tuple[Region, ...]] = {}
         for plan in plans:
             inside = within(plan, nodes)

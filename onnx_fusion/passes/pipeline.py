@@ -7,6 +7,7 @@ from collections.abc import Collection
 from onnx_fusion.graph.load import Model
 from onnx_fusion.graph.model import Graph
 from onnx_fusion.graph.view import view
+from onnx_fusion.passes import arrange
 from onnx_fusion.passes.fold import fold
 from onnx_fusion.passes.fold_batchnorm import fold_batchnorm
 from onnx_fusion.passes.infer import infer
@@ -20,7 +21,7 @@ _MAX_ROUNDS = 8
 
 def prepare(model: Model, *, strict: bool = False, disabled: Collection[str] = ()) -> Graph:
     """Return the graph that is planned: shapes inferred, constants folded, row norms recognised,
-    operations saved by rewriting.
+    operations saved by rewriting, channels in an order that saves shuffles.
 
     Under `strict` nothing that changes a rounding is done: BatchNormalization stays as it is, and
     only exact rules are applied. `disabled` names rules (passes.rewrite.list_rules) to leave out.
@@ -37,7 +38,8 @@ def prepare(model: Model, *, strict: bool = False, disabled: Collection[str] = (
     recognize(tidy(graph, disabled=disabled))
     if not strict:
         fold_batchnorm(graph)
-    return rewrite(graph, strict=strict, disabled=disabled)
+    rewrite(graph, strict=strict, disabled=disabled)
+    return graph if strict or arrange.RULE in disabled else arrange.arrange(graph)
 
 
 def _state(graph: Graph) -> tuple[int, int]:
