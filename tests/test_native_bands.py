@@ -166,3 +166,22 @@ def test_images_of_a_batch_are_lines():
 
 def test_small_images_are_no_bands():
     Chain(8, 20, 20).conv(32).conv(32, 3, depthwise=True).conv(8).check(plans=3)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_two_products_of_no_rows(rows):
+    """A detector's head where nothing was detected."""
+    arrays = [Chain.array(rows, 16), Chain.array(16, 24), Chain.array(24, 4)]
+    text = (
+        "tile_program 1\ninput x f32[N, 16] row\ninput v f32[16, 24] row\ninput w f32[24, 4] row\n"
+        "temp t f32[N, 24] row\noutput y f32[N, 4] row\n"
+        "stage n: N, j: 24, k: 16\n%0 = load x (n, k)\n%1 = load v (k, j)\n"
+        "%2 = dot %0 %1 over k\nstore t (n, j) %2\n"
+        "stage n: N, j: 4, k: 24\n%0 = load t (n, k)\n%1 = load w (k, j)\n"
+        "%2 = dot %0 %1 over k\nstore y (n, j) %2\n"
+    )
+    want = arrays[0] @ arrays[1] @ arrays[2]
+    for isa in native_lib.isas():
+        (got,) = native_lib.server(isa).run(text, arrays, 2, (1, 2))
+        assert got.shape == (rows, 4)
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=isa)

@@ -309,3 +309,25 @@ def test_movement(name):
         agree(graph, {"x": np.ones(size, "f4")})
     if name in ("Expand", "ConstantOfShape", "whole Slice"):
         assert graph.values["z"].shape == ("N", 4, "H", "W")
+
+
+@pytest.mark.parametrize("node", [
+    "y = Unsqueeze <axes = [-1]> (x)", "y = Unsqueeze <axes = [-1, 1]> (x)",
+    "y = Squeeze <axes = [-2]> (x)",
+])  # fmt: skip
+def test_axes_from_the_end_in_old_opsets(node):
+    """ONNX gained these with opset 11; exporters wrote them before, and ONNX Runtime takes them."""
+    graph = inferred(parse(f"g (float[2, 3, 1, N] x) => (float y) {{ {node} }}", opset=9))
+    assert graph.values["y"].shape is not None
+    agree(graph, {"x": np.ones((2, 3, 1, 4), "f4")})
+
+
+@pytest.mark.parametrize("end", [2**31 - 1, 2**63 - 1, 2**40, -(2**63)])
+@pytest.mark.parametrize("step", [1, -1, -2])
+def test_slices_to_no_end(end, step):
+    """ONNX Runtime steps back to the first element where the end is the largest integer."""
+    graph = inferred(parse(f"""g (float[2, 5] x) => (float y)
+        <int64[2] start = {{1, 0}}, int64[2] end = {{{end}, 2}}, int64[2] axis = {{1, 0}},
+         int64[2] step = {{{step}, 1}}> {{ y = Slice (x, start, end, axis, step) }}"""))
+    assert graph.values["y"].shape is not None
+    agree(graph, {"x": np.ones((2, 5), "f4")})

@@ -9,7 +9,10 @@ import onnx
 import onnx.numpy_helper
 from onnx.helper import make_node
 
+from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node, Value
+
+_NO_END = (2**31 - 1, 2**63 - 1)
 
 
 def stand_in(node: Node) -> list[onnx.NodeProto]:
@@ -67,6 +70,35 @@ def _packed(node: Node) -> list[onnx.NodeProto]:
     ]
 
 
+def _reversed(node: Node) -> list[onnx.NodeProto]:
+    """Return Slice with an end before all where ONNX Runtime reads "no end" and it steps back."""
+    given = [value.weight if value is not None else None for value in node.inputs]
+    ends, steps = (given[k] if k < len(given) else None for k in (2, 4))
+    if ends is None or steps is None or ends.dtype not in (DType.I32, DType.I64):
+        return []
+    open_ = np.isin(ends.array(), _NO_END) & (steps.array() < 0)
+    if not open_.any():
+        return []
+    made = f"{node.proto.output[0]}/ends"
+    before = np.where(open_, np.int64(-_NO_END[1]), ends.array()).astype(np.int64)
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    proto.input[2] = made
+    return [make_node("Constant", [], [made], value=onnx.numpy_helper.from_array(before)), proto]
+
+
+def _from_the_end(node: Node) -> list[onnx.NodeProto]:
+    """Return Squeeze or Unsqueeze with axes from the front: opsets below 11 know no others."""
+    axes, x = node.attrs.get("axes"), node.inputs[0]
+    if not axes or min(axes) >= 0 or x is None or x.shape is None:
+        return []
+    rank = len(x.shape) + (len(axes) if node.op_type == "Unsqueeze" else 0)
+    if rank == 0:
+        return []
+    names = node.proto.input[:1], node.proto.output[:1]
+    return [make_node(node.op_type, *names, axes=[axis % rank for axis in axes])]
+
+
 def _batch(value: Value | None) -> str:
     return "" if value is not None and value.shape is not None and len(value.shape) == 2 else "..."
 
@@ -79,5 +111,10 @@ _RULES: dict[str, Callable[[Node], list[onnx.NodeProto]]] = {
     "MultiHeadAttention": _by_head,
     "Attention": _packed,
 }
-_PASSED_BY = {"MeanVarianceNormalization": _first}
-"""ONNX's own, of which inference finds nothing (from a function body, without its attribute)."""
+_PASSED_BY = {
+    "MeanVarianceNormalization": _first,
+    "Slice": _reversed,
+    **dict.fromkeys(("Squeeze", "Unsqueeze"), _from_the_end),
+}
+"""ONNX's own, of which inference finds nothing (from a function body, without its attribute), or
+not what ONNX Runtime does."""

@@ -84,6 +84,7 @@ bool find_link(const BoundProgram& bound, size_t stage, int letter, Part* first,
   if (stage + 1 >= bound.stages.size()) return false;
   const Program& program = *bound.program;
   const BoundStage &from = bound.stages[stage], &to = bound.stages[stage + 1];
+  if (from.empty != 0 || to.empty != 0) return false;
   int image = -1;
   for (const Instruction& line : from.stage->body) {
     if (line.op == Op::op_store && has_tensor(*to.stage, line.tensor)) {

@@ -1,0 +1,319 @@
+"""Optimize random models and compare with plain ONNX Runtime: shapes, types and numbers.
+
+    python scripts/fuzz.py [--first SEED] [--count N | --minutes M] [--isa base,avx2] [--save DIR]
+
+A seed makes one model: operators and blocks of them as exporters write them, grown node by node
+against ONNX Runtime, with extreme numbers, free extents, bodies, functions and odd names. Each is
+optimized with `--policy all`, some also by default, strictly or through files, and runs with the
+library on 1, 2 or 3 threads and without it, on other extents too where they are free. A difference
+counts if neither ONNX Runtime's optimized nor its unoptimized run agrees, and inputs and weights
+changed in their last digits do not explain it. Seeds run in a process for each instruction set, in
+turn; a crash or a hang is that seed's result. `--save` writes each model that fails, with its
+inputs. Exits with 1 if one did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from fuzz_graphs import UNOPTIMIZED, Rejected, quiet
+from fuzz_models import Case, make
+from onnx import numpy_helper
+
+import onnx_fusion
+from onnx_fusion.runtime.session import session
+
+SECONDS = 120
+TURN = 40
+Feeds = Mapping[str, np.ndarray]
+
+
+def run(model: onnx.ModelProto, feeds: Feeds, unoptimized: bool = False) -> list[np.ndarray]:
+    """Return plain ONNX Runtime's outputs."""
+    options = quiet(UNOPTIMIZED if unoptimized else None)
+    made = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, ["CPUExecutionProvider"]
+    )
+    names = {value.name for value in made.get_inputs()}
+    return made.run(None, {n: a for n, a in feeds.items() if n in names})
+
+
+def differ(wanted: np.ndarray, got: np.ndarray, slack: np.ndarray | None = None) -> str | None:
+    """Return how an output differs from what is wanted, None if it does not."""
+    if wanted.dtype != got.dtype:
+        return f"type {got.dtype}, wanted {wanted.dtype}"
+    if wanted.shape != got.shape:
+        return f"shape {got.shape}, wanted {wanted.shape}"
+    if wanted.dtype.kind != "f":
+        wrong = wanted != got
+    else:
+        with np.errstate(all="ignore"):
+            w, g = wanted.astype(np.float64), got.astype(np.float64)
+            finite = w[np.isfinite(w)]
+            scale = float(np.abs(finite).max(initial=0))
+            step = 1e-3 if wanted.dtype == np.float16 else 1e-5
+            allowed = 100 * step * np.abs(w) + step * scale + 2e-7
+            if slack is not None:
+                allowed = allowed + slack
+            # An infinity less an infinity is one or a NaN, by the order of a sum.
+            wrong = ~(np.abs(w - g) <= allowed) & (np.isfinite(w) | np.isfinite(g))
+    if slack is not None:
+        wrong &= ~np.isnan(slack) if wanted.dtype.kind == "f" else slack == 0
+    if not wrong.any():
+        return None
+    place = tuple(int(k) for k in np.argwhere(wrong)[0])
+    return f"{int(wrong.sum())} of {wrong.size}, first {got[place]!r} for {wanted[place]!r} at {place}"
+
+
+def shake(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return how far outputs move where inputs and weights change in their last digits."""
+    slack = [np.zeros(w.shape) for w in wanted]
+    random = np.random.default_rng(1)
+    for round_ in range(6):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        for tensor in copy.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.dtype.kind == "f":
+                tensor.CopyFrom(numpy_helper.from_array(nudge(array, random), tensor.name))
+        given = {n: nudge(a, random) if a.dtype.kind == "f" else a for n, a in feeds.items()}
+        try:
+            found = run(copy, given, bool(round_ % 2))
+        except Exception:
+            continue
+        for total, w, f in zip(slack, wanted, found, strict=True):
+            if w.shape != f.shape:
+                total[...] = np.nan if w.dtype.kind == "f" else 1
+            elif w.dtype.kind == "f":
+                with np.errstate(all="ignore"):
+                    moved = 16 * np.abs(w.astype(np.float64) - f.astype(np.float64))
+                same = (w == f) | (np.isnan(w) & np.isnan(f))
+                np.maximum(total, np.where(same, 0, moved), out=total)
+            else:
+                total[w != f] = 1
+    return slack
+
+
+def nudge(array: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return an array with each element a few units of its last place away."""
+    step = 4 * float(np.finfo(array.dtype).eps)
+    with np.errstate(all="ignore"):
+        return (array * (1 + step * random.uniform(-1, 1, array.shape))).astype(array.dtype)
+
+
+def compare(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence, got: Sequence) -> str | None:
+    """Return which output is wrong, and how."""
+    names = [value.name for value in model.graph.output]
+    wrong = {k: differ(w, g) for k, (w, g) in enumerate(zip(wanted, got, strict=True))}
+    wrong = {k: why for k, why in wrong.items() if why}
+    if not wrong:
+        return None
+    plain = run(model, feeds, True)
+    wrong = {k: why for k, why in wrong.items() if differ(plain[k], got[k])}
+    if not wrong:
+        return None
+    slack = shake(model, feeds, wanted)
+    for k in wrong:
+        why = differ(wanted[k], got[k], slack[k])
+        if why and differ(plain[k], got[k], slack[k]):
+            return f"output {names[k]!r}: {why}"
+    return None
+
+
+def resized(case: Case, seed: int) -> Feeds | None:
+    """Return inputs of other extents where the model leaves them free, None if it fixes all."""
+    random = np.random.default_rng(seed)
+    chosen: dict[Any, int] = {}
+    made, changed = {}, False
+    for value in case.model.graph.input:
+        if value.name not in case.feeds:
+            continue
+        array, shape = case.feeds[value.name], []
+        dims = value.type.tensor_type.shape.dim
+        for dim, extent in zip(dims, array.shape, strict=True):
+            key = extent if not dim.HasField("dim_param") else dim.dim_param
+            free = not dim.HasField("dim_value")
+            shape.append(chosen.setdefault(key, int(random.integers(1, 12))) if free else extent)
+        changed |= tuple(shape) != array.shape
+        made[value.name] = np.resize(array, shape)
+    return made if changed else None
+
+
+def settings(seed: int) -> list[dict[str, Any]]:
+    """Return the ways in which a seed's model is optimized."""
+    ways = [{"policy": "all"}]
+    if seed % 4 == 1:
+        ways.append({})
+    if seed % 6 == 2:
+        ways.append({"policy": "all", "strict": True})
+    if seed % 9 == 5:
+        ways.append({"policy": "all", "fallback": False})
+    return ways
+
+
+def optimized(model: onnx.ModelProto, way: dict[str, Any], by_file: bool) -> onnx.ModelProto:
+    """Return the optimized model, made by way of files if asked."""
+    if not by_file:
+        return onnx_fusion.optimize(model, **way)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        source.write_bytes(model.SerializeToString())
+        onnx_fusion.optimize_file(source, target, **way)
+        return onnx.load(target)
+
+
+def check(seed: int) -> tuple[str, list[str]]:
+    """Return what a seed's model is, and what is wrong with it optimized."""
+    case = make(seed)
+    model, feeds = case.model, case.feeds
+    try:
+        wanted = run(model, feeds)
+        run(model, feeds, True)
+    except Exception as error:
+        raise Rejected(str(error)) from None
+    print(json.dumps({"at": seed, "stage": "optimized"}), flush=True)
+    wrong = []
+    given = [(feeds, wanted)]
+    other = resized(case, seed)
+    if other is not None:
+        try:
+            given.append((other, run(model, other)))
+        except Exception:  # the model wants the extents that it was grown with
+            other = None
+    for way in settings(seed):
+        text = ", ".join(f"{k}={v}" for k, v in way.items()) or "default"
+        try:
+            made = optimized(model, way, seed % 5 == 0)
+        except Exception as error:
+            wrong.append(f"{text}: {type(error).__name__}: {line(error)}")
+            continue
+        regions = sum(node.domain == "onnx_fusion" for node in made.graph.node)
+        runs = [(True, seed % 3 + 1)] + [(False, 1)] * (way.get("fallback", True) and seed % 3 == 0)
+        for library, threads in runs:
+            where = f"{text}, {regions} regions, {'library' if library else 'portable'}, {threads}"
+            try:
+                ours = session(made, library=library, threads=threads)
+                for one, right in given:
+                    taken = {value.name for value in ours.get_inputs()}
+                    got = ours.run(None, {n: a for n, a in one.items() if n in taken})
+                    why = compare(model, one, right, got)
+                    if why:
+                        which = "" if one is feeds else "other extents, "
+                        wrong.append(f"{where}: {which}{why}")
+            except Exception as error:
+                wrong.append(f"{where}: {type(error).__name__}: {line(error)}")
+    return case.about, wrong
+
+
+def line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def work(seeds: Sequence[int]) -> None:
+    """Check seeds, and print a JSON line before each and after."""
+    warnings.simplefilter("ignore")
+    faulthandler.enable()
+    for seed in seeds:
+        print(json.dumps({"at": seed}), flush=True)
+        try:
+            about, wrong = check(seed)
+        except Rejected as error:
+            about, wrong = f"rejected: {line(error)[:80]}", []
+        print(json.dumps({"seed": seed, "about": about, "wrong": wrong}), flush=True)
+
+
+def turn(seeds: range, isa: str) -> list[dict[str, Any]]:
+    """Return the outcomes of seeds in processes of one instruction set."""
+    found: list[dict[str, Any]] = []
+    left = seeds
+    while left:
+        command = [sys.executable, __file__, "--work", f"{left.start}:{left.stop}"]
+        environment = os.environ | ({"ONNX_FUSION_ISA": isa} if isa else {})
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        )
+        at, stage, why = left.start, "plain", None
+        selector = selectors.DefaultSelector()
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(SECONDS):
+                child.kill()
+                why = f"took more than {SECONDS} s"
+                break
+            text = child.stdout.readline()
+            if not text:
+                break
+            told = json.loads(text)
+            at, stage = told.get("at", at), told.get("stage", "plain")
+            if "seed" in told:
+                found.append(told)
+        said = child.stderr.read()
+        code = child.wait()
+        done = bool(found) and found[-1]["seed"] == left.stop - 1
+        if done and not code:
+            break
+        why = why or f"ended with {code}: {' '.join(said.split())[-600:]}"
+        about = "" if stage == "optimized" else "rejected: plain ONNX Runtime fails"
+        found.append({"seed": at, "about": about, "wrong": [why] if stage == "optimized" else []})
+        left = range(at + 1, left.stop)
+    return found
+
+
+def save(seed: int, folder: Path) -> None:
+    """Write a seed's model and its inputs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    case = make(seed)
+    (folder / f"{seed}.onnx").write_bytes(case.model.SerializeToString())
+    np.savez(folder / f"{seed}.npz", **{f"in_{n}": a for n, a in case.feeds.items()})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--count", type=int, default=200, help="number of seeds")
+    parser.add_argument("--minutes", type=float, help="start seeds until then, in place of --count")
+    parser.add_argument("--isa", default="", help="instruction sets, in turn: base,avx2,avx512")
+    parser.add_argument("--save", type=Path, help="folder for models that fail")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.work:
+        work(range(*(int(part) for part in chosen.work.split(":"))))
+        return 0
+    isas = chosen.isa.split(",")
+    start, seed, bad, good, skipped = time.monotonic(), chosen.first, 0, 0, 0
+    while True:
+        late = chosen.minutes and time.monotonic() - start > chosen.minutes * 60
+        stop = seed + TURN if chosen.minutes else min(chosen.first + chosen.count, seed + TURN)
+        if late or stop <= seed:
+            break
+        isa = isas[seed // TURN % len(isas)]
+        for one in turn(range(seed, stop), isa):
+            skipped += one["about"].startswith("rejected")
+            good += not one["wrong"]
+            bad += bool(one["wrong"])
+            for why in one["wrong"]:
+                print(f"seed {one['seed']} {isa} ({one['about']}): {why}", flush=True)
+            if one["wrong"] and chosen.save:
+                save(one["seed"], chosen.save)
+        seed = stop
+    print(f"{good - skipped} models are right, {bad} are not, {skipped} seeds made none")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
