@@ -77,7 +77,8 @@ def differ(wanted: np.ndarray, got: np.ndarray, slack: np.ndarray | None = None)
     if not wrong.any():
         return None
     place = tuple(int(k) for k in np.argwhere(wrong)[0])
-    return f"{int(wrong.sum())} of {wrong.size}, first {got[place]!r} for {wanted[place]!r} at {place}"
+    first = f"first {got[place]!r} for {wanted[place]!r} at {place}"
+    return f"{int(wrong.sum())} of {wrong.size}, {first}"
 
 
 def shake(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Random models for scripts/fuzz.py: a graph grown node by node, each tried in ONNX Runtime first."""
+"""A graph grown node by node for scripts/fuzz.py, each tried in ONNX Runtime first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models for scripts/fuzz.py: a grown graph with names, bodies, functions and free extents."""
+"""Whole models for scripts/fuzz.py: grown graphs with names, bodies, functions, free extents."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSETS = (7, 8, 9, 10, 11, 11, 12, 13, 13, 14, 15, 16, 17, 17, 17, 18, 18, 19, 20, 21, 22, 23)
 ODD = ("a b", "x:0", "StatefulPartitionedCall/x:0", "%0", "äé", "日本", "a\nb", "'", '"', "\\",
-       "r", "region_0", "FusedRegion_0", "0", "-1", "a//b", ".", "v", "$", "{x}", "#", ";", "é" * 90,
-       "M", "N", "i", "tile_program", "output", "input", "<", "a\tb", "None")  # fmt: skip
+       "r", "region_0", "FusedRegion_0", "0", "-1", "a//b", ".", "v", "$", "{x}", "#", ";",
+       "é" * 90, "M", "N", "i", "tile_program", "output", "input", "<", "a\tb",
+       "None")  # fmt: skip
 
 WINDOWS = (convolve, pool, branches, image_block, tensorflow_image)
 
@@ -63,7 +64,7 @@ def finish(g: Grower) -> Case:
     elif g.chance(0.1) and g.opset >= 10:
         nodes = repeat(g, nodes, shown)
         notes.append("Loop")
-    elif g.chance(0.1):
+    elif g.chance(0.15) and g.opset >= 14:
         nodes, functions = function(g, nodes, shown)
         notes.append("function")
     used = {name for node in nodes for name in reads(node)}
@@ -243,7 +244,8 @@ def rename(
     """Give values odd names, everywhere in the main graph; return the inputs by these."""
     every = [n for node in graph.node for n in (*node.input, *node.output) if n]
     every += [v.name for v in (*graph.input, *graph.output)]
-    names = {n: str(o) for n, o in zip(dict.fromkeys(every), g.random.permutation(ODD))}
+    odd = [str(one) for one in g.random.permutation(ODD)]
+    names = dict(zip(dict.fromkeys(every), odd, strict=False))
 
     def change(one: onnx.GraphProto) -> None:
         for value in (*one.input, *one.output, *one.value_info, *one.initializer):

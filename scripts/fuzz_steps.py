@@ -10,21 +10,21 @@ UNARY = (
     "Abs Neg Relu Sigmoid Tanh Exp Log Sqrt Reciprocal Floor Ceil Sign Erf Softplus Softsign Sin"
     " Cos Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Round Elu Selu LeakyRelu HardSigmoid"
     " ThresholdedRelu Celu HardSwish Mish Gelu Identity Dropout IsNaN IsInf Not BitwiseNot"
-).split()
+)
 BINARY = (
     "Add Add Add Sub Mul Mul Mul Div Pow Max Min Sum Mean PRelu Less Greater LessOrEqual"
     " GreaterOrEqual Equal And Or Xor Mod BitwiseAnd BitwiseOr BitwiseXor"
-).split()
+)
 REDUCE = (
     "ReduceSum ReduceMax ReduceMin ReduceMean ReduceProd ReduceL1 ReduceL2 ReduceSumSquare"
     " ReduceLogSum ReduceLogSumExp ArgMax ArgMin"
-).split()
+)
 TYPES = (np.float32, np.float32, np.float64, np.float16, np.int64, np.int32, np.bool_, np.uint8,
          np.int8)  # fmt: skip
 
 
 def unary(g: Grower) -> None:
-    op_type = g.pick(UNARY)
+    op_type = g.pick(UNARY.split())
     kinds = {"Not": "b", "BitwiseNot": "iu", "Neg": "fi", "Abs": "fiu", "Sign": "fi"}
     more = {}
     if op_type in ("Elu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid", "Celu") and g.chance(0.5):
@@ -35,7 +35,7 @@ def unary(g: Grower) -> None:
 
 
 def binary(g: Grower) -> None:
-    op_type = g.pick(BINARY)
+    op_type = g.pick(BINARY.split())
     logic = {"And": "b", "Or": "b", "Xor": "b", "Mod": "iu", "BitwiseAnd": "iu",
              "BitwiseOr": "iu", "BitwiseXor": "iu", "PRelu": "f", "Mean": "f"}  # fmt: skip
     x = g.value(logic.get(op_type, "fffi"))
@@ -201,7 +201,7 @@ def axes(g: Grower) -> None:
 
 
 def reduce(g: Grower) -> None:
-    op_type = g.pick(REDUCE)
+    op_type = g.pick(REDUCE.split())
     x = g.value("ffffi")
     g.need_numbers(x)
     rank = g.of(x).ndim
