@@ -106,6 +106,26 @@ def test_every_width_and_step(width, kernel, stride):
     check(shape, (kernel, kernel), (stride, stride), (1, 1), (pad, pad))
 
 
+@pytest.mark.parametrize("width", [21, 28, 30, 37])
+@pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize("height,end", [(4, "relu"), (5, "silu")])
+def test_rows_of_many_tiles(width, kernel, stride, height, end):
+    """Tiles that are not at a border run in one call."""
+    pads = ((1, 1), (kernel // 2, kernel // 2))
+    shape = (1, 33, height * stride, (width - 1) * stride + 1)
+    check(shape, (kernel, kernel), (stride, stride), (1, 1), pads, end)
+
+
+@pytest.mark.parametrize(
+    "pads", [((4, 4), (5, 5)), ((1, 1), (3, 0)), ((0, 2), (0, 2)), ((1, 0), (9, 4))]
+)
+@pytest.mark.parametrize("fill", [0.0, 0.25])
+def test_windows_of_which_much_is_outside(pads, fill):
+    for size in ((2, 9), (7, 7), (6, 16)):
+        for stride in (1, 2):
+            check((1, 17, *size), (3, 3), (stride, stride), (1, 1), pads, fill=fill)
+
+
 @pytest.mark.parametrize("height", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("kernel,stride", [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)])
 def test_lines_outside_low_images(height, kernel, stride):
@@ -113,7 +133,9 @@ def test_lines_outside_low_images(height, kernel, stride):
     pads = ((kernel // 2, kernel // 2), (kernel // 2, kernel // 2))
     for fill in (0.0, 0.5):
         check((1, 17, height, 13), (kernel, kernel), (stride, 1), (1, 1), pads, fill=fill)
-    check((1, 16, height, 9), (kernel, kernel), (stride, stride), (1, 1), ((kernel, kernel), pads[1]))
+    check(
+        (1, 16, height, 9), (kernel, kernel), (stride, stride), (1, 1), ((kernel, kernel), pads[1])
+    )
 
 
 @pytest.mark.parametrize("channels", [3, 4, 5, 7, 8, 12, 15, 16, 17, 31, 32, 33, 64])

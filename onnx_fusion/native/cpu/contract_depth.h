@@ -49,8 +49,10 @@ class DepthPlan final : public StagePlan {
   void pack_weights(const float* data, float* out) const;
   void run_tiles(const Block& block, DepthShape shape, int64_t row, int64_t begin, int64_t end,
                  const Target& target) const;
-  void run_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
-                const Target& target) const;
+  bool find_edges(int64_t y, int64_t x, int64_t columns, DepthTile* tile) const;
+  int64_t run_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel, int64_t most,
+                   const Target& target) const;
+  void finish_late(const DepthTile& tile, DepthShape shape) const;
   void run_rows(const RunContext& context, const Block& block, int64_t row0, int64_t row1,
                 const Room& room) const;
   void copy_rows(int64_t row0, int64_t row1, float* out, Block* block) const;

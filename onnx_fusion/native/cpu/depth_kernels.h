@@ -5,15 +5,20 @@
 
 namespace onnx_fusion::cpu {
 
+inline constexpr int kMostDepthTaps = 128;  // of a window
+
 // What becomes of a sum of taps and bias: clamped; clamp(sum * scale + shift); that times the sum; SiLU.
 enum class DepthEnd : int32_t { clamp, gate, gated, silu };
 
-// A few neighbouring outputs, all channels. Lines and columns are those of the input under them.
+// A few neighbouring outputs, all channels, and as many more tiles beside it as there are. Lines and
+// columns are those of the input under a tile.
 struct DepthTile {
-  const float* base;       // the first column of the first line, if all of them are inside
+  const float* base;       // the first column of the first line, which may be outside
   int64_t line, column;    // from one to the next
-  const float* const* in;  // else [line][column], whatever is outside replaced
-  int32_t first, last;     // lines that count; tiles of two rows without pointers take all
+  const float* const* in;  // of a single output: [line][column], whatever is outside replaced
+  int32_t first, last;     // lines that count
+  int32_t left, right;     // columns that count, at edges: less than a window is missing on a side
+  int64_t tiles, apart;    // from the base of one to the next
   const float* weights;    // [tap], weight_step apart
   int64_t weight_step, channels;
   const float* bias;
@@ -27,15 +32,26 @@ enum DepthShape : int {
   kTwoByFour,  // two rows of four outputs
   kFour,       // one row of four
   kSeven,
+  kTwoBySeven,
   kOne,
   kDepthShapes
 };
 
+constexpr int64_t pixels_of(DepthShape shape) {
+  return shape == kSeven || shape == kTwoBySeven ? 7 : shape == kOne ? 1 : 4;
+}
+
+constexpr int64_t rows_of(DepthShape shape) {
+  return shape == kTwoByFour || shape == kTwoBySeven ? 2 : 1;
+}
+
 struct DepthKernels {
   int lanes;  // floats in a vector
   int early;  // the widest window that DepthEnd::silu may follow
+  int wide;   // the widest window of which there are tiles of two by seven
   // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
-  // whether pointers are used. `channels` is at least a vector.
+  // whether something may be outside: then one output has pointers, and more leave out what adds
+  // nothing. Two rows inside take all lines. `channels` is at least a vector.
   using Run = void (*)(const DepthTile& tile);
   Run run[4][2][kDepthShapes][2];
 };
