@@ -8,9 +8,10 @@
 MODEL is a path, or a name in $ZOO_DIR (default ~/.cache/onnx_fusion_zoo); inputs are those of the
 .npz of the same name beside it or in $ZOO_INPUTS, else random. Every engine has a process of its
 own and takes samples in turn, who begins rotates; with two threads and more there is a pause before
-each, since idle workers spin. A ratio is a peer's median over this project's: above 1 this one is
-faster; the interval (95 %) is a bootstrap over rounds. A model returned as it was counts as 1, and
-is not timed. Peers live in the environment $ONNX_FUSION_PEERS (default /opt/peers), made by
+each, since idle workers spin, and all run on the same CPUs, as many as there are threads. A ratio
+is a peer's median over this project's: above 1 this one is faster; the interval (95 %) is a
+bootstrap over rounds. A model returned as it was counts as 1, and is not timed. Peers live in the
+environment $ONNX_FUSION_PEERS (default /opt/peers), made by
 
     python -m venv /opt/peers
     /opt/peers/bin/pip install openvino MNN ncnn pnnx onnxslim onnxruntime torch
@@ -51,6 +52,7 @@ from onnx_fusion.api import optimize_file  # noqa: E402
 from onnx_fusion.cli import show  # noqa: E402
 from onnx_fusion.cli.optimize import seconds, thread_counts  # noqa: E402
 from onnx_fusion.errors import OnnxFusionError  # noqa: E402
+from onnx_fusion.runtime import place  # noqa: E402
 from onnx_fusion.runtime.duel import interval  # noqa: E402
 from onnx_fusion.runtime.host import cores, this_host  # noqa: E402
 from onnx_fusion.runtime.side import Side  # noqa: E402
@@ -113,7 +115,9 @@ class Row:
 class Engine:
     """A process that serves one model."""
 
-    def __init__(self, name: str, path: str, arrays: Path, threads: int) -> None:
+    def __init__(
+        self, name: str, path: str, arrays: Path, threads: int, cpus: Sequence[int] = ()
+    ) -> None:
         script = ROOT / "scripts" / "bench_engine.py"
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         if python_of(name) == sys.executable:
@@ -121,7 +125,8 @@ class Engine:
         self.name, self.samples = name, []
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [python_of(name), str(script), name, path, str(arrays), str(threads)],
+            [python_of(name), str(script), name, path, str(arrays), str(threads)]
+            + [",".join(map(str, cpus))] * bool(cpus),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, bufsize=1,
             env=environment,
         )  # fmt: skip
@@ -188,10 +193,11 @@ def measure(
 ) -> None:
     """Start the engines, take samples in turn, and put what they say into the row."""
     engines: list[Engine] = []
+    cpus = place.choose(threads)
     try:
         for name, path in files.items():
             try:
-                engines.append(Engine(name, path, arrays, threads))
+                engines.append(Engine(name, path, arrays, threads, cpus))
             except Missing as reason:
                 row.missing[name] = str(reason)
         start, rounds = time.perf_counter(), 0

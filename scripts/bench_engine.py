@@ -1,6 +1,6 @@
 """One engine with one model in a process of its own, for scripts/bench.py, which talks to it.
 
-    python scripts/bench_engine.py ENGINE MODEL INPUTS.npz THREADS
+    python scripts/bench_engine.py ENGINE MODEL INPUTS.npz THREADS [CPU,...]
 
 Once the model is loaded and was run, a line of JSON says how long that took, how much memory, and
 where the results are. Then each line on stdin asks for a sample: it is answered by the mean seconds
@@ -273,6 +273,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     name, path, arrays, threads = sys.argv[1:5]
+    if len(sys.argv) > 5:
+        os.sched_setaffinity(0, map(int, sys.argv[5].split(",")))
     engine = ENGINES[name]
     package = __import__(engine.package)
     with np.load(arrays) as file:

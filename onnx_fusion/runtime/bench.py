@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from onnx_fusion.runtime import place
 from onnx_fusion.runtime.session import session
 from onnx_fusion.runtime.side import SILENT, Side
 from onnx_fusion.runtime.verify import first_run
@@ -62,8 +63,9 @@ def bench(
     """Return both models' timings on the same inputs, random ones unless given.
 
     The original runs in plain ONNX Runtime with all optimizations. Measuring goes on for about
-    `seconds`, and for 7 rounds at least.
+    `seconds`, and for 7 rounds at least. Several threads have a CPU each, the same for both models.
     """
+    cpus = place.choose(threads)
     if inputs is None:
         inputs, _ = first_run(Side(original, library=False, threads=threads), 0)
     runs = {}
@@ -73,9 +75,11 @@ def bench(
     ):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
+        place.assign(options, cpus)
         made = session(model, library=registered, threads=threads, options=options)
         runs[name] = runner(made, {value.name: inputs[value.name] for value in made.get_inputs()})
-    times = race(runs, seconds=seconds, pause=PAUSE_SECONDS if threads > 1 else 0.0)
+    with place.held(cpus):
+        times = race(runs, seconds=seconds, pause=PAUSE_SECONDS if threads > 1 else 0.0)
     return Result(times["original"], times["optimized"], threads)
 
 

@@ -17,6 +17,8 @@ CLEAR = 0.03
 """An interval of the ratio that lies this far from 1, or is so narrow, ends the measurement."""
 RESAMPLES = 500
 QUARTILE = 25
+WARM_SECONDS = 0.003
+"""What a side runs after a pause before it is timed: its threads have slept."""
 Run = Callable[[], object]
 
 
@@ -50,10 +52,10 @@ def duel(
 ) -> Outcome:
     """Return how long both take, from samples taken in turn; who is first alternates.
 
-    A sample is the lower quartile of as many runs as last SAMPLE_SECONDS, after one that is not
-    measured and a `pause`. `before` is called before each run and not timed: it takes from the
-    caches what the rest of a model would take. Rounds go on until the ratio is clear, or for about
-    `seconds`.
+    A sample is the lower quartile of as many runs as last SAMPLE_SECONDS, after a run that is not
+    measured, or after a `pause` and as many as last WARM_SECONDS. `before` is called before each
+    run and not timed: it takes from the caches what the rest of a model would take. Rounds go on
+    until the ratio is clear, or for about `seconds`.
     """
     sides = (theirs, ours)
     counts = [calibrate(side, before, clock) for side in sides]
@@ -63,7 +65,8 @@ def duel(
         for side in (0, 1) if rounds % 2 else (1, 0):
             if pause:
                 sleep(pause)
-            samples[side].append(sample(sides[side], counts[side], before, clock))
+            warm = WARM_SECONDS if pause else 0.0
+            samples[side].append(sample(sides[side], counts[side], before, clock, warm))
         if rounds >= LEAST_ROUNDS:
             low, high = interval(*samples)
             clear = high < 1 - CLEAR or low > 1 + CLEAR or high - low < CLEAR
@@ -85,12 +88,18 @@ def calibrate(run: Run, before: Run | None, clock: Callable[[], float]) -> int:
     return min(count, max(FEWEST, round(AROUND_SECONDS / (around + took))))
 
 
-def sample(run: Run, count: int, before: Run | None, clock: Callable[[], float]) -> float:
-    """Return the lower quartile of the seconds of `count` runs, after one that is not measured.
+def sample(
+    run: Run, count: int, before: Run | None, clock: Callable[[], float], warm: float = 0.0
+) -> float:
+    """Return the lower quartile of the seconds of `count` runs, after one that is not measured, and
+    as many as last `warm` seconds.
 
     Each run is timed by itself: one that another process interrupted does not count then.
     """
+    begin = clock()
     run()
+    while clock() - begin < warm:
+        run()
     spent = []
     for _ in range(count):
         if before is not None:

@@ -99,11 +99,7 @@ def verify(
     got = right.run(inputs)
     names = left.outputs
     truth = Truth(left, inputs, seconds)
-    found = {n: first_gate(w, g) for n, w, g in zip(names, wanted, got, strict=True)}
-    failing = [name for name in names if not found[name][0].passed]
-    if failing:
-        pairs = dict(zip(names, zip(wanted, got, strict=True), strict=True))
-        found |= settle(left, right, inputs, truth, {name: pairs[name] for name in failing})
+    found = weigh(left, right, inputs, truth, wanted, got)
     outputs = tuple(
         describe(name, value, *found[name]) for name, value in zip(names, wanted, strict=True)
     )
@@ -113,6 +109,21 @@ def verify(
     if bad:
         fault = find_fault(left, right, inputs, bad)
     return Report(outputs, tuple(dict.fromkeys(notes)), fault, dict(inputs))
+
+
+def weigh(
+    left: Side,
+    right: Side,
+    inputs: Mapping[str, np.ndarray],
+    truth: Truth,
+    wanted: Sequence[Any],
+    got: Sequence[Any],
+) -> dict[str, tuple[Verdict, str]]:
+    """Return the verdict on each output of `left`, and the gate that decided, given both results."""
+    pairs = dict(zip(left.outputs, zip(wanted, got, strict=True), strict=True))
+    found = {name: first_gate(*pair) for name, pair in pairs.items()}
+    failing = {name: pair for name, pair in pairs.items() if not found[name][0].passed}
+    return {**found, **settle(left, right, inputs, truth, failing)} if failing else found
 
 
 def check_signature(left: Side, right: Side) -> None:

@@ -25,6 +25,7 @@ FLOOR = 0.02
 """The width that is added to every interval, so that no measurement counts alone."""
 
 
+SIDES = ("theirs", "ours")
 FAILED = Outcome(1e-3, 1e3, 1e6, 1e6, 0)
 """What is remembered of regions that do not do their work: nothing wins against it."""
 
@@ -41,14 +42,28 @@ class Measures(Protocol):
 class Answer:
     """What is known of one choice: `ratio` is ours / theirs, the geometric mean over thread counts
     and sizes in which narrow intervals weigh more; `surely` is the largest lower bound, so above 1
-    it is slower somewhere for certain. `theirs` and `ours` are sums of seconds. `prior`: it was
-    measured elsewhere."""
+    it is slower somewhere for certain. `theirs` and `ours` are sums of seconds, `at` has them for
+    each number of threads. `prior`: it was measured elsewhere."""
 
     ratio: float
     surely: float
     theirs: float
     ours: float
     prior: bool
+    at: tuple[tuple[int, float, float], ...] = ()
+
+    def worst(self) -> float:
+        """Return the largest ratio at any number of threads."""
+        return max((ours / theirs for _, theirs, ours in self.at), default=self.ratio)
+
+    def slowest(self) -> int | None:
+        """Return the number of threads at which it is the largest, None if that is not known."""
+        return max(self.at, key=lambda one: one[2] / one[1], default=(None,))[0]
+
+    def gain(self, threads: int | None) -> float:
+        """Return the seconds saved with so many threads, in all if None or not known."""
+        some = [one for one in self.at if one[0] == threads] or [(0, self.theirs, self.ours)]
+        return sum(theirs - ours for _, theirs, ours in some)
 
     def words(self) -> str:
         """Return the answer as a reason gives it."""
@@ -167,6 +182,10 @@ def summarize(entries: Sequence[Entry], *, prior: bool) -> Answer:
     """Return the answer that entries give together."""
     weights = [1 / (math.log(e.high / e.low) ** 2 + FLOOR**2) for e in entries]
     logs = [weight * math.log(e.ratio) for weight, e in zip(weights, entries, strict=True)]
-    theirs, ours = (sum(getattr(e, side) for e in entries) for side in ("theirs", "ours"))
+    theirs, ours = (sum(getattr(e, side) for e in entries) for side in SIDES)
     mean = math.exp(sum(logs) / sum(weights))
-    return Answer(mean, max(e.low for e in entries), theirs, ours, prior)
+    at = tuple(
+        (threads, *(sum(getattr(e, s) for e in entries if e.threads == threads) for s in SIDES))
+        for threads in sorted({e.threads for e in entries})
+    )
+    return Answer(mean, max(e.low for e in entries), theirs, ours, prior, at)

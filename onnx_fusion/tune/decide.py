@@ -5,8 +5,9 @@ word for the whole model).
    each of its quarters, which it then leaves to ONNX Runtime. Taken if it wins clearly.
 2. The whole model with what was taken, and also with the near losers and what cannot be timed by
    itself (a layout may pay only where neighbours have it): the better one counts.
-3. If the whole is not faster than the original, those with the least benefit are put back, twice as
-   many each time, until it is, or nothing is left.
+3. If the whole is not faster than the original, or is slower at one of the numbers of threads asked
+   for, those with the least benefit there are put back, twice as many each time, until it is
+   faster, or nothing is left.
 
 Every step is a function of the input and of the answers: the same database gives the same choice.
 """
@@ -31,6 +32,8 @@ TAKEN_BY_PRIOR = 0.9
 """The same for what was measured on another machine."""
 NEAR = 1.1
 """Up to this, a unit that loses is tried again as part of the whole."""
+LOSES, WHOLE_LOSES = 1.02, 1.01
+"""A unit, or a model, is not taken above this share of the time at any number of threads."""
 WHOLE = 0.99
 """A model is worth writing below this share of the original's time."""
 LARGE = 8
@@ -113,7 +116,7 @@ def find_best(unit: Unit, asker: Asker, describe: Describe) -> Best | None:
     found: Best | None = None
     for regions in unit.options:
         answer = asker.part(describe(unit, regions), unit, regions)
-        if answer is not None and (found is None or answer.ratio < found.answer.ratio):
+        if answer is not None and (found is None or rank(answer) < rank(found.answer)):
             found = Best(regions, answer)
     return found if found is None else trim(unit, found, asker, describe)
 
@@ -127,9 +130,17 @@ def trim(unit: Unit, found: Best, asker: Asker, describe: Describe) -> Best:
     for part in quarters(found.regions):
         rest = tuple(region for region in found.regions if region not in part)
         answer = asker.part(describe(unit, rest), unit, rest) if rest else None
-        if answer is not None and answer.ratio < TRIMMED * found.answer.ratio:
+        if answer is None or wins(answer) < wins(found.answer):
+            continue
+        better = answer.ratio < TRIMMED * found.answer.ratio
+        if better or wins(answer) > wins(found.answer):
             found = Best(rest, answer)
     return found
+
+
+def rank(answer: Answer) -> tuple[bool, float]:
+    """Return what the best way to take a unit has least of: one that wins comes first."""
+    return not wins(answer), answer.ratio
 
 
 def quarters(regions: Sequence[Region]) -> list[tuple[Region, ...]]:
@@ -146,8 +157,9 @@ def quarters(regions: Sequence[Region]) -> list[tuple[Region, ...]]:
 
 
 def wins(answer: Answer) -> bool:
-    """Return whether a unit is worth taking: faster on the mean, nowhere slower for certain."""
-    return answer.surely <= 1 and answer.ratio <= (TAKEN_BY_PRIOR if answer.prior else TAKEN)
+    """Return whether a unit is worth taking: faster on the mean, and slower nowhere."""
+    taken = TAKEN_BY_PRIOR if answer.prior else TAKEN
+    return answer.surely <= 1 and answer.worst() <= LOSES and answer.ratio <= taken
 
 
 def settle(
@@ -177,8 +189,10 @@ def settle(
             return more, other, ""
     if not taken or answer is None or helps(answer):
         return taken, answer, ""
-    why = f"the whole model is not faster with it ({answer.ratio:.3f} of the original's time)"
-    order = sorted(taken, key=lambda k: (gain(best.get(k)), k))
+    worst = f"{answer.worst():.3f} of the original's time"
+    why = f"the whole model is not faster with it ({worst})"
+    threads = answer.slowest()
+    order = sorted(taken, key=lambda k: (gain(best.get(k), threads), k))
     count = 1
     while count < len(order):
         fewer = {k: taken[k] for k in sorted(order[count:])}
@@ -193,12 +207,12 @@ def settle(
 
 def helps(answer: Answer) -> bool:
     """Return whether a whole model is worth writing."""
-    return answer.ratio <= WHOLE and answer.surely <= 1
+    return answer.ratio <= WHOLE and answer.surely <= 1 and answer.worst() <= WHOLE_LOSES
 
 
-def gain(one: Best | None) -> float:
+def gain(one: Best | None, threads: int | None) -> float:
     """Return the seconds that taking a unit saves; what was only estimated goes first."""
-    return one.answer.theirs - one.answer.ours if one is not None else float("-inf")
+    return one.answer.gain(threads) if one is not None else float("-inf")
 
 
 def flatten(choice: Choice) -> tuple[Region, ...]:

@@ -36,6 +36,8 @@ BUSY = 0.3
 """A median width of the ratios' intervals that says that other work disturbed the measurements."""
 SHARE_OF_PARTS = 0.7
 """How much of a budget the stretches may take; the whole model has the rest."""
+SHARE_OF_JUDGING = 0.2
+"""How much of it may be spent on values in float64."""
 USUAL = (224, 128, None)
 """Extents for unknown dims that are tried first: small ones would measure overhead."""
 MOST_CAPTURED = 1 << 30
@@ -194,6 +196,8 @@ def prepare(tuning: Tuning, tools: Tools, units: Sequence[Unit], notes: list[str
         sizes = ", ".join(f"{dim}={size}" for dim, size in sorted(found.items()))
         notes.append(f"measured with {sizes}; --dim gives other sizes")
     measurer = Measurer(tools.model, tools.graph, path, inputs, tools.lower, tools.assemble)
+    if tuning.budget is not None:
+        measurer.judging = SHARE_OF_JUDGING * tuning.budget
     own = [unit for unit in units if unit.graph is tools.graph]
     names = {name for unit in own for name in find_border(unit.nodes).reads}
     if sum(irs_bytes(tools.graph.values[name]) for name in names) <= MOST_CAPTURED:
@@ -234,7 +238,11 @@ def sentences(units: Sequence[Unit], decision: Decision, asker: Asker) -> list[s
     if asker.late:
         told.append("the time was up before everything was measured; another run goes on from here")
     if decision.regions and decision.whole is not None:
-        told.append(f"the whole model takes {decision.whole.ratio:.3f} of the original's time")
+        each = ", ".join(f"{n}: {ours / theirs:.3f}" for n, theirs, ours in decision.whole.at)
+        by_threads = f" (by threads {each})" if len(decision.whole.at) > 1 else ""
+        told.append(
+            f"the whole model takes {decision.whole.ratio:.3f} of the original's time{by_threads}"
+        )
     elif decision.regions:
         told.append("the whole model was not timed")
     else:
