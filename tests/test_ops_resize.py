@@ -52,6 +52,27 @@ def test_transposed_convolution(
     compare(build(nodes, {"x": x}, constants), {"x": x}, atol=1e-5, regions=1)
 
 
+READERS = [
+    node("Pad", ["a", "pads"], ["y"]),
+    node("MaxPool", ["a"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+    node("AveragePool", ["a"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2]),
+    node("Conv", ["a", "v"], ["y"], pads=[1, 1, 1, 1]),
+]
+
+
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.op_type)
+@pytest.mark.parametrize("stride", [2, 3])
+def test_what_is_cut_off_is_not_read_by_windows(reader: onnx.NodeProto, stride: int) -> None:
+    """Phases of a stride of 3 are stored whole, borders too; windows see zeros there."""
+    attributes = {"strides": [stride, stride], "pads": [1, 1, 1, 1]}
+    nodes = [node("ConvTranspose", ["x", "w"], ["a"], **attributes), reader]
+    constants = {"w": floats(2, 1, 5, 4), "v": floats(2, 1, 3, 3)}
+    constants["pads"] = np.array([0, 0, 1, 2, 0, 0, 2, 1])
+    constants = {name: a for name, a in constants.items() if name in (*reader.input, "w")}
+    x = floats(1, 2, 6, 5)
+    compare(build(nodes, {"x": x}, constants), {"x": x}, atol=1e-5)
+
+
 def test_no_tap_of_a_transposed_convolution_meets_an_inserted_zero() -> None:
     """Its sum runs over channels and, of 4 x 4 taps at stride 2, over 2 x 2."""
     nodes = [node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1])]

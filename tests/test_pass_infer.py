@@ -331,3 +331,18 @@ def test_slices_to_no_end(end, step):
          int64[2] step = {{{step}, 1}}> {{ y = Slice (x, start, end, axis, step) }}"""))
     assert graph.values["y"].shape is not None
     agree(graph, {"x": np.ones((2, 5), "f4")})
+
+
+@pytest.mark.parametrize("opset", [10, 11, 13])
+@pytest.mark.parametrize("dims", ["1, 3, 8, 7", "N, 3, H, 7", "?, ?, ?, ?"])
+def test_every_second_line(dims, opset):
+    """onnx takes no notice of steps in opset 10: a Slice of them seemed to change nothing."""
+    graph = inferred(parse(f"""g (float[{dims}] x) => (float z)
+        <int64[1] one = {{1}}, int64[1] end = {{2147483647}}, int64[1] h = {{2}}, int64[1] w = {{3}},
+         int64[1] step = {{2}}> {{
+        y = Slice (x, one, end, h, step)
+        z = Slice (y, one, end, w, step) }}""", opset=opset))
+    for height in (1, 2, 7, 8) if "1" not in dims else (8,):
+        agree(graph, {"x": np.ones((1, 3, height, 7), "f4")})
+    if "?" not in dims:
+        assert graph.values["z"].shape[3] == 3

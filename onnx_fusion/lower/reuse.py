@@ -169,7 +169,7 @@ class _Form:
 
     def numbered(self, dims: Sequence[Dim | None] | None) -> Hashable:
         """Return extents with symbols numbered."""
-        return dims and tuple(
+        return None if dims is None else tuple(
             (-1 - self.symbols.setdefault(d, len(self.symbols)), self.numbered(self.products.get(d)))
             if isinstance(d, str)
             else d

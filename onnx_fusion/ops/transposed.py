@@ -22,7 +22,7 @@ from onnx_fusion.ops.product import of_transposed
 from onnx_fusion.ops.row import Row, Site, like, pointwise
 from onnx_fusion.ops.rows import per_channel
 from onnx_fusion.ops.stage import Stage
-from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
+from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 
@@ -183,10 +183,13 @@ def cropped(x: Tensor, before: list[int], extents: list[ex.Expr]) -> Tensor:
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if x not in stage.stored:
             raise NeedsTemp(x)
+        if guard not in (None, ANY):  # what is cut off lies outside, and is not the fill value
+            raise NeedsTemp(made)
         at = (number(e, x) + b for e, b in zip(index[2:], before, strict=True))
         return x.at(stage, (*index[:2], *at), guard)
 
-    return Tensor(x.dtype, (*x.shape[:2], *extents), read)
+    made = Tensor(x.dtype, (*x.shape[:2], *extents), read)
+    return made
 
 
 def flops(node: Node) -> float:

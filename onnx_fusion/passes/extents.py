@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from onnx_fusion.graph.model import MADE_UP, Dim, Node
+from onnx_fusion.ops.pieces import slice_box
 from onnx_fusion.passes.elements import elements
-
-Extent = int | str | tuple[Any, ...] | None
-Shape = tuple[Dim, ...]
+from onnx_fusion.passes.windows import POOLS, Extent, Shape, steps_of, upsampled, windows
 
 
 class Extents:
@@ -147,91 +146,21 @@ def broadcast(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None
     return out
 
 
-_POOLS = ("MaxPool", "AveragePool", "LpPool")
 _CEIL_MODE_SETTLED = 22
+_STEPS_UNSEEN = 10
 
 
 def is_misjudged(node: Node, opset: int) -> bool:
     """True for a node whose extents onnx.shape_inference gets wrong: rules here are to be believed.
 
     Before opset 22 it counts a last window that starts in the end padding; ONNX Runtime and opset
-    22 do not (ONNX spec, MaxPool, ceil_mode).
+    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 it takes no notice of a Slice's steps
+    along unknown extents.
     """
-    return (node.op_type in _POOLS and not node.domain and bool(node.attrs.get("ceil_mode", 0))
+    if node.op_type == "Slice" and not node.domain:
+        return opset == _STEPS_UNSEEN and len(node.inputs) > 4
+    return (node.op_type in POOLS and not node.domain and bool(node.attrs.get("ceil_mode", 0))
             and opset < _CEIL_MODE_SETTLED)
-
-
-def _windows(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Conv and the pools: floor((x + pads - reach) / stride) + 1 or ceil."""
-    x = shapes[0]
-    weight = shapes[1] if len(shapes) > 1 else None
-    kernel = node.attrs.get("kernel_shape") or (weight[2:] if weight is not None else None)
-    if x is None or len(x) < 3 or kernel is None:
-        return None
-    if any(not isinstance(size, int) for size in kernel) or len(kernel) != len(x) - 2:
-        return None
-    rank = len(kernel)
-    auto = node.attrs.get("auto_pad", "NOTSET")
-    pads = node.attrs.get("pads") if auto == "NOTSET" else None
-    pads = pads or [0] * (2 * rank)
-    strides = node.attrs.get("strides") or [1] * rank
-    dilations = node.attrs.get("dilations") or [1] * rank
-    out: list[Extent] = [x[0], x[1] if node.op_type in _POOLS else None]
-    for i in range(rank):
-        shift = pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1
-        if auto.startswith("SAME"):
-            out.append(_steps(x[2 + i], -1, strides[i]))
-        elif node.attrs.get("ceil_mode", 0):
-            out.append(_steps_up(x[2 + i], shift, strides[i], pads[i]))
-        else:
-            out.append(_steps(x[2 + i], shift, strides[i]))
-    return out
-
-
-def _steps_up(dim: Dim, shift: int, stride: int, begin: int) -> Extent:
-    """Return ceil((dim + shift) / stride) + 1, less a window that starts in the end padding."""
-    if stride == 1:
-        return _steps(dim, shift, 1)
-    if isinstance(dim, str):
-        return ("steps up", dim, shift, stride, begin)
-    count = -(-(dim + shift) // stride) + 1
-    return count - 1 if (count - 1) * stride >= dim + begin else count
-
-
-def _steps(dim: Dim, shift: int, stride: int) -> Extent:
-    """Return (dim + shift) // stride + 1."""
-    if isinstance(dim, int):
-        return (dim + shift) // stride + 1
-    return dim if (shift, stride) == (-1, 1) else ("steps", dim, shift, stride)
-
-
-def _upsampled(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of ConvTranspose: stride * (x - 1) + output_padding + reach - pads."""
-    x, weight = shapes[0], shapes[1]
-    if x is None or weight is None or "output_shape" in node.attrs:
-        return None
-    kernel = node.attrs.get("kernel_shape") or weight[2:]
-    if len(x) < 3 or any(not isinstance(size, int) for size in kernel):
-        return None
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        return None
-    rank = len(x) - 2
-    pads = node.attrs.get("pads") or [0] * (2 * rank)
-    strides = node.attrs.get("strides") or [1] * rank
-    dilations = node.attrs.get("dilations") or [1] * rank
-    extra = node.attrs.get("output_padding") or [0] * rank
-    out: list[Extent] = [x[0], None]
-    for i in range(rank):
-        reach = dilations[i] * (kernel[i] - 1) + 1
-        shift = extra[i] + reach - pads[i] - pads[rank + i] - strides[i]
-        out.append(_line(x[2 + i], strides[i], shift))
-    return out
-
-
-def _line(dim: Dim, factor: int, shift: int) -> Extent:
-    if isinstance(dim, int):
-        return factor * dim + shift
-    return dim if (factor, shift) == (1, 0) else ("line", dim, factor, shift)
 
 
 def _concat(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
@@ -263,7 +192,7 @@ def _pad(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         return None
     rank = len(shapes[0])
-    return [_steps(dim, pads[i] + pads[rank + i] - 1, 1) for i, dim in enumerate(shapes[0])]
+    return [steps_of(dim, pads[i] + pads[rank + i] - 1, 1) for i, dim in enumerate(shapes[0])]
 
 
 def reshaped(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
@@ -347,10 +276,13 @@ def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
             continue
         if isinstance(end, str) and isinstance(dim, int) and dim > 1 and (start, step) == (0, 1):
             out[axis] = ("min", end, dim)
-        elif any(not isinstance(bound, int) for bound in (start, end, step)):
+        elif any(not isinstance(bound, int) for bound in (start, end, step)) or step == 0:
             out[axis] = None
+        elif isinstance(dim, int):
+            open_ = step < 0 and end >= 2**31 - 1  # some of these are no end in ONNX Runtime
+            out[axis] = None if open_ else slice_box(start, end, step, dim)[1]
         elif not (start == 0 and step == 1 and _is_all(shapes[0], axis, end)):
-            out[axis] = ("slice", dim, start, end, step) if isinstance(dim, str) else None
+            out[axis] = ("slice", dim, start, end, step)
     return out
 
 
@@ -413,8 +345,8 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
     **dict.fromkeys(
         ("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
          "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LRN"), _first),
-    **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), _windows),
-    "ConvTranspose": _upsampled,
+    **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), windows),
+    "ConvTranspose": upsampled,
     "MatMul": _matmul,
     "Transpose": _transposed,
     "Range": _range,
