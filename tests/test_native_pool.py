@@ -138,6 +138,34 @@ def test_what_follows_a_window(layouts):
             check(shape, "sum", (3, 3), (1, 1), ((1, 1), (1, 1)), None, layouts, end)
 
 
+@pytest.mark.parametrize("layouts", LAYOUTS)
+@pytest.mark.parametrize("after", ["", "%8 = exp %7\n%9 = sub %8 %7\n"])
+def test_sums_are_divided_by_the_taps_inside(layouts, after):
+    for height, width, step in ((9, 9, 1), (5, 40, 1), (12, 21, 2), (7, 7, 1), (1, 3, 2)):
+        counts = [
+            f"min(2, {n} - {step} * p{d}) - max(0, 1 - {step} * p{d}) + 1"
+            for d, n in enumerate((height, width))
+        ]
+        end = (
+            f"%2 = index {counts[0]}\n%3 = cast f32 %2\n%4 = index {counts[1]}\n%5 = cast f32 %4\n"
+            "%6 = mul %3 %5\n%7 = div %1 %6\n"
+        ) + after
+        shape, pads = (2, 19, height, width), ((1, 1), (1, 1))
+        check(shape, "sum", (3, 3), (step, step), pads, None, layouts, end)
+    check((1, 9, 12, 22), "sum", (2, 2), (2, 2), ((0, 0), (0, 0)), None, layouts,
+          "%2 = const f32 4\n%3 = div %1 %2\n")  # fmt: skip
+
+
+@pytest.mark.parametrize("layouts", [(False, False), (True, True)])
+def test_infinities_are_numbers_like_others(layouts):
+    x = RNG.uniform(-1, 1, (1, 19, 9, 20)).astype(np.float32)
+    x[0, 3, 4, 5] = x[0, 5] = -np.inf
+    x[0, 7, 0, 19] = np.inf
+    for kind in ("max", "min"):
+        for step in (1, 2):
+            check(x.shape, kind, (3, 3), (step, step), ((1, 1), (1, 1)), None, layouts, x=x)
+
+
 @pytest.mark.parametrize("layouts", [(False, False), (True, True)])
 def test_nan_stays_in_the_windows_that_hold_it(layouts):
     x = RNG.uniform(-1, 1, (1, 19, 9, 20)).astype(np.float32)

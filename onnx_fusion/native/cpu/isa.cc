@@ -28,6 +28,7 @@ namespace cpu {
   void fill_cast(Kernels*);          \
   void fill_reduce(Kernels*);        \
   void fill_window(Kernels*);        \
+  void fill_pool(Kernels*);          \
   void fill_strands(StrandKernels*); \
   }
 ONNX_FUSION_EACH_ISA(X)
@@ -86,6 +87,7 @@ Kernels make() {
     isa::fill_cast(&k);                    \
     isa::fill_reduce(&k);                  \
     isa::fill_window(&k);                  \
+    isa::fill_pool(&k);                    \
   }
   ONNX_FUSION_EACH_ISA(X)
 #undef X

@@ -48,13 +48,37 @@ using WindowPass = void (*)(float* out, const float* base, const int64_t* offset
                             int64_t stride, int64_t lanes);
 
 // out[r * out_row + q] = the reduction of x[r * row + i * line + 2 * q] and of what is behind it, over
-// i < lines, for r < rows and q < outputs.
+// i < lines, for r < rows and q < outputs; then over `divisor`, unless that is 0.
 struct PairRows {
   float* out;
   const float* x;
   int64_t out_row, row, line;
   int64_t lines, rows, outputs;
+  float divisor;
 };
+
+// Rows of one plane's windows. Tap t of output row r is the line step * r + reach * t of x, if that plus
+// base is one of `extent` lines; columns are alike. Each window is joined over the planes at `planes` from x.
+struct PoolSide {
+  int64_t step, reach, taps, base, extent;
+};
+struct PoolRows {
+  float* out;  // of row `first`
+  int64_t out_row;
+  const float* x;  // where tap 0 of output row 0 and column 0 would be
+  int64_t line;
+  const int64_t* planes;
+  int64_t plane_count;
+  PoolSide rows, columns;
+  int64_t first, last;  // output rows
+  int64_t outputs;      // of a row
+  // By output row, null if there are none: divisors of a row's outputs, and their reciprocals `apart` behind.
+  const float* const* divisors;
+  int64_t apart;
+  float* buffer;  // buffer_lines of `pitch` floats, each filled with what is outside
+  int64_t pitch, buffer_lines;
+};
+inline constexpr int64_t kPoolSlack = 64;  // floats behind a line of the buffer, or of divisors
 
 // A whole idiom over rows of `length`; operands that an idiom does not have are not read.
 using Idiom = void (*)(void* out, const void* a, const void* b, const void* c, const void* d,
@@ -86,6 +110,9 @@ struct Kernels {
   Idiom scale[2][kScalings][2][2];
   WindowPass window[3];                         // sum, max, min of f32
   void (*pairs[3])(const PairRows& rows);       // the same
+  void (*pool[3])(const PoolRows& rows);        // the same
+  // x[r * ld + i] over divisors[r], whose reciprocals are `apart` behind.
+  void (*divide)(float* x, int64_t ld, const float* divisors, int64_t apart, int64_t rows, int64_t n);
 
   void (*fill[kSizes])(void* out, const void* value, int64_t n);
   // out[i] = in[i * stride]; out[i * stride] = in[i]

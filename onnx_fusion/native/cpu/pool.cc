@@ -100,12 +100,15 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
   }
   sort_axis(&plan->outer_, *plan->store_);
   if (!plan->find_lanes(s)) return nullptr;
-  plan->epilogue_ =
-      std::make_unique<Epilogue>(bound, stage, plan->rows_axis_, plan->lanes_axis_);
+  plan->divisor_ = PoolDivisor(bound, stage, line, planes, rows, columns);
+  plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, plan->rows_axis_, plan->lanes_axis_,
+                                               plan->divisor_.line());
   int tensor = -1;
   if (stores.size() == 1 && plan->epilogue_->plain_store(&tensor) != nullptr) plan->out_ = tensor;
+  if (plan->channel_ < 0) plan->lines_ = kernels().pool[op];
   if (slides) return plan;
-  if (plan->out_ < 0 || plan->channel_ >= 0) return nullptr;
+  const bool divides = plan->divisor_.line() >= 0;
+  if (plan->out_ < 0 || plan->channel_ >= 0 || (divides && plan->divisor_.uniform() == 0)) return nullptr;
   plan->pairs_ = kernels().pairs[op];
   return plan;
 }
@@ -128,6 +131,7 @@ void PoolPlan::run_pairs(const RunContext& context) const {
     rows.lines = rows_.taps;
     rows.rows = rows_.outputs;
     rows.outputs = columns_.outputs;
+    rows.divisor = divisor_.uniform();
     for (int64_t i = begin; i < end; ++i) {
       locate(context.bound->stages[stage_index_], outer_, i, letters);
       int64_t in = address_->base, to = store_->base;
@@ -208,7 +212,6 @@ void PoolPlan::join_columns(int64_t lanes, float* out, int64_t pixel, const Room
   const WindowSide& c = columns_;
   int64_t offsets[kMostTaps];
   for (int64_t t = 0; t < c.taps; ++t) offsets[t] = c.reach * t * lanes;
-  if (channel_ < 0) return pass_(out, room.buffer, offsets, c.taps, c.step, c.outputs);
   if (c.step == 1 && pixel == lanes) {
     return pass_(out, room.buffer, offsets, c.taps, 1, c.outputs * lanes);
   }
@@ -219,15 +222,19 @@ void PoolPlan::join_columns(int64_t lanes, float* out, int64_t pixel, const Room
 
 void PoolPlan::run(const RunContext& context) const {
   if (pairs_ != nullptr) return run_pairs(context);
+  if (lines_ != nullptr) return run_lines(context);
+  run_images(context);
+}
+
+void PoolPlan::run_images(const RunContext& context) const {
   const int64_t blocks = (channels_ + block_ - 1) / block_;
   const int64_t lines = planes_.outputs * rows_.outputs;
   const int64_t per_row =
       width_ * planes_.taps * rows_.taps + columns_.outputs * (columns_.taps + 2);
   const double work = static_cast<double>(outers_ * lines * channels_ * per_row);
   const int64_t tasks = task_count(*context.parallel, work * 0.08);
-  const int64_t lanes_most = channel_ < 0 ? 1 : block_;
-  const int64_t floats = (width_ * lanes_most + 15) / 16 * 16 + 16;
-  const int64_t line = columns_.outputs * lanes_most;
+  const int64_t floats = (width_ * block_ + 15) / 16 * 16 + 16;
+  const int64_t line = columns_.outputs * block_;
   // Rows of sums whose epilogues are one call; channels that are not whole lie apart.
   const int64_t group = out_ >= 0 || blocks > 1 ? 1 : std::max<int64_t>(1, kSumFloats / line);
   const size_t bytes = static_cast<size_t>(floats + (group * line + 15) / 16 * 16) * sizeof(float) +
@@ -274,22 +281,18 @@ void PoolPlan::run_row(const RunContext& context, int64_t i, int64_t lanes, floa
   if (rows_.letter >= 0) to += store_->coef[rows_.letter] * (row % rows_.outputs);
   if (planes_.letter >= 0) to += store_->coef[planes_.letter] * (row / rows_.outputs);
   join_rows(reinterpret_cast<const float*>(context.tensors[input_]) + in, row, lanes, room);
-  if (out_ >= 0) {
-    float* out = reinterpret_cast<float*>(context.tensors[out_]) + to;
-    join_columns(lanes, out, store_->coef[columns_.letter], room);
-  } else {
-    join_columns(lanes, sums, lanes, room);
-  }
+  float* const out = out_ >= 0 ? reinterpret_cast<float*>(context.tensors[out_]) + to : sums;
+  const int64_t pixel = out_ >= 0 ? store_->coef[columns_.letter] : lanes;
+  join_columns(lanes, out, pixel, room);
+  if (divisor_.line() < 0) return;
+  const float* const divisors = divisor_.row(row / rows_.outputs, row % rows_.outputs);
+  kernels().divide(out, pixel, divisors, divisor_.apart(), columns_.outputs, lanes);
 }
 
 void PoolPlan::finish(const RunContext& context, int64_t first, int64_t last, int64_t lanes,
                       const Room& room) const {
   const int64_t blocks = (channels_ + block_ - 1) / block_;
   const int64_t fixed[kMaxLetters] = {};
-  if (channel_ < 0) {
-    return epilogue_->run(context, fixed, first, last, 0, columns_.outputs, room.sums,
-                          columns_.outputs, room.scratch);
-  }
   const int64_t lines = planes_.outputs * rows_.outputs, part = first / lines;
   const int64_t channel = part % blocks * block_, line = part / blocks * lines + first % lines;
   epilogue_->run(context, fixed, line * columns_.outputs,

@@ -1,12 +1,14 @@
-// Pooling: a sum, maximum or minimum over a window, row by row in two passes. First the rows under
-// the window (of all its planes) are joined, over all columns at once, into a buffer with a border;
-// then, for each output, the columns of that buffer. Both passes run along memory, in either layout.
+// Pooling: a sum, maximum, minimum or average over a window, row by row in two passes. First the rows
+// under the window (of all its planes) are joined, over all columns at once, into a buffer with a border;
+// then, for each output, the columns of that buffer. Both passes run along memory, in either layout:
+// where channels lie side by side here, where columns do in isa/pool.cc.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/pool_divisor.h"
 #include "cpu/tile.h"
 #include "cpu/window_sides.h"
 
@@ -25,6 +27,8 @@ class PoolPlan final : public StagePlan {
   bool find_lanes(const BoundStage& stage);
   bool takes_pairs() const;
   void run_pairs(const RunContext& context) const;
+  void run_lines(const RunContext& context) const;
+  void run_images(const RunContext& context) const;
   void run_row(const RunContext& context, int64_t i, int64_t lanes, float* sums,
                const Room& room) const;
   void finish(const RunContext& context, int64_t first, int64_t last, int64_t lanes,
@@ -39,6 +43,8 @@ class PoolPlan final : public StagePlan {
   const Linear* store_ = nullptr;
   WindowPass pass_ = nullptr;
   void (*pairs_)(const PairRows& rows) = nullptr;  // rows of windows two wide, side by side
+  void (*lines_)(const PoolRows& rows) = nullptr;  // where columns lie side by side
+  PoolDivisor divisor_;
   float nothing_ = 0;
 
   WindowSide planes_, rows_, columns_;

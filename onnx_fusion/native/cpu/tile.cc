@@ -236,7 +236,8 @@ struct Epilogue::Plan {
   int tensor = -1;
 };
 
-Epilogue::Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns)
+Epilogue::Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns,
+                   int from)
     : plan_(std::make_unique<Plan>()) {
   const BoundStage& s = bound.stages[stage];
   cpu::Slice slice{};
@@ -247,6 +248,7 @@ Epilogue::Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, co
     const Op op = s.stage->body[i].op;
     if (op == Op::op_dot || op_is_reduction(op)) slice.leaf = static_cast<int>(i);
   }
+  if (from >= 0) slice.leaf = from;
   if (slice.stores.size() == 1) {
     const size_t line = static_cast<size_t>(slice.stores[0]);
     const int value = s.stage->body[line].args[0];

@@ -70,8 +70,9 @@ class Relay {
 class Epilogue {
  public:
   // Together the axes hold every letter of the result that is not fixed per call. Columns should be
-  // the letters along which the stores are contiguous.
-  Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns);
+  // the letters along which the stores are contiguous. It may begin at a later line of the body, `from`.
+  Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns,
+           int from = -1);
   ~Epilogue();
 
   // The result is stored as it is, as f32, and element (row r, column c) of it belongs at

@@ -1,6 +1,6 @@
 // Reductions of f32 with the accumulators of a few vectors in registers: over a window of memory, and
 // along rows.
-#include "cpu/isa/math.h"
+#include "cpu/isa/joins.h"
 #include "cpu/kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -16,27 +16,6 @@ constexpr int kLanes = 4;
 
 typedef float Vector __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Lanes __attribute__((vector_size(kLanes * 4)));
-
-struct Sum {
-  template <class T>
-  ONNX_FUSION_INLINE T join(T a, T b) {
-    return a + b;
-  }
-};
-struct Max {
-  template <class T>
-  ONNX_FUSION_INLINE T join(T a, T b) {
-    const T larger = a > b ? a : b;  // b if either is NaN
-    return a != a ? a : larger;
-  }
-};
-struct Min {
-  template <class T>
-  ONNX_FUSION_INLINE T join(T a, T b) {
-    const T smaller = a < b ? a : b;
-    return a != a ? a : smaller;
-  }
-};
 
 ONNX_FUSION_INLINE Vector load(const float* p) {
   Vector v;
@@ -244,6 +223,7 @@ void pair_rows(const PairRows& p) {
         b = F::join(b, d);
       }
       a = F::join(Apart<N>::even(a, b), Apart<N>::odd(a, b));
+      if (p.divisor != 0.0f) a = a / p.divisor;
       __builtin_memcpy(out + q, &a, sizeof a);
       if (q + N >= p.outputs) break;
     }
@@ -267,7 +247,7 @@ void pairs(const PairRows& p) {
         x += p.line;
         result = F::join(result, F::join(x[0], x[1]));
       }
-      p.out[r * p.out_row + q] = result;
+      p.out[r * p.out_row + q] = p.divisor != 0.0f ? result / p.divisor : result;
     }
   }
 }
