@@ -226,7 +226,10 @@ void Compiler::analyse(int line) {
       if (!cond.linear && b < 0) cond.table = tabulate(a, used);
       conds.push_back(cond);
     };
-    if (instruction.op == Op::op_index) add(instruction.expr, -1, CondOp::eq);
+    if (instruction.op == Op::op_index) {
+      add(instruction.expr, -1, CondOp::eq);
+      counted_letters_ |= expr_letters(program, instruction.expr);
+    }
     for (const Cond& cond : instruction.conds) add(cond.a, cond.b, cond.op);
     cond_of_[i] = static_cast<int>(out_->conds.size());
     out_->conds.push_back(std::move(conds));

@@ -33,6 +33,7 @@ class Compiler {
   uint16_t index_axes(size_t load) const;
   size_t values() const;  // instructions that are computed
   uint16_t computed_axes() const { return axes_of(computed_letters_); }  // of indices not linear
+  uint16_t counted_axes() const { return axes_of(counted_letters_); }  // of positions that are values
   int levels() const;     // how many reductions follow one another
 
   // All reduced axes lie in the tile (or there are none): one segment.
@@ -92,7 +93,7 @@ class Compiler {
   std::vector<int> level_;
   std::vector<int> store_lines_;
   bool windowed_ = false;
-  uint16_t reduced_axes_ = 0, computed_letters_ = 0;
+  uint16_t reduced_axes_ = 0, computed_letters_ = 0, counted_letters_ = 0;
   std::vector<int> slot_of_;        // per body line, in the segment being emitted
   std::vector<int> widened_[3];     // per slot: the same value, wider
   std::vector<Step>* steps_ = nullptr;

@@ -128,6 +128,8 @@ class Cutter {
 };
 
 constexpr int64_t kLeastOthers = 8;
+constexpr int64_t kFewPhases = 16;       // positions of an axis, each of which may be a tile's only one
+constexpr int64_t kLeastBesides = 128;   // points that must be left for such a tile
 constexpr int64_t kTile = 1024;      // points, where values between steps are to stay in L1
 constexpr int64_t kUnbuffered = 16384;  // where there are none: memory to memory
 
@@ -144,6 +146,16 @@ void choose_chunks(Compiler* compiler, int64_t budget) {
     if (!(computed >> a & 1)) others *= axes[a].extent;
   }
   if (others < kLeastOthers) computed = 0;
+  // What is computed from the position on a short axis (how two neighbours are weighed) is a scalar of a
+  // tile that has one position there.
+  uint16_t counted = 0;
+  int64_t besides = 1;
+  for (size_t a = 0; a < axes.size(); ++a) {
+    const bool few = axes[a].extent <= kFewPhases && (compiler->counted_axes() >> a & 1);
+    if (few) counted |= static_cast<uint16_t>(1u << a);
+    if (!few && !(computed >> a & 1)) besides *= axes[a].extent;
+  }
+  if (besides >= kLeastBesides) computed |= counted;
   int across = -1;
   const auto look = [&](const Linear& address) {
     if (address.coef[last] == 0 || address.coef[last] == 1) return;

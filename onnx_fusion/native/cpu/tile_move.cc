@@ -17,7 +17,20 @@ uint16_t moving_axes(const TileLoad& load) {
 
 bool has_axis(uint16_t axes, int axis) { return axes >> axis & 1; }
 
+constexpr int64_t kFewRows = 8;
+constexpr int64_t kOutside = -(int64_t{1} << 62);  // stays negative whatever is added
+
 }  // namespace
+
+// Which of the axes before a run is best copied by one call: a long one.
+int TileRun::rows_of(const Runs& runs, int outer) {
+  int best = outer - 1;
+  if (runs.size[best] >= kFewRows) return best;
+  for (int k = 0; k < outer; ++k) {
+    if (runs.size[k] > runs.size[best]) best = k;
+  }
+  return best;
+}
 
 TileRun::Walk TileRun::collapse(const Runs& runs, const Linear& form, const TileLoad* load) const {
   Walk walk;
@@ -137,23 +150,30 @@ void TileRun::run_load(const Step& step) {
     }
   }
   int64_t inside[kMaxLetters] = {};
-  char* to = out;
   const size_t bytes = load.bytes;
   if (walk.outer > 0 && load.guards.empty() && !computed) {
-    const int last = walk.outer - 1;
-    const int64_t rows = runs.size[last], step_in = form.coef[runs.axis[last]];
+    const bool repeats = walk.stride == 0 && form.coef[runs.axis[walk.outer - 1]] == 1;
+    const int among = repeats ? walk.outer - 1 : rows_of(runs, walk.outer);
+    const int64_t rows = runs.size[among], step_in = form.coef[runs.axis[among]];
+    int64_t size[kMaxLetters];
+    std::copy(runs.size, runs.size + walk.outer, size);
+    size[among] = 1;
     do {
-      const int64_t address = start + dot_axes(form, runs.axis, inside, last);
+      int64_t at_out = 0;
+      for (int k = 0; k < walk.outer; ++k) at_out += inside[k] * runs.step[k];
+      char* const to = out + at_out * static_cast<int64_t>(bytes);
+      const int64_t address = start + dot_axes(form, runs.axis, inside, walk.outer);
       const char* const from = source + address * static_cast<int64_t>(bytes);
-      if (walk.stride == 0 && step_in == 1) {
+      if (repeats) {
         kernels_.repeat[load.size](to, from, rows, walk.length);
       } else {
-        kernels_.copy[load.size](to, walk.length, 1, from, step_in, walk.stride, walk.length, rows);
+        kernels_.copy[load.size](to, runs.step[among], 1, from, step_in, walk.stride, walk.length,
+                                 rows);
       }
-      to += static_cast<size_t>(walk.length * rows) * bytes;
-    } while (next_position(last, runs.size, inside));
+    } while (next_position(walk.outer, size, inside));
     return;
   }
+  char* to = out;
   int64_t guard_at[kMaxRank];
   for (size_t g = 0; g < load.guards.size(); ++g) guard_at[g] = at(load.guards[g].form);
   do {
@@ -209,11 +229,62 @@ void TileRun::load_transposed(const TileLoad& load, const Runs& runs, const Walk
   } while (next_position(walk.outer, size, inside));
 }
 
+// Writes the addresses of `length` elements along the fastest axis, negative where one is outside.
+bool TileRun::addresses(const TileLoad& load, const Runs& runs, const int64_t* inside, int64_t first,
+                        int64_t element, int64_t length, int64_t* to) const {
+  const int last = runs.count - 1;
+  const int64_t step = load.address.coef[runs.axis[last]];
+  for (int64_t i = 0; i < length; ++i) to[i] = first + i * step;
+  for (const TileGuard& guard : load.guards) {
+    int64_t lo = 0, hi = length;
+    clip_run(at(guard.form) + dot_axes(guard.form, runs.axis, inside, runs.count),
+             guard.form.coef[runs.axis[last]], guard.extent, &lo, &hi);
+    std::fill(to, to + lo, kOutside);
+    std::fill(to + hi, to + length, kOutside);
+  }
+  bool outside = false;
+  for (const TileIndirect& indirect : load.indirects) {
+    const char* const values = pointers_[indirect.slot];
+    const auto add = [&](const auto* index, int64_t apart) {
+      for (int64_t i = 0; i < length; ++i) {
+        const int64_t value = index[i * apart];
+        const bool is_inside = value >= 0 && value < indirect.extent;
+        outside = outside || !is_inside;
+        to[i] = is_inside ? to[i] + value * indirect.stride : kOutside;
+      }
+    };
+    const int64_t begin = indirect.width == Width::scalar ? 0 : element;
+    const int64_t apart = indirect.width == Width::scalar ? 0 : 1;
+    if (indirect.wide) {
+      add(reinterpret_cast<const int64_t*>(values) + begin, apart);
+    } else {
+      add(reinterpret_cast<const int32_t*>(values) + begin, apart);
+    }
+  }
+  return outside;
+}
+
 void TileRun::load_scattered(const Step& step, const TileLoad& load, const char* source, char* out) {
   const Runs& runs = this->runs(step.width);
   const int64_t start = at(load.address);
   int64_t inside[kMaxLetters] = {};
   int64_t element = 0;
+  bool by_runs = load.exprs.empty() && runs.count > 0;
+  for (const TileIndirect& indirect : load.indirects) {
+    by_runs = by_runs && (indirect.width != Width::row || &runs != &this->runs(Width::full));
+  }
+  if (by_runs) {
+    const int64_t length = runs.size[runs.count - 1];
+    bool outside = false;
+    do {
+      const int64_t first = start + dot_axes(load.address, runs.axis, inside, runs.count);
+      outside = addresses(load, runs, inside, first, element, length, offsets_ + element) || outside;
+      element += length;
+    } while (next_position(runs.count - 1, runs.size, inside));
+    if (outside && !load.has_else) fail(load.line);
+    kernels_.gather[load.size](out, source, offsets_, &load.otherwise, element);
+    return;
+  }
   do {
     int64_t address = start + dot_axes(load.address, runs.axis, inside, runs.count);
     bool outside = false;
@@ -348,15 +419,16 @@ void TileRun::run_store(const TileStore& store) {
     }
   }
   if (plane >= 0) size[plane] = 1;
-  const int last = plane < 0 && walk.outer > 0 && step == 1 ? walk.outer - 1 : walk.outer;
+  const int among = plane < 0 && walk.outer > 0 && step == 1 ? rows_of(runs, walk.outer) : -1;
+  if (among >= 0) size[among] = 1;
   do {
     int64_t from = 0;
     for (int k = 0; k < walk.outer; ++k) from += inside[k] * runs.step[k];
     char* const to = target + dot_axes(form, runs.axis, inside, walk.outer) * bytes;
     const char* const in = value + from * bytes;
-    if (last < walk.outer) {
-      kernels_.copy[store.size](to, form.coef[runs.axis[last]], walk.stride, in, runs.step[last], 1,
-                                walk.length, runs.size[last]);
+    if (among >= 0) {
+      kernels_.copy[store.size](to, form.coef[runs.axis[among]], walk.stride, in, runs.step[among], 1,
+                                walk.length, runs.size[among]);
     } else if (plane >= 0) {
       kernels_.transpose[store.size](to, walk.stride, in, runs.step[plane], runs.size[plane],
                                      walk.length);
@@ -370,7 +442,7 @@ void TileRun::run_store(const TileStore& store) {
                     static_cast<size_t>(bytes));
       }
     }
-  } while (next_position(last, size, inside));
+  } while (next_position(walk.outer, size, inside));
 }
 
 }  // namespace onnx_fusion::cpu

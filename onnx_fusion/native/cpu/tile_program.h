@@ -217,6 +217,9 @@ class TileRun {
   bool load_outside(const TileLoad& load, const int64_t* inside, const Runs& runs, int64_t* address);
   void load_transposed(const TileLoad& load, const Runs& runs, const Walk& walk, int plane,
                        const char* source, char* out) const;
+  bool addresses(const TileLoad& load, const Runs& runs, const int64_t* inside, int64_t first,
+                 int64_t element, int64_t length, int64_t* to) const;
+  static int rows_of(const Runs& runs, int outer);
   void load_scattered(const Step& step, const TileLoad& load, const char* source, char* out);
   char* store_target(const TileStore& store, Walk* walk, Runs* runs) const;
   void run_store(const TileStore& store);
