@@ -1,6 +1,6 @@
 """Winograd's convolution in the native library against float64 and the interpreter, on every ISA.
 
-Sizes are such that tiles (4 x 4, and 2 x 2), vectors and panels of filters are cut at the borders.
+Sizes are such that tiles (4 x 4, 2 x 4 and 2 x 2), vectors and panels of filters are cut at the borders.
 """
 
 from __future__ import annotations
@@ -147,6 +147,7 @@ def test_every_size_of_image(size, layouts):
 def test_epilogues_pads_and_batches(epilogue, layouts):
     check((2, 37, 14, 19), 70, (0, 2, 1, 0), layouts, epilogue)
     check((3, 16, 9, 8), 16, (1, 1, 1, 1), layouts, epilogue)
+    check((1, 24, 6, 19), 40, (1, 1, 1, 1), layouts, epilogue)  # 2 x 4
 
 
 @pytest.mark.parametrize(

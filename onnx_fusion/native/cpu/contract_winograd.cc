@@ -22,15 +22,20 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 // one output. Measured on Zen 4 with weights that come from memory, and ones that do not:
 //   a product in Winograd's planes takes 1.1, and fewer than 4 tiles fill no register tile;
 //   transforming an element of a plane takes 6, for all filters or the whole depth together;
-//   reading a weight takes 6 from memory or the third-level cache, less from the second.
+//   reading a weight takes 8 from memory or the third-level cache, less from the second, of which a quarter
+//   is left where products take longer: they wait for weights, or weights for them.
 double convolution_cost(const WinogradSize& size, double images, double height, double width,
                         double depth, double filters) {
   const double planes = size.planes();
   const double tiles = images * std::ceil(height / size.lines) * std::ceil(width / size.pixels);
   const double bytes = planes * depth * filters * sizeof(float);
-  const double read = bytes > 4e6 ? 6 : bytes > 5e5 ? 3 : 1;
-  if (size.pixels == 1) return planes * (tiles + read);
-  return planes * (std::max(tiles, 4.0) * (1.1 + 6 / filters + 6 / depth) + read);
+  const double read = bytes > 1.6e7 ? 8 : bytes > 5e5 ? 4 : 1;
+  const auto beside = [&](double products) {
+    return std::max(products, read) + std::min(products, read) / 4;
+  };
+  if (size.pixels == 1) return planes * beside(tiles);
+  const double some = std::max(tiles, 4.0);
+  return planes * (beside(some * 1.1) + some * (6 / filters + 6 / depth));
 }
 
 void add_letter(const BoundStage& stage, int letter, Axis* axis) {
@@ -209,7 +214,7 @@ bool WinogradPlan::choose_shape(int lanes) {
                  static_cast<double>(along_.all_taps * down_.all_taps);
   bool better = false;
   for (const WinogradShape shape :
-       {WinogradShape::line4, WinogradShape::square2, WinogradShape::square4,
+       {WinogradShape::line4, WinogradShape::square2, WinogradShape::oblong, WinogradShape::square4,
         WinogradShape::line2_of_5, WinogradShape::square2_of_5}) {
     const WinogradSize size = winograd_size(shape);
     if ((size.lines == 1) != line || size.taps() != taps) continue;

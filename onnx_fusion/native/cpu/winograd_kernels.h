@@ -6,8 +6,9 @@
 namespace onnx_fusion::cpu {
 
 // The outputs of one channel that are computed together, and the planes (as many as inputs) that
-// stand for them: square tiles for windows of 3 x 3 and 5 x 5, lines for windows of 3 and 5.
-enum class WinogradShape : int { square2, square4, line4, square2_of_5, line2_of_5 };
+// stand for them: square tiles for windows of 3 x 3 and 5 x 5, an oblong of 2 lines of 4 for 3 x 3, lines
+// for windows of 3 and 5.
+enum class WinogradShape : int { square2, square4, line4, square2_of_5, line2_of_5, oblong };
 
 struct WinogradSize {
   int lines, pixels;              // outputs
@@ -21,6 +22,7 @@ constexpr WinogradSize winograd_size(WinogradShape shape) {
     case WinogradShape::square4: return {4, 4, 6, 6};
     case WinogradShape::line4: return {1, 4, 1, 6};
     case WinogradShape::square2_of_5: return {2, 2, 6, 6};
+    case WinogradShape::oblong: return {2, 4, 4, 6};
     default: return {1, 2, 1, 6};
   }
 }
@@ -67,7 +69,7 @@ struct WinogradOutput {
 
 // The taps of a window to planes, for `width` filters (a multiple of the lanes), computed in double.
 struct WinogradTaps {
-  const double* matrix;  // [reach][tap]
+  const double *down, *along;  // [reach][tap]; lines have no `down`
   const double* in;      // [tap down][tap along][filter]; of lines [tap along][filter]
   int taps;
   int64_t width;

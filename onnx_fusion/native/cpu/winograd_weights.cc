@@ -36,7 +36,8 @@ constexpr int64_t kHeld = 8;
 void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t width, float* out) {
   const WinogradSize size = winograd_size(shape);
   const int wide = size.taps(), lines = size.reach_lines == 1 ? 1 : wide, planes = size.planes();
-  const std::vector<double> g = filter_matrix(size.reach_pixels, wide);
+  const std::vector<double> along = filter_matrix(size.reach_pixels, wide);
+  const std::vector<double> down = filter_matrix(size.reach_lines, wide);
   std::vector<double> taps(static_cast<size_t>(wide * lines * width));
   std::vector<float> block(static_cast<size_t>(planes * kHeld * width));
   const WinogradKernels& kernels = winograd_kernels(f.filters);
@@ -46,12 +47,12 @@ void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t wi
     for (int64_t k = 0; k < depth; ++k) {
       const int64_t part = k / f.channels % parts;
       for (int t = 0; t < wide * lines; ++t) {
-        const int64_t down = part / f.along_parts * wide + t / wide;
-        const int64_t along = part % f.along_parts * wide + t % wide;
-        const bool inside = down < f.down_taps && along < f.along_taps;
+        const int64_t line = part / f.along_parts * wide + t / wide;
+        const int64_t pixel = part % f.along_parts * wide + t % wide;
+        const bool inside = line < f.down_taps && pixel < f.along_taps;
         const int64_t at = first * f.filter_step + k % f.channels * f.channel_step +
-                           k / f.channels / parts * f.frame_step + down * f.down_step +
-                           along * f.along_step;
+                           k / f.channels / parts * f.frame_step + line * f.down_step +
+                           pixel * f.along_step;
         const float* from = f.data + (inside ? at : 0);
         const int64_t some = inside ? count : 0;
         double* to = taps.data() + t * width;
@@ -59,8 +60,8 @@ void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t wi
         std::fill(to + some, to + width, 0.0);
       }
       const int64_t held = k % kHeld;
-      kernels.taps(shape, {g.data(), taps.data(), wide, width, block.data() + held * width,
-                           kHeld * width});
+      kernels.taps(shape, {down.data(), along.data(), taps.data(), wide, width,
+                           block.data() + held * width, kHeld * width});
       if (held + 1 < kHeld && k + 1 < depth) continue;
       for (int plane = 0; plane < planes; ++plane) {
         std::memcpy(out + (plane * depth + k - held) * width, block.data() + plane * kHeld * width,

@@ -1,6 +1,6 @@
 // Winograd's minimal filtering (Lavin and Gray, 2015): tiles to planes, products, planes to tiles.
-// F(4x4, 3x3) and F(2x2, 5x5) have the points 0, +-sqrt(1/2), +-sqrt(2) and infinity, F(2x2, 3x3) 0, +-1
-// and infinity.
+// Sides of 4 outputs, and of 2 under a window of 5, have the points 0, +-sqrt(1/2), +-sqrt(2) and infinity,
+// sides of 2 under a window of 3 have 0, +-1 and infinity.
 #include "cpu/winograd_kernels.h"
 
 #include "cpu/isa/lanes.h"
@@ -106,6 +106,7 @@ void run_input(WinogradShape shape, const WinogradInput& t) {
     case WinogradShape::square2_of_5: return input_shape<WinogradShape::square4>(t);
     case WinogradShape::line4:
     case WinogradShape::line2_of_5: return input_shape<WinogradShape::line4>(t);
+    case WinogradShape::oblong: return input_shape<WinogradShape::oblong>(t);
   }
 }
 
@@ -123,6 +124,9 @@ void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* 
 #pragma GCC unroll 4
   for (int64_t k = 0; k < depth; ++k) {
     __builtin_prefetch(ahead);
+    for (int line = 16; line < V * kLanes; line += 16) {
+      if (ahead_step > line) __builtin_prefetch(ahead + line);
+    }
     ahead += ahead_step;
     Floats x[V];
 #pragma GCC unroll 16
@@ -171,6 +175,7 @@ constexpr ProductTile kProducts[4][8] = {ROWS(1), ROWS(2), ROWS(3), ROWS(4)};
 constexpr int64_t kSummed = 64;
 
 void run_product(const WinogradProduct& p) {
+
   const int64_t most = kRows[p.vectors], width = p.vectors * kLanes;
   const int64_t groups = (p.tiles + most - 1) / most;
   const int64_t pieces = (p.channels + kSummed - 1) / kSummed;
@@ -263,6 +268,7 @@ void run_output(WinogradShape shape, const WinogradOutput& t) {
     case WinogradShape::line4: return output_tile<WinogradShape::line4>(t);
     case WinogradShape::square2_of_5: return output_tile<WinogradShape::square2_of_5>(t);
     case WinogradShape::line2_of_5: return output_tile<WinogradShape::line2_of_5>(t);
+    case WinogradShape::oblong: return output_tile<WinogradShape::oblong>(t);
   }
 }
 
@@ -284,15 +290,15 @@ void run_taps(WinogradShape shape, const WinogradTaps& t) {
       Doubles down[kMost];
       for (int r = 0; r < t.taps; ++r) down[r] = at(r * t.taps + s, c);
       for (int i = 0; i < size.reach_lines; ++i) {
-        half[i][s] = down[0] * t.matrix[i * t.taps];
-        for (int r = 1; r < t.taps; ++r) half[i][s] += down[r] * t.matrix[i * t.taps + r];
+        half[i][s] = down[0] * t.down[i * t.taps];
+        for (int r = 1; r < t.taps; ++r) half[i][s] += down[r] * t.down[i * t.taps + r];
       }
     }
     float* out = t.out + c;
     for (int i = 0; i < size.reach_lines; ++i) {
       for (int j = 0; j < size.reach_pixels; ++j, out += t.plane) {
-        Doubles sum = half[i][0] * t.matrix[j * t.taps];
-        for (int s = 1; s < t.taps; ++s) sum += half[i][s] * t.matrix[j * t.taps + s];
+        Doubles sum = half[i][0] * t.along[j * t.taps];
+        for (int s = 1; s < t.taps; ++s) sum += half[i][s] * t.along[j * t.taps + s];
         *reinterpret_cast<LooseHalf*>(out) = __builtin_convertvector(sum, Half);
       }
     }
