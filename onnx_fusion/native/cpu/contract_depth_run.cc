@@ -199,7 +199,7 @@ void DepthPlan::copy_rows(int64_t row0, int64_t row1, float* out, Block* block) 
 
 void DepthPlan::run(const RunContext& context) const {
   const BoundStage& stage = context.bound->stages[stage_index_];
-  const int64_t bands = ceil_div(rows_.outputs, band_);
+  const int64_t unit = copy_floats_ > 0 ? band_ : 1, bands = ceil_div(rows_.outputs, unit);
   const int64_t taps = rows_.taps * columns_.taps;
   const double work = static_cast<double>(outers_ * rows_.outputs * columns_.outputs) *
                       static_cast<double>(channels_) * static_cast<double>(taps + 4);
@@ -231,8 +231,9 @@ void DepthPlan::run(const RunContext& context) const {
       pack_weights(reinterpret_cast<const float*>(context.tensors[weight_]), weights);
     }
     int64_t letters[kMaxLetters] = {};
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = begin, some = 1; i < end; i += some) {
       Block block{};
+      some = copy_floats_ > 0 ? 1 : std::min(bands - i % bands, end - i);
       block.outer = i / (blocks * bands);
       block.channel = channel_at(i / bands % blocks);
       block.channels = channel_at(i / bands % blocks + 1) - block.channel;
@@ -250,7 +251,7 @@ void DepthPlan::run(const RunContext& context) const {
       }
       block.row = rows_.stride;
       block.column = columns_.stride;
-      const int64_t row = i % bands * band_, row1 = std::min(rows_.outputs, row + band_);
+      const int64_t row = i % bands * unit, row1 = std::min(rows_.outputs, row + some * unit);
       if (copy_floats_ > 0) copy_rows(row, row1, room.copy, &block);
       run_rows(context, block, row, row1, room);
     }

@@ -16,13 +16,25 @@ struct Split {
 // What there is to do for a batch, and floats of operands and results. A thread reads again what is
 // constant; what it reads of other tensors, another one may have written.
 struct Work {
-  int64_t row_tiles, panels;
+  int64_t row_units, panels, extent, width;  // columns: of all panels, of one
   double nanoseconds;  // on one thread
   double rows, columns, results;
   bool constant_rows, constant_columns;
 };
 
 constexpr double kForeign = 0.7, kStreamed = 0.1;  // nanoseconds per float
+constexpr double kRead = 0.12;  // the same of weights that one row is multiplied with
+
+// The most columns of one of so many parts.
+int64_t most_columns(const Work& work, int64_t parts) {
+  int64_t most = 0;
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t begin = work.panels * i / parts * work.width;
+    const int64_t end = work.panels * (i + 1) / parts * work.width;
+    most = std::max(most, std::min(work.extent, end) - begin);
+  }
+  return most;
+}
 
 // Of `parts` pieces per batch, how many along the rows and how many along the panels. Stages that
 // share out an image's lines in the same way find in their caches what they wrote themselves.
@@ -31,9 +43,10 @@ Split split_work(int64_t parts, const Work& work, bool packs_columns) {
   double least = 0;
   for (int64_t r = 1; r <= parts; ++r) {
     const int64_t p = parts / r;
-    if (r > work.row_tiles || p > work.panels) continue;
-    const int64_t largest = ((work.row_tiles + r - 1) / r) * ((work.panels + p - 1) / p);
-    const double share = static_cast<double>(largest) / static_cast<double>(work.row_tiles * work.panels);
+    if (r > work.row_units || p > work.panels) continue;
+    const int64_t largest = ((work.row_units + r - 1) / r) * most_columns(work, p);
+    const double share =
+        static_cast<double>(largest) / static_cast<double>(work.row_units * work.extent);
     const double of_rows = 1.0 / static_cast<double>(r), of_panels = 1.0 / static_cast<double>(p);
     const auto read = [](double floats, bool constant, double own, double other) {
       return floats * own * (constant ? kStreamed : kForeign * (1 - other));
@@ -68,12 +81,15 @@ void ContractPlan::run(const RunContext& context) const {
     const float* columns = columns_side_.weights->data() + columns_side_.slot[0];
     successor_.begin({columns, panel_width(0) * (pieces_[blocks_[0].last - 1].k1)});
   }
-  const int64_t unit = lines_.pixels > 0 ? lines_.pixels : tile_rows_;
-  const int64_t row_tiles = (rows_ + unit - 1) / unit;
+  // Rows that are read where they lie are cut anywhere: what is left gives tiles of about one size.
+  const bool anywhere = rows_side_.source == Source::direct && rows_ >= 2 * tile_rows_;
+  const int64_t unit = lines_.pixels > 0 ? lines_.pixels : anywhere ? 1 : tile_rows_;
+  const int64_t row_units = (rows_ + unit - 1) / unit;
   const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *
                         static_cast<double>(columns_);
   const double per_point = 1.0 + static_cast<double>(depth_) / (2.0 * kernels_.lanes);
-  const double nanoseconds = points * per_point * 0.6;
+  const double read = streams_ ? points * static_cast<double>(depth_) * kRead : 0;
+  const double nanoseconds = std::max(points * per_point * 0.6, read);
   const int64_t tasks = task_count(*context.parallel, nanoseconds);
   Split split{1, 1};
   if (tasks > 1 && batches_ < 4 * tasks && batches_ % tasks != 0) {
@@ -86,8 +102,10 @@ void ContractPlan::run(const RunContext& context) const {
       const int64_t elements = context.bound->tensors[static_cast<size_t>(side.tensor)].elements;
       return std::min(all, static_cast<double>(elements));
     };
-    const Work work{row_tiles,
+    const Work work{row_units,
                     panels_,
+                    columns_,
+                    width_,
                     nanoseconds / static_cast<double>(batches_),
                     floats(rows_side_, rows_),
                     floats(columns_side_, columns_),
@@ -131,8 +149,8 @@ void ContractPlan::run(const RunContext& context) const {
       const int64_t row_part = i % parts / split.panels, panel_part = i % split.panels;
       Item item;
       item.batch = i / parts;
-      item.row0 = row_tiles * row_part / split.rows * unit;
-      item.row1 = std::min(rows_, row_tiles * (row_part + 1) / split.rows * unit);
+      item.row0 = row_units * row_part / split.rows * unit;
+      item.row1 = std::min(rows_, row_units * (row_part + 1) / split.rows * unit);
       item.panel0 = panels_ * panel_part / split.panels;
       item.panel1 = panels_ * (panel_part + 1) / split.panels;
       locate(stage, batch_, item.batch, fixed);
