@@ -65,6 +65,12 @@ MEASURED = {
     ),
     "stem 7x7": (lambda: conv((224, 112), 3, 7, 64, step=2), 2180, 2136),
     "depthwise 5x5": (lambda: conv((28, 28), 240, 5, 240, group=240), 90, 120),
+    "groups of 4": (lambda: conv((56, 56), 128, 3, 128, group=32), 540, 1120),
+    "groups of 8": (lambda: conv((28, 28), 256, 3, 256, group=32), 350, 805),
+    "groups of 8, steps of 2": (lambda: conv((56, 28), 256, 3, 256, group=32, step=2), 640, 1370),
+    "groups of 16": (lambda: conv((14, 14), 512, 3, 512, group=32), 280, 266),
+    "groups of 24": (lambda: conv((28, 28), 240, 3, 240, group=10), 890, 1213),
+    "groups of 32": (lambda: conv((7, 7), 1024, 3, 1024, group=32), 250, 254),
     "windows in 3 dimensions": (
         lambda: graph_of(
             "(float[1,512,2,7,7] x) => (float[1,512,2,7,7] y)",

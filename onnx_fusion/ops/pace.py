@@ -53,6 +53,8 @@ BLOCK = 8
 """Channels that ONNX Runtime fills up to with zeros (16 with AVX-512)."""
 NARROW = 16
 """Groups of fewer channels do not fill a vector, on neither side."""
+SHARED = {2: 0.38, 4: 0.47, 8: 0.66}
+"""Here groups of so many channels share one, with these shares of PEAK (between AVX2's and AVX-512's)."""
 COPY = 25e9
 """Bytes per second at which it writes the windows of an image down for a matrix product."""
 STREAM = (28e9, 20e9)
@@ -80,9 +82,19 @@ def run_here(product: Product, strict: bool = False) -> float:
             share *= 0.75
         share = share if strict else max(share, winograd(product))
         if product.count > 1:
-            narrow = product.columns < NARROW
-            share *= 0.036 * product.columns if narrow else product.columns / (product.columns + 4)
+            share = grouped(product)
     return max(product.flops * reached(product) / (PEAK * share), stream)
+
+
+def grouped(product: Product) -> float:
+    """Return the share of PEAK for a window's products in groups (cpu/contract_group.cc, where it runs)."""
+    columns, taps = product.columns, product.window
+    rows = product.rows / (product.rows + 1.5)
+    alike = product.depth == columns * product.taps
+    if len(taps) > 2 or taps[-1] != 3 or not (columns in SHARED and alike or columns % NARROW == 0):
+        narrow = columns < NARROW
+        return filled(product, 1.5) * (0.036 * columns if narrow else columns / (columns + 4))
+    return rows * (SHARED.get(columns) or columns / (columns + 2)) * (0.75 if product.steps else 1.0)
 
 
 def reached(product: Product) -> float:
@@ -132,7 +144,9 @@ def run_there(product: Product) -> float:
         return (0.24 + 0.019 * product.taps) * 1e-9 * product.rows * product.count
     share = pixels / (pixels + 12) * product.depth / (product.depth + 8)
     if product.count > 1 and product.columns < NARROW:
-        share *= 0.33
+        share *= 0.45 * product.columns / (product.columns + 2) * (0.65 if product.steps else 1.0)
+    elif product.count > 1 and product.columns % NARROW:
+        share *= 0.62
     else:
         share *= product.columns / (math.ceil(product.columns / BLOCK) * BLOCK)
     share *= 1.05 / min(1.0, 1.7 * product.inside)

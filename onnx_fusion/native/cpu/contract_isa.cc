@@ -6,6 +6,7 @@
 #include "cpu/depth_kernels.h"
 #include "cpu/direct_kernels.h"
 #include "cpu/finish.h"
+#include "cpu/group_kernels.h"
 #include "cpu/narrow_kernels.h"
 #include "cpu/winograd_kernels.h"
 #include "machine.h"
@@ -29,6 +30,7 @@ namespace onnx_fusion::cpu {
   extern const AttentionKernels attention_kernels; \
   extern const DepthKernels depth_kernels;         \
   extern const NarrowKernels narrow_kernels;       \
+  extern const GroupKernels group_kernels;         \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -43,6 +45,7 @@ struct Chosen {
   const FinishPasses* finish = nullptr;
   const AttentionKernels* attention = nullptr;
   const NarrowKernels* narrow = nullptr;
+  const GroupKernels* group = nullptr;
   const DepthKernels* depth[3] = {};  // narrowest first
   const WinogradKernels* winograd[3] = {};
   int depths = 0;
@@ -67,6 +70,7 @@ const Chosen& chosen() {
     choice.finish = &isa::finish_passes;          \
     choice.attention = &isa::attention_kernels;   \
     choice.narrow = &isa::narrow_kernels;         \
+    choice.group = &isa::group_kernels;           \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -84,6 +88,7 @@ const DirectKernels& direct_kernels() { return *chosen().direct; }
 const FinishPasses& finish_passes() { return *chosen().finish; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
 const NarrowKernels& narrow_kernels() { return *chosen().narrow; }
+const GroupKernels& group_kernels() { return *chosen().group; }
 const WinogradKernels& winograd_kernels(int64_t filters) {
   const Chosen& choice = chosen();
   int i = 0;

@@ -7,6 +7,7 @@
 #include "cpu/contract_axes.h"
 #include "cpu/contract_depth.h"
 #include "cpu/contract_direct.h"
+#include "cpu/contract_group.h"
 #include "cpu/contract_narrow.h"
 #include "cpu/contract_phase.h"
 #include "cpu/contract_window.h"
@@ -33,6 +34,8 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
     if (phases != nullptr) return phases;
     auto depth = cpu::DepthPlan::make(bound, stage, constants, count);
     if (depth != nullptr) return depth;
+    auto group = cpu::GroupPlan::make(bound, stage, constants, count);
+    if (group != nullptr) return group;
     auto window = cpu::WindowPlan::make(bound, stage, constants, count);
     if (window != nullptr) return window;
     auto winograd = cpu::WinogradPlan::make(bound, stage, constants, count);
