@@ -239,6 +239,7 @@ def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
             raise NeedsTemp(tensor)
         if source.steps > INLINE_STEPS and not source.is_source and source not in stage.stored:
             raise NeedsTemp(source)
+        stage.blends += 1
         at = number(index[k], tensor)
         cell, phase = (stage.simplify(e) for e in (at // step, at % step))
 
