@@ -235,3 +235,36 @@ def test_gather_by_index_tuples(batch: int, constant: bool) -> None:
     if constant:
         given, constants = {"x": x}, {"i": indices}
     compare(build(nodes, given, constants, opset=17), {"x": x, "i": indices})
+
+
+def test_what_a_product_reads_is_interpolated_before() -> None:
+    """The template for small kernels joins all of this; the second product's operand is stored."""
+    nodes = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("Resize", ["b", "", "scales"], ["c"], mode="linear"),
+        node("Conv", ["c", "v"], ["y"]),
+    ]
+    x = floats(1, 8, 6, 5)
+    weights = {"w": floats(16, 8, 1, 1, seed=1), "v": floats(8, 16, 1, 1, seed=2)}
+    model = build(nodes, {"x": x}, {**weights, "scales": np.array([1, 1, 2, 2], np.float32)})
+    for lowered in fuse(model).lowered:
+        for stage in lowered.program.split("\nstage")[1:]:
+            assert "dot" not in stage or "select" not in stage
+    compare(model, {"x": x}, atol=1e-5)
+
+
+def test_what_is_repeated_is_stored_finished() -> None:
+    nodes = [
+        node("Conv", ["x", "w"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("Resize", ["b", "", "scales"], ["c"]),
+        node("Add", ["c", "z"], ["y"]),
+    ]
+    x, z = floats(1, 8, 6, 5), floats(1, 16, 12, 10)
+    scales = np.array([1, 1, 2, 2], np.float32)
+    model = build(nodes, {"x": x, "z": z}, {"w": floats(16, 8, 1, 1, seed=1), "scales": scales})
+    for lowered in fuse(model).lowered:
+        for stage in lowered.program.split("\nstage")[1:]:
+            assert ("dot" in stage) == ("max" in stage)
+    compare(model, {"x": x, "z": z}, atol=1e-5)

@@ -219,5 +219,5 @@ def _check_form(stage: Stage) -> NeedsTemp | None:
     for owner, kept, reduced in (*dots, *reductions):
         # What other letters repeat would be summed anew for each of their values.
         if owner is not stage.root and set(stage.extents) - reduced - kept:
-            return NeedsTemp(owner)
+            return NeedsTemp(_finished(stage, owner))
     return None
