@@ -79,8 +79,8 @@ bool pack_quickly(const float* data, const OperandTables& tables, bool along_k,
   return true;
 }
 
-// out[(outer / panel) * depth * panel + k * panel + outer % panel]; absent ones are 0. The last panel
-// is as narrow as whole units allow.
+}  // namespace
+
 void pack_panels(const float* data, const OperandTables& tables, int64_t panel, int64_t unit,
                  float* out) {
   const int64_t outers = static_cast<int64_t>(tables.outer.size());
@@ -106,6 +106,8 @@ void pack_panels(const float* data, const OperandTables& tables, int64_t panel, 
     }
   }
 }
+
+namespace {
 
 void cache_side(Side* side, const TensorView& constant, int64_t panel, int64_t unit,
                 char kind) {

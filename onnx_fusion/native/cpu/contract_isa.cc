@@ -8,6 +8,7 @@
 #include "cpu/finish.h"
 #include "cpu/group_kernels.h"
 #include "cpu/narrow_kernels.h"
+#include "cpu/strassen_kernels.h"
 #include "cpu/winograd_kernels.h"
 #include "machine.h"
 
@@ -31,6 +32,7 @@ namespace onnx_fusion::cpu {
   extern const DepthKernels depth_kernels;         \
   extern const NarrowKernels narrow_kernels;       \
   extern const GroupKernels group_kernels;         \
+  extern const StrassenKernels strassen_kernels;   \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -46,6 +48,7 @@ struct Chosen {
   const AttentionKernels* attention = nullptr;
   const NarrowKernels* narrow = nullptr;
   const GroupKernels* group = nullptr;
+  const StrassenKernels* strassen = nullptr;
   const DepthKernels* depth[3] = {};  // narrowest first
   const WinogradKernels* winograd[3] = {};
   int depths = 0;
@@ -71,6 +74,7 @@ const Chosen& chosen() {
     choice.attention = &isa::attention_kernels;   \
     choice.narrow = &isa::narrow_kernels;         \
     choice.group = &isa::group_kernels;           \
+    choice.strassen = &isa::strassen_kernels;     \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -89,6 +93,7 @@ const FinishPasses& finish_passes() { return *chosen().finish; }
 const AttentionKernels& attention_kernels() { return *chosen().attention; }
 const NarrowKernels& narrow_kernels() { return *chosen().narrow; }
 const GroupKernels& group_kernels() { return *chosen().group; }
+const StrassenKernels& strassen_kernels() { return *chosen().strassen; }
 const WinogradKernels& winograd_kernels(int64_t filters) {
   const Chosen& choice = chosen();
   int i = 0;

@@ -10,6 +10,7 @@
 #include "cpu/contract_group.h"
 #include "cpu/contract_narrow.h"
 #include "cpu/contract_phase.h"
+#include "cpu/contract_strassen.h"
 #include "cpu/contract_window.h"
 #include "cpu/contract_winograd.h"
 
@@ -44,6 +45,8 @@ std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t st
     if (direct != nullptr) return direct;
     auto narrow = cpu::NarrowPlan::make(bound, stage, constants, count);
     if (narrow != nullptr) return narrow;
+    auto strassen = cpu::StrassenPlan::make(bound, stage, constants, count);
+    if (strassen != nullptr) return strassen;
   }
   auto plan = std::make_unique<cpu::ContractPlan>(bound, stage, constants, count, true);
   if (!plan->fails()) return plan;
@@ -118,8 +121,9 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
   return x.extent >= kIndexedRows && is_near(stage, *map, k) ? gemm_kernels().lanes / 40.0 : 1.0;
 }
 
-// The vectors of a panel that need the least time per row for all columns: multiplications two at
-// once, four steps late, and some time for each load. Half a vector may be the last one.
+}  // namespace
+
+// Multiplications two at once, four steps late, and some time for each load.
 int choose_width(int64_t vectors, bool halved) {
   const TileKernels& tiles = tile_kernels();
   const auto cost = [&](int64_t width, bool half) {
@@ -138,8 +142,6 @@ int choose_width(int64_t vectors, bool halved) {
   }
   return best;
 }
-
-}  // namespace
 
 ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const TensorView* constants,
                            size_t count, bool scales)

@@ -203,4 +203,13 @@ class ContractPlan final : public StagePlan {
 int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* letters,
                 const TensorView* constants, size_t count);
 
+// The vectors of a panel that need the least time per row for all columns; the last one of all may be
+// half a vector.
+int choose_width(int64_t vectors, bool halved);
+
+// out[(outer / panel) * depth * panel + k * panel + outer % panel]; absent ones are 0. The last panel
+// is as narrow as whole units allow.
+void pack_panels(const float* data, const OperandTables& tables, int64_t panel, int64_t unit,
+                 float* out);
+
 }  // namespace onnx_fusion::cpu
