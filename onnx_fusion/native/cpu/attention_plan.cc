@@ -92,7 +92,10 @@ void AttentionPlan::run(const RunContext& context) const {
   const double lanes = gemm_kernels().lanes;
   const double depth = static_cast<double>(keys_.depth + values_.columns);
   const double per_point = 0.5 + depth / (4.0 * lanes) + (relays ? 1.0 : 0.0);
-  const int64_t tasks = task_count(*context.parallel, points * per_point);
+  const double read = static_cast<double>(match_.batches) * static_cast<double>(match_.keys) *
+                      depth * sizeof(float);
+  const int64_t tasks =
+      task_count(*context.parallel, std::max(points * per_point, read_nanoseconds(read)));
   const int64_t counts[] = {keys_.floats(),          values_.floats(), query_floats_,
                             score_floats_,           relays ? score_floats_ : 0,
                             result_floats_,          row_block_,       row_block_,

@@ -23,7 +23,6 @@ struct Work {
 };
 
 constexpr double kForeign = 0.7, kStreamed = 0.1;  // nanoseconds per float
-constexpr double kRead = 0.12;  // the same of weights that one row is multiplied with
 
 // The most columns of one of so many parts.
 int64_t most_columns(const Work& work, int64_t parts) {
@@ -88,8 +87,9 @@ void ContractPlan::run(const RunContext& context) const {
   const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *
                         static_cast<double>(columns_);
   const double per_point = 1.0 + static_cast<double>(depth_) / (2.0 * kernels_.lanes);
-  const double read = streams_ ? points * static_cast<double>(depth_) * kRead : 0;
-  const double nanoseconds = std::max(points * per_point * 0.6, read);
+  const double floats_read = streams_ ? points * static_cast<double>(depth_) : 0;
+  const double nanoseconds =
+      std::max(points * per_point * 0.6, read_nanoseconds(floats_read * sizeof(float)));
   const int64_t tasks = task_count(*context.parallel, nanoseconds);
   Split split{1, 1};
   if (tasks > 1 && batches_ < 4 * tasks && batches_ % tasks != 0) {

@@ -38,4 +38,8 @@ inline int64_t task_count(const Parallel& parallel, double nanoseconds) {
   return std::max<int64_t>(1, std::min<int64_t>(parallel.threads, static_cast<int64_t>(wanted)));
 }
 
+// Nanoseconds in which one thread reads so many bytes that are in no cache of its own: weights of a
+// whole model, or what another stage wrote on several threads. Two read twice as fast.
+inline double read_nanoseconds(double bytes) { return bytes / 30.0; }
+
 }  // namespace onnx_fusion
