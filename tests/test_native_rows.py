@@ -17,6 +17,11 @@ SOFTMAX = (
 )
 
 
+LOG_SOFTMAX = SOFTMAX.replace("%5 = div %3 %4", "%5 = log %4\n%6 = sub %2 %5").replace(
+    "store y (i, j) %5", "store y (i, j) %6"
+)
+
+
 def layer_norm(size: int, form: str = "over") -> str:
     """Return a norm; scale and bias run along rows, are one for each, or for each element."""
     extent, letter = {"rows": ("M", "i"), "all": ("M, N", "i, j")}.get(form, ("N", "j"))
@@ -90,6 +95,7 @@ def test_softmax(length):
 
 @pytest.mark.parametrize("length", [1, 7, 16, 40, 300])
 def test_softmax_of_masks_infinities_and_nan(length):
+    """Of an infinity or NaN the whole row is NaN; what underflows is 0, or nearly."""
     x = np.random.default_rng(3).normal(0, 3, (9, length)).astype(np.float32)
     x[1, : length - 1] = -np.inf
     x[2, :] = -np.inf
@@ -100,6 +106,43 @@ def test_softmax_of_masks_infinities_and_nan(length):
     want = softmax(x)
     for got in on_every_isa(SOFTMAX, [x]):
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-37)
+    with np.errstate(divide="ignore"):
+        want = np.where(want == 0, x - x.max(-1, keepdims=True), np.log(want))
+    for got in on_every_isa(LOG_SOFTMAX, [x]):
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("length", [*LENGTHS, 20000])
+def test_log_softmax(length):
+    rng = np.random.default_rng(length)
+    for rows in ROWS if length < 20000 else (2,):
+        x = rng.normal(0, 6, (rows, length)).astype(np.float32)
+        want = np.log(softmax(x))
+        for header in ("tile_program 1\n", STRICT):
+            for got in on_every_isa(LOG_SOFTMAX.replace("tile_program 1\n", header), [x]):
+                np.testing.assert_allclose(got, want, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("length", [*LENGTHS, 20000])
+@pytest.mark.parametrize("biased", [True, False])
+def test_rms_norm_with_epsilon(length, biased):
+    """One row of scales for all rows, and what is stored beside the result."""
+    bias = "%9 = load b (j)\n%10 = add %8 %9\n" if biased else ""
+    text = (
+        f"{HEAD}input g f32[N] row\ninput b f32[N] row\noutput y f32[M, N] row\n"
+        "stage i: M, j: N\n%0 = load x (i, j)\n%1 = mul %0 %0\n%2 = reduce_sum %1 over j\n"
+        f"%3 = const f32 {length}\n%4 = div %2 %3\n%5 = const f32 1e-06\n%6 = add %4 %5\n"
+        "%7 = sqrt %6\n%8 = div %0 %7\n%11 = load g (j)\n%12 = mul %8 %11\n"
+        + bias.replace("%8", "%12") + f"store y (i, j) %{10 if biased else 12}\n"
+    )  # fmt: skip
+    rng = np.random.default_rng(length)
+    g, b = rng.normal(0, 1, (2, length)).astype(np.float32)
+    for rows in ROWS if length < 20000 else (2,):
+        x = rng.normal(1, 2, (rows, length)).astype(np.float32)
+        wide = x.astype(np.float64)
+        want = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * g + b * biased
+        for got in on_every_isa(renumbered(text.split("\n")), [x, g, b]):
+            np.testing.assert_allclose(got, want, rtol=3e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("length", LENGTHS)

@@ -78,6 +78,7 @@ class Compiler {
   bool place_store(const Step& step, const std::vector<Step>& places, Segment* segment, Step* place);
   void point_loads();
   bool lies_flat(const Linear& address, Width width, uint16_t over) const;
+  bool lies_in_one_row(const TileLoad& load, const Step& loading) const;
   void point(Step* step, int tensor, size_t bytes, const Linear& address, bool writes);
   void estimate();
 

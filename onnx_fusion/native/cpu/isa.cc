@@ -25,6 +25,8 @@ namespace cpu {
   void fill_copy(Kernels*);          \
   void fill_activate(Kernels*);      \
   void fill_rows(Kernels*);          \
+  void fill_softmax(Kernels*);       \
+  void fill_norm(Kernels*);          \
   void fill_cast(Kernels*);          \
   void fill_reduce(Kernels*);        \
   void fill_window(Kernels*);        \
@@ -84,6 +86,8 @@ Kernels make() {
     isa::fill_copy(&k);                    \
     isa::fill_activate(&k);                \
     isa::fill_rows(&k);                    \
+    isa::fill_softmax(&k);                 \
+    isa::fill_norm(&k);                    \
     isa::fill_cast(&k);                    \
     isa::fill_reduce(&k);                  \
     isa::fill_window(&k);                  \

@@ -117,6 +117,29 @@ bool join_softmax(Joining& at, size_t i) {
   return true;
 }
 
+// (a - max(a)) - log(sum(exp(a - max(a)))).
+bool join_log_softmax(Joining& at, size_t i) {
+  int centred, lost, in, top;
+  if (!by_row(at, at.steps[i], Op::op_sub, &centred, &lost)) return false;
+  Step* const log = at.maker(lost);
+  Step* const sub = at.maker(centred, 2);
+  if (log == nullptr || sub == nullptr || log->kind != StepKind::pass || log->op != Op::op_log ||
+      !by_row(at, *sub, Op::op_sub, &in, &top)) {
+    return false;
+  }
+  Step* const sum = at.maker(log->a);
+  if (!reduces(at, sum, Op::op_reduce_sum)) return false;
+  Step* const exp = at.maker(sum->a);
+  Step* const most = at.maker(top);
+  if (exp == nullptr || !at.is_f32_full(*exp) || exp->op != Op::op_exp || exp->a != centred ||
+      !reduces(at, most, Op::op_reduce_max) || most->a != in) {
+    return false;
+  }
+  for (Step* step : {log, sub, sum, exp, most}) at.drop(step);
+  set_idiom(&at.steps[i], kernels().log_softmax, in, -1, -1, -1);
+  return true;
+}
+
 // What a full slot is loaded from is one row for all of the tile.
 bool repeats(const Joining& at, int slot) {
   const auto found = at.made.find(slot);
@@ -152,6 +175,10 @@ bool with_bias(const Step& step, bool once, Idiom* idiom) {
   if (step.kind != StepKind::idiom) return false;
   const auto& scale = kernels().scale;
   for (int centred = 0; centred < 2; ++centred) {
+    if (once && step.idiom == kernels().norm[centred][0]) {
+      *idiom = kernels().norm[centred][1];
+      return true;
+    }
     for (int how = 0; how < kScalings; ++how) {
       for (int repeated = 0; repeated < 2; ++repeated) {
         if (step.idiom != scale[centred][how][0][repeated]) continue;
@@ -161,6 +188,41 @@ bool with_bias(const Step& step, bool once, Idiom* idiom) {
     }
   }
   return false;
+}
+
+// A row, less its mean or as it is, over the root of its mean square and a number, times one row for all:
+// those sums and the result are one kernel.
+void join_norm(Joining& at, Step* scaled) {
+  const auto& scale = kernels().scale;
+  const bool centred = scaled->idiom == scale[1][kScalesAbout][0][1];
+  if (!centred && scaled->idiom != scale[0][kScalesAbout][0][1]) return;
+  Step* const root = at.maker(scaled->b);
+  if (root == nullptr || root->kind != StepKind::pass || root->op != Op::op_sqrt) return;
+  Step* const add = at.maker(root->a);
+  if (add == nullptr || add->kind != StepKind::pass || add->op != Op::op_add) return;
+  const auto is_constant = [&](int slot) {
+    return at.program.slots[static_cast<size_t>(slot)].is_constant;
+  };
+  const bool second = is_constant(add->b);
+  Step* const div = at.maker(second ? add->a : add->b);
+  const int epsilon = second ? add->b : add->a;
+  if (div == nullptr || div->kind != StepKind::pass || div->op != Op::op_div ||
+      !is_constant(div->b) || !is_constant(epsilon)) {
+    return;
+  }
+  // Moments are known by the slot of the centred values, which are their means now.
+  Step* const sums = centred ? at.maker(scaled->e, 2) : at.maker(div->a);
+  if (sums == nullptr || sums->a != scaled->a || sums->out != div->a ||
+      at.uses[static_cast<size_t>(div->a)] != 1) {
+    return;
+  }
+  const bool sums_squares =
+      centred ? sums->kind == StepKind::idiom && sums->idiom == kernels().moments && sums->c == div->b
+              : sums->kind == StepKind::reduce && sums->reduce == &kernels().squares;
+  if (!sums_squares) return;
+  const int count = div->b;
+  for (Step* step : {root, add, div, sums}) at.drop(step);
+  set_idiom(scaled, kernels().norm[centred][0], scaled->a, count, scaled->c, -1, epsilon);
 }
 
 // A row times or over its value, then times and plus what is full.
@@ -179,6 +241,8 @@ bool join_scale(Joining& at, size_t i) {
       const int how = !over ? kScalesTimes : is_exact(at) ? kScalesOver : kScalesAbout;
       const int mean = centre(at, &in);
       set_idiom(&outer, kernels().scale[mean >= 0][how][0][once], in, value, other, -1, mean);
+      at.drop(inner);
+      join_norm(at, &outer);
     } else if (Idiom idiom = nullptr;
                outer.op == Op::op_add && with_bias(*inner, once, &idiom)) {
       set_idiom(&outer, idiom, inner->a, inner->b, inner->c, other, inner->e);
@@ -194,7 +258,8 @@ bool join_scale(Joining& at, size_t i) {
 }  // namespace
 
 bool join_rows(Joining& at, size_t i) {
-  return join_squares(at, i) || join_softmax(at, i) || join_scale(at, i);
+  return join_squares(at, i) || join_softmax(at, i) || join_log_softmax(at, i) ||
+         join_scale(at, i);
 }
 
 }  // namespace onnx_fusion::cpu

@@ -103,11 +103,15 @@ struct Kernels {
   ReducePasses reduce[4][4];                    // [op - reduce_sum][type]
   ReducePasses squares;                         // sum of squares of f32, `rows` only
   Idiom softmax[2];                             // of rows of a; the second divides exactly
+  Idiom log_softmax;
   Idiom center;                                 // a - mean, and b = sums of its squares; c: the count
   Idiom moments;                                // those sums, and b = the means
   // (a - e[row], if the first index is 1) * or / b[row], then * c, then + d if the third is 1. If the
   // last is 1, c and d are one row for all.
   Idiom scale[2][kScalings][2][2];
+  // a / sqrt(the mean of its squares + e[0]) * c + d, where b[0] is the count and c and d are one row; a less
+  // its mean, if the first index is 1; plus d, if the second is.
+  Idiom norm[2][2];
   WindowPass window[3];                         // sum, max, min of f32
   void (*pairs[3])(const PairRows& rows);       // the same
   void (*pool[3])(const PoolRows& rows);        // the same

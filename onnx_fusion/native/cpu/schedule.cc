@@ -7,7 +7,35 @@ namespace onnx_fusion::cpu {
 namespace {
 
 bool is_softmax(Idiom idiom) {
-  return idiom == kernels().softmax[0] || idiom == kernels().softmax[1];
+  return idiom == kernels().softmax[0] || idiom == kernels().softmax[1] ||
+         idiom == kernels().log_softmax;
+}
+
+// The kernel reads one row of its operands c and d, which is for all of the tile's.
+bool reads_one_row(const Step& step) {
+  if (step.kind != StepKind::idiom) return false;
+  const Kernels& k = kernels();
+  for (int biased = 0; biased < 2; ++biased) {
+    for (int centred = 0; centred < 2; ++centred) {
+      if (step.idiom == k.norm[centred][biased]) return true;
+      for (int how = 0; how < kScalings; ++how) {
+        if (step.idiom == k.scale[centred][how][biased][1]) return true;
+      }
+    }
+  }
+  return false;
+}
+
+bool uses(const TileProgram& program, const Step& step, int slot) {
+  if (step.kind == StepKind::strand) {
+    for (const Strand::Link& link : program.strands[static_cast<size_t>(step.ref)].links) {
+      if (link.slot == slot) return true;
+    }
+  }
+  for (int in : {step.a, step.b, step.e}) {
+    if (in == slot) return true;
+  }
+  return !reads_one_row(step) && (step.c == slot || step.d == slot);
 }
 
 }  // namespace
@@ -233,6 +261,30 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
   return true;
 }
 
+// Every row of the tile is the same consecutive elements, and nobody reads more than the first.
+bool Compiler::lies_in_one_row(const TileLoad& load, const Step& loading) const {
+  if (loading.width != Width::full || slice_.leaf >= 0 || slice_.sink >= 0) return false;
+  int64_t length = 1;
+  for (size_t k = out_->full_axes.size(); k-- > 0;) {
+    const int a = out_->full_axes[k];
+    const TileAxis& axis = out_->axes[static_cast<size_t>(a)];
+    const int64_t step = axis.reduced ? length : 0;
+    if (load.address.coef[a] != step || (axis.reduced && axis.chunk != axis.extent)) return false;
+    if (axis.reduced) length *= axis.extent;
+  }
+  for (const TileLoad& other : out_->loads) {
+    for (const TileIndirect& indirect : other.indirects) {
+      if (indirect.slot == loading.out) return false;
+    }
+  }
+  for (const Segment& segment : out_->segments) {
+    for (const Step& step : segment.steps) {
+      if (&step != &loading && uses(*out_, step, loading.out)) return false;
+    }
+  }
+  return true;
+}
+
 // Loads of what lies in memory as the tile wants it, and of what is the same for all tiles.
 void Compiler::point_loads() {
   for (Segment& segment : out_->segments) {
@@ -244,6 +296,10 @@ void Compiler::point_loads() {
         continue;
       }
       if (lies_flat(load.address, step.width, 0xffff)) {
+        point(&step, load.tensor, load.bytes, load.address, false);
+        continue;
+      }
+      if (lies_in_one_row(load, step)) {
         point(&step, load.tensor, load.bytes, load.address, false);
         continue;
       }
