@@ -107,7 +107,9 @@ bool DepthPlan::choose_shape() {
                    rows_.step == step_ * rows_.reach;
   const bool wide = two && width <= kernels_->wide && outputs >= 7 &&
                     ceil_div(outputs, 7) * 7 <= ceil_div(outputs, 4) * 4;
-  shape_ = outputs < 4 ? kOne : wide ? kTwoBySeven : even ? kSeven : two ? kTwoByFour : kFour;
+  const bool pairs = two && step_ == 2 && width <= kernels_->paired;
+  const bool seven = even && !pairs;
+  shape_ = outputs < 4 ? kOne : wide ? kTwoBySeven : seven ? kSeven : two ? kTwoByFour : kFour;
   block_ = channels_;
   band_ = rows_of(shape_);
   const int64_t apart = columns_.stride * static_cast<int64_t>(sizeof(float));

@@ -46,9 +46,10 @@ constexpr int64_t rows_of(DepthShape shape) {
 }
 
 struct DepthKernels {
-  int lanes;  // floats in a vector
-  int early;  // the widest window that DepthEnd::silu may follow
-  int wide;   // the widest window of which there are tiles of two by seven
+  int lanes;   // floats in a vector
+  int early;   // the widest window that DepthEnd::silu may follow
+  int wide;    // the widest window of which there are tiles of two by seven
+  int paired;  // and that of which tiles of two by four have registers for a line's weights
   // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
   // whether something may be outside: then one output has pointers, and more leave out what adds
   // nothing. Two rows inside take all lines. `channels` is at least a vector.

@@ -10,6 +10,9 @@ namespace {
 // The widest window after which SiLU is faster in registers than as a pass over the tile.
 constexpr int kEarly = kRegisters > 16 && kLanes > 4 ? 3 : 0;
 
+// The widest window of which a line's weights have registers beside two rows of four outputs.
+constexpr int kPaired = (kRegisters - 2 * 4 - 3) / 2;
+
 // Whether two rows of seven outputs have registers beside the weights.
 template <int S>
 constexpr bool kWide = S > 1 && S * S + 2 * 7 + 2 < kRegisters;
@@ -148,6 +151,11 @@ constexpr Run choose() {
 
 extern const DepthKernels depth_kernels;
 const DepthKernels depth_kernels = {
-    kLanes, kEarly, kWide<3> ? 3 : 0, {{STEP(1, 1), STEP(1, 1)}, WIDTH(3), WIDTH(5), WIDTH(7)}};
+    kLanes,
+    kEarly,
+    kWide<3> ? 3 : 0,
+    kPaired,
+    {{STEP(1, 1), STEP(1, 1)}, WIDTH(3), WIDTH(5), WIDTH(7)},
+};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
