@@ -272,7 +272,8 @@ def pooled(
     need(x, (DType.F32,))
     kernel = tuple(ex.const(int(k)) for k in site.attr("kernel_shape"))
     window = window_of(site, kernel, x.shape[2:])
-    ceil = bool(site.attr("ceil_mode", 0)) and site.attr("auto_pad", "NOTSET") == "NOTSET"
+    auto = site.attr("auto_pad", "NOTSET")
+    ceil = bool(site.attr("ceil_mode", 0)) and not auto.startswith("SAME")
     spatial = x.shape[2:]
     overhang = any(window.may_overhang(k, extent) for k, extent in enumerate(spatial))
     if overhang:
