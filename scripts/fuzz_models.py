@@ -147,7 +147,7 @@ def run_of(
     start = g.number(0, len(nodes) - 1)
     stop = g.number(start + 1, min(len(nodes), start + 8))
     run, rest = nodes[start:stop], [*nodes[:start], *nodes[stop:]]
-    made = {name for node in run for name in node.output if name}
+    made = dict.fromkeys(name for node in run for name in node.output if name)
     outer = {name for node in rest for name in reads(node)} | set(shown)
     read = dict.fromkeys(n for node in run for n in reads(node) if n not in made)
     return start, stop, list(read), [n for n in made if n in outer and n in g.values]

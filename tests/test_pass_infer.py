@@ -336,7 +336,7 @@ def test_slices_to_no_end(end, step):
 @pytest.mark.parametrize("opset", [10, 11, 13])
 @pytest.mark.parametrize("dims", ["1, 3, 8, 7", "N, 3, H, 7", "?, ?, ?, ?"])
 def test_every_second_line(dims, opset):
-    """onnx takes no notice of steps in opset 10: a Slice of them seemed to change nothing."""
+    """onnx has unknown extents stay what they are in opset 10: no Slice seemed to change them."""
     graph = inferred(parse(f"""g (float[{dims}] x) => (float z)
         <int64[1] one = {{1}}, int64[1] end = {{2147483647}}, int64[1] h = {{2}}, int64[1] w = {{3}},
          int64[1] step = {{2}}> {{
@@ -346,3 +346,23 @@ def test_every_second_line(dims, opset):
         agree(graph, {"x": np.ones((1, 3, height, 7), "f4")})
     if "?" not in dims:
         assert graph.values["z"].shape[3] == 3
+
+
+@pytest.mark.parametrize("opset", [9, 10, 11])
+def test_a_part_of_an_unknown_extent(opset):
+    slice_ = "Slice <starts = [1], ends = [2], axes = [1]> (x)" if opset < 10 else "Slice (x, a, b, a)"
+    graph = inferred(parse(f"""g (float[N, W] x) => (float y)
+        <int64[1] a = {{1}}, int64[1] b = {{2}}> {{ y = {slice_} }}""", opset=opset))
+    for width in (1, 2, 5):
+        agree(graph, {"x": np.ones((3, width), "f4")})
+
+
+@pytest.mark.parametrize("batch, known", [("N", False), ("4", True)])
+def test_declarations_of_models_made_dynamic_by_hand(batch, known):
+    """What the model says of an operator that onnx does not know may be left from a fixed batch."""
+    graph = inferred(parse(f"""g (float[{batch}, 3] x) => (float y) <float[4, 3] c> {{
+        c = my.Strange (x)
+        y = Relu (c) }}""", imports=', "my": 1'))
+    for name in "cy":
+        assert len(graph.values[name].shape) == 2
+        assert (graph.values[name].shape == (4, 3)) is known

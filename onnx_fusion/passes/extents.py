@@ -147,18 +147,17 @@ def broadcast(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None
 
 
 _CEIL_MODE_SETTLED = 22
-_STEPS_UNSEEN = 10
+_SLICE_UNSEEN = 10
 
 
 def is_misjudged(node: Node, opset: int) -> bool:
     """True for a node whose extents onnx.shape_inference gets wrong: rules here are to be believed.
 
     Before opset 22 it counts a last window that starts in the end padding; ONNX Runtime and opset
-    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 it takes no notice of a Slice's steps
-    along unknown extents.
+    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents.
     """
     if node.op_type == "Slice" and not node.domain:
-        return opset == _STEPS_UNSEEN and len(node.inputs) > 4
+        return opset == _SLICE_UNSEEN
     return (node.op_type in POOLS and not node.domain and bool(node.attrs.get("ceil_mode", 0))
             and opset < _CEIL_MODE_SETTLED)
 

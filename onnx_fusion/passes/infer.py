@@ -60,8 +60,7 @@ def infer(graph: Graph) -> Graph:
 def _assign(graph: Graph, found: dict[str, Info]) -> None:
     """Set types and shapes to what inference found; unknown extents get made-up symbols."""
     declared = _declared(graph)
-    static = all(value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
-                 for value in graph.inputs)
+    static = _is_static(graph)
     symbols = {dim for value in graph.inputs for dim in value.shape or ()}
     renamed: dict[str, str] = {}
     for value in graph.values.values():
@@ -74,6 +73,11 @@ def _assign(graph: Graph, found: dict[str, Info]) -> None:
             told = (None,) * len(shape or ())
         value.shape = None if shape is None else tuple(
             _name(dim, told[axis], value, axis, symbols, renamed) for axis, dim in enumerate(shape))
+
+
+def _is_static(graph: Graph) -> bool:
+    return all(value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
+               for value in graph.inputs)
 
 
 def _unify(graph: Graph) -> None:
@@ -124,9 +128,10 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
     """Return what is known of values for which onnx found no type or no rank, and was not told yet.
 
     From Reshape, Expand and the like if their target is known in part, else from what the model
-    declares. Only of values made from known ones, if there are any: the rest may then follow.
+    declares, of which extents count only if every input is static. Only of values made from known
+    ones, if there are any: the rest may then follow.
     """
-    declared = _declared(graph)
+    declared, static = _declared(graph), _is_static(graph)
     first, rest = [], []
     for node in graph.nodes:
         for value in filter(None, node.outputs):
@@ -134,7 +139,8 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
                 continue
             dtype, shape = declared.get(value.name, (None, None))
             dtype = value.dtype or dtype
-            shape = shape and tuple(dim if isinstance(dim, int) else None for dim in shape)
+            shape = shape and tuple(
+                dim if static and isinstance(dim, int) else None for dim in shape)
             if is_misjudged(node, graph.opsets.get("", 0)):
                 dtype = node.inputs[0].dtype if value is node.outputs[0] else DType.I64
                 shape = output_extents(node)
