@@ -45,6 +45,8 @@ def binary(g: Grower) -> None:
         return
     if op_type in ("Mod", "Div") and g.of(y).dtype.kind in "iu" and not np.all(g.of(y)):
         raise Rejected("integer division by zero ends the process")
+    if op_type == "PRelu" and np.broadcast_shapes(g.of(x).shape, g.of(y).shape) != g.of(x).shape:
+        raise Rejected("a slope larger than what it slopes")
     if op_type in ("Sum", "Mean", "Max", "Min") and g.chance(0.3):
         g.add(op_type, [x, y, g.like(x)])
         return
