@@ -196,6 +196,17 @@ def test_unwritable_outputs(
     assert sorted(os.listdir()) == ["folder", "model.onnx"]
 
 
+@pytest.mark.parametrize("option", ["--html", "--dot"])
+@pytest.mark.parametrize("target", [".", "folder"])
+def test_pages_are_no_folders(
+    target: str, option: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    put(model(), "model.onnx")
+    Path("folder").mkdir()
+    assert command_line.main(["explain", "model.onnx", option, target]) == 1
+    assert capsys.readouterr() == ("", f"{target}: cannot be written: is a directory\n")
+
+
 def test_unknown_operators_are_no_error(folder: Path, capsys: pytest.CaptureFixture) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17, "my.domain" : 1]> g (float[2] x) =>
         (float[2] y) { a = Relu(x) b = Exp(a) c = my.domain.Strange(b) y = Neg(c) }"""
@@ -211,6 +222,9 @@ USAGE = {
     "no output": ["optimize", "model.onnx"],
     "policy": ["optimize", "a", "b", "--policy", "most"],
     "threads": ["verify", "a", "b", "--threads", "0"],
+    "too many threads": ["bench", "a", "--threads", "1000000"],
+    "threads to tune for": ["optimize", "a", "b", "--tune", "--threads", "1,0"],
+    "seconds": ["bench", "a", "--seconds", "nan"],
     "number": ["bench", "a", "--threads", "two"],
     "option": ["explain", "a", "--yaml"],
 }

@@ -7,8 +7,8 @@ import argparse
 import onnx
 
 from onnx_fusion.cli import show
-from onnx_fusion.cli.optimize import add_planning
-from onnx_fusion.cli.verify import positive
+from onnx_fusion.cli.optimize import add_planning, seconds
+from onnx_fusion.cli.verify import thread_count
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,11 +19,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         "optimized", metavar="OUT", nargs="?", help="the optimized model; else IN is optimized now"
     )
     parser.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="threads of both (default 1)"
+        "--threads", type=thread_count, default=1, metavar="N", help="threads of both (default 1)"
     )
     parser.add_argument("--inputs", metavar="X.npz", help="as for verify; else random")
     parser.add_argument(
-        "--seconds", type=float, default=5.0, metavar="S", help="how long to measure (default 5)"
+        "--seconds", type=seconds, default=5.0, metavar="S", help="how long to measure (default 5)"
     )
     add_planning(parser, short=True)
     parser.set_defaults(run=run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 from pathlib import Path
@@ -60,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
 def write(target: str, text: str) -> None:
     """Write a file whole or not at all."""
     path = Path(target)
-    made = path.with_name(f".{path.name}.{os.getpid()}")
+    made = path.parent / f".{path.name}.{os.getpid()}"
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         made.write_text(text, encoding="utf-8")
         os.replace(made, path)
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_fusion.cli import show
+from onnx_fusion.cli.verify import thread_count
 from onnx_fusion.errors import OnnxFusionError, VerifyError
 
 
@@ -82,10 +83,7 @@ def seconds(text: str) -> float:
 
 def thread_counts(text: str) -> tuple[int, ...]:
     """Return numbers of threads, separated by commas, each once and in order."""
-    counts = tuple(sorted({int(part) for part in text.split(",")}))
-    if counts[0] < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {counts[0]}")
-    return counts
+    return tuple(sorted({thread_count(part) for part in text.split(",")}))
 
 
 def sized(text: str) -> tuple[str, int]:

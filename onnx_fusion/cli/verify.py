@@ -7,6 +7,9 @@ import argparse
 from onnx_fusion.cli import show
 from onnx_fusion.errors import VerifyError
 
+MOST_THREADS = 1024
+"""ONNX Runtime takes any number, and then the machine's memory for their stacks."""
+
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command and its options."""
@@ -16,7 +19,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--inputs", metavar="X.npz", help="arrays named as the inputs, or in_<input>; else random"
     )
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of both sessions")
+    parser.add_argument("--threads", type=thread_count, metavar="N", help="threads of both sessions")
     parser.add_argument(
         "--no-library",
         action="store_true",
@@ -25,11 +28,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
-def positive(text: str) -> int:
-    """Return the text as a number of at least 1."""
+def thread_count(text: str) -> int:
+    """Return the text as a number of threads."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    if not 1 <= value <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_THREADS}, not {text}")
     return value
 
 
