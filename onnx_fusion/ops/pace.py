@@ -59,6 +59,8 @@ COPY = 25e9
 """Bytes per second at which it writes the windows of an image down for a matrix product."""
 STREAM = (28e9, 20e9)
 """Bytes per second at which weights that are used once are read, (here, ONNX Runtime)."""
+FAR = 4e6
+"""Bytes of weights from which Winograd's, four times as many, come from memory at every run."""
 
 
 def filled(product: Product, edge: float = 3.0) -> float:
@@ -106,8 +108,8 @@ def reached(product: Product) -> float:
 def winograd(product: Product) -> float:
     """Return operations of the sum for one that is done, times the share of PEAK: 0 if the kernels sum.
 
-    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly. Windows longer
-    than 5 are cut to windows of 3.
+    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly, and wait for
+    weights that come from memory. Windows longer than 5 are cut to windows of 3.
     """
     channels = product.depth / product.taps
     axes = [taps for taps in product.window if taps > 1][-2:]
@@ -119,7 +121,8 @@ def winograd(product: Product) -> float:
     five = all(taps == 5 for taps in axes)
     gain = (2.45, 1.4)[len(axes) == 1] if five else (3.6, 1.62)[len(axes) == 1] / whole
     tiles = product.rows / 4 ** len(axes)
-    shared = tiles / (tiles + (5 if len(axes) == 2 else 20))
+    shared = tiles / (tiles + (2 if len(axes) == 2 else 20))
+    shared *= 0.8 if product.weight_bytes > FAR else 1.0
     return gain * shared * channels / (channels + 6) * product.columns / (product.columns + 6)
 
 
