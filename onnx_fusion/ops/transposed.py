@@ -4,7 +4,8 @@ Output position p takes input q through tap r where p + before = stride * q + di
 every stride-th tap can: with a = (p + before) % stride, tap stride * t + a meets input position
 (p + before) // stride - t. So the sum runs over t alone, no product is by an inserted zero, and
 where the stride divides the output's extent p splits into two letters, one of which is the phase.
-Where the maps of the phase would not be linear, the whole result is made, and cut afterwards.
+Where the maps of the phase would not be linear, the whole result is made, and cut afterwards. An
+axis of one input is spread by its kernel alone: each output has one tap, whatever the stride.
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ class Spread:
     extent: ex.Expr
     inside: bool
     """Whether every tap of every output meets an input."""
+    alone: bool = False
+    """Whether there is one input, and every output has a tap."""
 
     @property
     def taps(self) -> int:
         """Return how many taps an output position sums at most."""
-        return -(-self.kernel // self.stride)
+        return 1 if self.alone else -(-self.kernel // self.stride)
 
     @property
     def is_linear(self) -> bool:
         """Return whether the maps are linear once the output's axis is split into its phases."""
-        if self.stride == 1:
+        if self.stride == 1 or self.alone:
             return True
         if self.dilation != 1:
             return False
@@ -65,6 +68,8 @@ class Spread:
 
     def meet(self, at: ex.Expr, tap: ex.Expr) -> tuple[ex.Expr, ex.Expr]:
         """Return the input position and the kernel position of an output's tap."""
+        if self.alone:
+            return tap, at + self.before
         if self.stride == 2 and self.dilation == 1 and self.before % 2:
             # (phase + 1) // 2 is the phase itself, (phase + 1) % 2 the other one.
             phase = at % 2
@@ -95,7 +100,9 @@ def spreads(site: Site, x: Tensor, w: Tensor) -> list[Spread]:
         full = (size - 1) * stride + extra[k] + (kernel[k] - 1) * dilation + 1
         before, extent = padding(site, k, size * stride, full, (pads[k], pads[rank + k]))
         inside = kernel[k] <= stride and dilation == 1 and not before and extent == size * stride
-        found.append(Spread(kernel[k], stride, dilation, before, extent, inside))
+        reach = ex.as_int(extent)
+        alone = size == 1 and dilation == 1 and reach is not None and before + reach <= kernel[k]
+        found.append(Spread(kernel[k], stride, dilation, before, extent, inside or alone, alone))
     return found
 
 
@@ -157,7 +164,7 @@ def lower_conv_transpose(site: Site) -> list[Tensor | None]:
             column = stage.simplify(index[1] % width)
         inside = None if all(axis.inside for axis in axes) else 0.0
         left = stage.operand(x, (index[0], source, *at), inside)
-        ragged = [k for k, axis in enumerate(axes) if axis.kernel % axis.stride]
+        ragged = [k for k, a in enumerate(axes) if a.kernel % a.stride and not a.alone]
         right = stage.operand(w, (source, column, *taps), 0.0 if ragged else None)
         if ragged:
             # The weight is 0 behind the kernel's end, and must not meet an infinity.
