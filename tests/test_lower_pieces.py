@@ -285,3 +285,15 @@ def sliced(begin: int, end: int) -> onnx.ModelProto:
     for name, values in (("shape", [0, 80]), ("begin", [begin]), ("end", [end]), ("axis", [1])):
         model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
     return model
+
+
+def test_a_product_over_a_concat_reads_it_from_memory() -> None:
+    """Its depth is the joined axis, so pieces would be chosen for every element multiplied."""
+    model = build(
+        "float[1, 8, 5, 6] x, float[1, 8, 5, 6] z", "float[1, 16, 5, 6] y",
+        "a = Relu (x)\nb = Neg (z)\nc = Concat <axis = 1> (a, b)\ny = Conv (c, w)",
+        w=(16, 16, 1, 1),
+    )  # fmt: skip
+    for stage in lowered(model):
+        kinds = {type(line) for line in stage.body}
+        assert not {Dot, Select} <= kinds

@@ -271,3 +271,23 @@ def test_what_is_repeated_is_stored_finished() -> None:
         for stage in lowered.program.split("\nstage")[1:]:
             assert ("dot" in stage) == ("max" in stage)
     compare(model, {"x": x, "z": z}, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+def test_sizes_that_are_made_of_an_input_s_shape(mode: str) -> None:
+    """As exported with a free batch: its extent beside numbers."""
+    nodes = [
+        node("Neg", ["x"], ["a"]),
+        node("Shape", ["a"], ["s"]),
+        node("Slice", ["s", "zero", "two", "zero"], ["lead"]),
+        node("Concat", ["lead", "target"], ["sizes"], axis=0),
+        node("Resize", ["a", "", "", "sizes"], ["y"], mode=mode),
+    ]
+    constants = {
+        "zero": np.array([0], np.int64),
+        "two": np.array([2], np.int64),
+        "target": np.array([12, 20], np.int64),
+    }
+    x = floats(2, 3, 6, 5)
+    model = build(nodes, {"x": x}, constants, symbols={"x": ["batch", 3, 6, 5]})
+    compare(model, {"x": x}, {"x": floats(1, 3, 6, 5)}, regions=1)

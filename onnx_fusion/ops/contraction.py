@@ -49,8 +49,8 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
         lead = index[: len(batch)]
         i = index[len(batch) : len(batch) + len(rows)]
         j = index[len(batch) + len(rows) :]
-        left = stage.operand(a, align(lead, a.shape[:-2]) + i + (k,))
-        right = stage.operand(b, align(lead, b.shape[:-2]) + ((k,) + j if b.rank > 1 else (k,)))
+        left = stage.factor(a, align(lead, a.shape[:-2]) + i + (k,))
+        right = stage.factor(b, align(lead, b.shape[:-2]) + ((k,) + j if b.rank > 1 else (k,)))
         return stage.dot(tensor, left, right, letters)
 
     tensor = Tensor(DType.F32, batch + rows + cols, read, 1)
@@ -210,7 +210,7 @@ def read_window(
     """Write the element of `x` under a window's tap, `fill` outside."""
     if store_first(x, window) and x not in stage.stored:
         raise NeedsTemp(x)
-    return stage.operand(x, lead + at, fill if window.padded else None)
+    return stage.factor(x, lead + at, fill if window.padded else None)
 
 
 def lower_conv(site: Site) -> list[Tensor | None]:
@@ -247,7 +247,7 @@ def lower_conv(site: Site) -> list[Tensor | None]:
         at = window.at(index[2:], tuple(taps))
         left = read_window(stage, x, (index[0], source), at, window, 0.0)
         own = (tap + first for tap, first in zip(taps, firsts, strict=True))
-        right = stage.operand(w, (index[1], channel, *own))
+        right = stage.factor(w, (index[1], channel, *own))
         return stage.dot(tensor, left, right, tuple(letters))
 
     tensor = Tensor(DType.F32, shape, read, 1)

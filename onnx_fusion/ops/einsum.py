@@ -76,7 +76,7 @@ def lower_einsum(site: Site) -> list[Tensor | None]:
             at[name], names = stage.axis((tensor.serial, k), extents[name])
             letters += names
         a, b = (
-            stage.operand(t, tuple(at[name] for name in axes))
+            stage.factor(t, tuple(at[name] for name in axes))
             for t, axes in zip(operands, named, strict=True)
         )
         if dtype is DType.F32:

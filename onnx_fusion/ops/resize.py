@@ -18,7 +18,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.ops.contraction import INLINE_STEPS
 from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType
-from onnx_fusion.ops.movement import MOVABLE, moved, number
+from onnx_fusion.ops.movement import MOVABLE, given, moved, number
 from onnx_fusion.ops.row import Row, Site, constant
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
@@ -75,35 +75,49 @@ class Axis:
 
 
 def axes_of(site: Site, x: Tensor) -> dict[int, Axis]:
-    """Return the axes whose positions change; scales or sizes are constants."""
+    """Return the axes whose positions change; scales are constants, sizes too or known otherwise."""
     first = 1 if site.node.op_type == "Upsample" or site.opset < 11 else 2
     scales = site.attr("scales")
     if scales is None:
         scales = constant(site.node, first)
-    sizes = None if site.node.op_type == "Upsample" else constant(site.node, 3)
+    sizes = None if site.node.op_type == "Upsample" else sizes_of(site)
     axes = [int(a) % x.rank for a in site.attr("axes") or range(x.rank)]
-    to_size = sizes is not None and sizes.size > 0
-    given = sizes if to_size else scales
-    if given is None or len(given) != len(axes):
+    to_size = bool(sizes)
+    asked = sizes if to_size else scales
+    if asked is None or len(asked) != len(axes):
         raise Refused("neither scales nor sizes for its axes")
     if to_size and site.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise Refused("Resize that keeps the aspect ratio")
     found = {}
-    for axis, wanted in zip(axes, given, strict=True):
+    for axis, wanted in zip(axes, asked, strict=True):
         size = x.shape[axis]
-        made = from_size(size, int(wanted)) if to_size else from_scale(size, np.float32(wanted))
+        made = from_size(size, wanted) if to_size else from_scale(size, np.float32(wanted))
         if made is not None:
             found[axis] = made
     return found
 
 
-def from_size(size: ex.Expr, extent: int) -> Axis | None:
+def sizes_of(site: Site) -> list[ex.Expr]:
+    """Return the extents that input 3 asks for, one for each of its axes, empty if there is none.
+
+    Of a tensor computed at run time they are those that inference found.
+    """
+    value = site.node.inputs[3] if len(site.node.inputs) > 3 else None
+    if value is None:
+        return []
+    if value.weight is not None:
+        return [ex.const(int(size)) for size in value.weight.array().reshape(-1)]
+    shape = given(site)
+    return [shape[int(a) % len(shape)] for a in site.attr("axes") or range(len(shape))]
+
+
+def from_size(size: ex.Expr, wanted: ex.Expr) -> Axis | None:
     """Return an axis that gets this extent, None if it has it already."""
-    known = ex.as_int(size)
-    if known is None or known == 0 or extent == 0:
-        raise Refused("Resize of an empty axis, or one of unknown extent, to a size")
-    if known == extent:
+    if size == wanted:
         return None
+    known, extent = ex.as_int(size), ex.as_int(wanted)
+    if not known or not extent:
+        raise Refused("Resize of an empty axis, or one of unknown extent, to a size")
     ratio = fractions.Fraction(extent, known)
     scale = np.float32(extent) / np.float32(known)
     return Axis(size, ex.const(extent), ratio.numerator, ratio.denominator, scale)
@@ -239,7 +253,6 @@ def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
             raise NeedsTemp(tensor)
         if source.steps > INLINE_STEPS and not source.is_source and source not in stage.stored:
             raise NeedsTemp(source)
-        stage.blends += 1
         at = number(index[k], tensor)
         cell, phase = (stage.simplify(e) for e in (at // step, at % step))
 
@@ -268,6 +281,6 @@ def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
 
 
 ROWS = [
-    Row("Resize", MappingType.ONE_TO_MANY, lower_resize, flops=2.0),
+    Row("Resize", MappingType.ONE_TO_MANY, lower_resize, flops=2.0, extents=(3,)),
     Row("Upsample", MappingType.ONE_TO_MANY, lower_resize, flops=2.0),
 ]

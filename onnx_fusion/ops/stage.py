@@ -32,8 +32,7 @@ class Stage:
     on the way. `ranges` are the parts of the root's axes that are stored here, by axis, where not
     all is; None if the root must not be cut. After `build`, `unclean` lists tensors that were read
     through maps that repeat work, `partly` those stored on the way in parts, and `memo` has a key
-    (tensor, index, guard) for each element that was read. `choices` counts `select`s, `blends` the
-    elements interpolated from several.
+    (tensor, index, guard) for each element that was read. `choices` counts `select`s.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class Stage:
         self._looked_up: list[bool] = []
         self._summed: list[frozenset[Tensor]] = []
         self.choices = 0
-        self.blends = 0
 
     # letters
 
@@ -320,12 +318,22 @@ class Stage:
     def operand(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard = None) -> tp.Ref:
         """Write what a contraction or reduction sums; one that holds a contraction is stored first.
 
-        So what follows the inner contraction stays with it, as its epilogue. What interpolates is
-        stored, too: neighbours are chosen by position, which only stages of their own do by pieces.
+        So what follows the inner contraction stays with it, as its epilogue.
         """
-        before = self.blends
         ref = tensor.at(self, index, guard)
-        if (self.contracted(ref) or self.blends > before) and tensor not in self.stored:
+        if self.contracted(ref) and tensor not in self.stored:
+            raise NeedsTemp(tensor)
+        return ref
+
+    def factor(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard = None) -> tp.Ref:
+        """Write what a product reads many times, as `operand` does.
+
+        What is chosen by its position (a piece of a Concat, a neighbour) is stored first: a stage of
+        its own does so by pieces, a product would for every element.
+        """
+        before = self.choices
+        ref = self.operand(tensor, index, guard)
+        if self.choices > before and tensor not in self.stored:
             raise NeedsTemp(tensor)
         return ref
 

@@ -163,9 +163,9 @@ def lower_conv_transpose(site: Site) -> list[Tensor | None]:
             source = stage.simplify(index[1] // width) * depth + channel
             column = stage.simplify(index[1] % width)
         inside = None if all(axis.inside for axis in axes) else 0.0
-        left = stage.operand(x, (index[0], source, *at), inside)
+        left = stage.factor(x, (index[0], source, *at), inside)
         ragged = [k for k, a in enumerate(axes) if a.kernel % a.stride and not a.alone]
-        right = stage.operand(w, (source, column, *taps), 0.0 if ragged else None)
+        right = stage.factor(w, (source, column, *taps), 0.0 if ragged else None)
         if ragged:
             # The weight is 0 behind the kernel's end, and must not meet an infinity.
             conds = tuple(Cond(taps[k], "<", ex.const(axes[k].kernel)) for k in ragged)
