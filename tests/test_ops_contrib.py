@@ -103,3 +103,16 @@ def test_refused(op_type, arrays, outputs, attributes, reason) -> None:
     fused = fuse(model(op_type, arrays, outputs, **attributes))
     assert any(reason in text for text in fused.reasons.values())
     assert op_type not in fused.op_types()
+
+
+@pytest.mark.parametrize("shape,axis", [((B, S, H), -1), ((B, S, 4, H), 2)])
+def test_simplified_layer_normalization(shape: tuple[int, ...], axis: int) -> None:
+    """ONNX Runtime has it in ONNX's own domain, where no other tool knows it."""
+    x, scale = floats(*shape), floats(*shape[axis:], seed=1)
+    made = model("Simplified", {"x": x, "scale": scale}, epsilon=1e-5, axis=axis, stash_type=1)
+    made.graph.node[1].op_type = "SimplifiedLayerNormalization"
+    made.graph.node[1].domain = ""
+    fused = compare(made, {"x": x, "scale": scale}, rtol=2e-5, atol=1e-5)
+    assert {"SimplifiedLayerNormalization", "Neg", "Relu"} == fused.op_types()
+    made.graph.node[1].output.append("inverse")
+    assert any("statistics" in text for text in fuse(made).reasons.values())

@@ -202,11 +202,14 @@ def affine(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def lower_layer_norm(site: Site) -> list[Tensor | None]:
-    """Return LayerNormalization or RMSNormalization over the axes from `axis` on."""
+    """Return LayerNormalization, RMSNormalization or, as ONNX Runtime calls that before opset 23,
+    SimplifiedLayerNormalization over the axes from `axis` on."""
     x = site.x(0)
     need(x, (DType.F32,))
     axes = list(range(axis_of(site, x.rank, -1), x.rank))
-    centred = site.node.op_type != "RMSNormalization"
+    centred = site.node.op_type == "LayerNormalization"
+    if not centred and site.output_used(1):
+        raise Refused("a normalization with statistics")
     parts = normalized(x, axes, float(site.attr("epsilon", 1e-5)), centred)
     outputs: list[Tensor | None] = [affine(parts[0], site.maybe(1), site.maybe(2))]
     if site.output_used(1) or site.output_used(2):
@@ -283,6 +286,7 @@ ROWS = [
     Row("LogSoftmax", M, lower_softmax, flops=2 * EXPENSIVE, role=Role.NORM),
     Row("LayerNormalization", M, lower_layer_norm, flops=6.0, role=Role.NORM),
     Row("RMSNormalization", M, lower_layer_norm, flops=4.0, role=Role.NORM),
+    Row("SimplifiedLayerNormalization", M, lower_layer_norm, flops=4.0, role=Role.NORM),
     Row("InstanceNormalization", M, lower_instance_norm, flops=6.0, role=Role.NORM),
     Row("GroupNormalization", M, lower_group_norm, flops=6.0, role=Role.NORM),
     Row("GlobalAveragePool", M, lower_global_pool, role=Role.REDUCTION),

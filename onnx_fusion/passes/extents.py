@@ -343,7 +343,8 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
          "BitwiseAnd", "BitwiseOr", "BitwiseXor"), broadcast),
     **dict.fromkeys(
         ("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
-         "LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "LRN"), _first),
+         "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Softmax",
+         "LogSoftmax", "LRN"), _first),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), windows),
     "ConvTranspose": upsampled,
     "MatMul": _matmul,

@@ -113,6 +113,7 @@ _RULES: dict[str, Callable[[Node], list[onnx.NodeProto]]] = {
 }
 _PASSED_BY = {
     "MeanVarianceNormalization": _first,
+    "SimplifiedLayerNormalization": _first,
     "Slice": _reversed,
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _from_the_end),
 }
