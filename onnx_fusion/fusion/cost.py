@@ -179,7 +179,7 @@ def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
     if rates.side is None:
         return flops(node) / rates.other
     row = table.find(node)
-    pair = pace.ELEMENTS.get(named or node.op_type)
+    pair = pace.element(node, named)
     if pair is None:
         pair = pace.OTHER if row.flops_of(node) else (0.0, 0.0)
     each = pair[rates.side is Side.THERE] * 1e-9

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.product import Kind, Product
 
 PEAK = 111e9
@@ -31,16 +32,18 @@ ELEMENTS: dict[str, tuple[float, float]] = {
     "BatchNormalization": (0.03, 0.03), "Identity": (0.0, 0.0),
     # Rows and windows; of an input's element, of a pooling for each tap.
     "Softmax": (0.28, 0.33), "LogSoftmax": (0.4, 0.42), "LayerNormalization": (0.25, 0.53),
-    "RMSNormalization": (0.2, 0.5), "InstanceNormalization": (0.25, 0.2),
+    "RMSNormalization": (0.2, 0.5), "SimplifiedLayerNormalization": (0.2, 0.5),
+    "InstanceNormalization": (0.25, 0.2),
     "GroupNormalization": (0.25, 0.2), "SkipLayerNormalization": (0.3, 4.8),
     "SkipSimplifiedLayerNormalization": (0.25, 0.5), "MeanVarianceNormalization": (0.3, 0.5),
-    "CumSum": (21.0, 2.2), "LRN": (0.8, 1.0), "MaxPool": (0.035, 0.04), "AveragePool": (0.06, 0.1),
-    "LpPool": (0.1, 1.0),
+    "CumSum": (21.0, 2.2), "LRN": (0.8, 1.0), "MaxPool": (0.035, 0.04), "AveragePool": (0.05, 0.08),
+    "LpPool": (0.1, 1.0), "ReduceMax": (0.1, 0.07), "ReduceMin": (0.1, 0.07),
     # What moves elements: what it takes beyond reading and writing.
     "Transpose": (0.08, 0.3), "Concat": (0.2, 0.05), "Split": (0.0, 0.14), "Slice": (0.0, 0.05),
     "Gather": (0.1, 0.03), "Pad": (0.02, 0.1), "Expand": (0.02, 0.35), "Tile": (0.02, 0.35),
-    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.25, 1.6), "Resize": (0.6, 0.45),
-    "Upsample": (0.6, 0.45),
+    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.25, 1.6), "GatherElements": (1.9, 0.7),
+    "GatherND": (0.7, 0.5), "Trilu": (0.2, 0.12), "nearest": (0.15, 0.55), "doubled": (0.14, 0.11),
+    "linear": (0.68, 0.72),
 }  # fmt: skip
 """Nanoseconds per element beyond memory's, (here, ONNX Runtime), by op_type."""
 JOINED = frozenset(("Concat",))
@@ -61,6 +64,28 @@ STREAM = (28e9, 20e9)
 """Bytes per second at which weights that are used once are read, (here, ONNX Runtime)."""
 FAR = 4e6
 """Bytes of weights from which Winograd's, four times as many, come from memory at every run."""
+
+
+RESIZED = frozenset(("Resize", "Upsample"))
+
+
+def element(node: Node, named: str = "") -> tuple[float, float] | None:
+    """Return the entry of ELEMENTS for a node, or for the operator `named` in its place, if there is one.
+
+    An image resized takes what its mode does; ONNX Runtime has a kernel for twice as many pixels.
+    """
+    if node.op_type not in RESIZED or named:
+        return ELEMENTS.get(named or node.op_type)
+    mode = node.attrs.get("mode", "nearest")
+    shapes = [value and value.shape for value in (node.inputs[0], node.outputs[0])]
+    if mode != "nearest" or None in shapes:
+        return ELEMENTS["linear" if mode != "nearest" else "nearest"]
+    plain = node.attrs.get("coordinate_transformation_mode", "asymmetric") == "asymmetric"
+    doubled = len(shapes[0]) == 4 and all(
+        isinstance(a, int) and isinstance(b, int) and 2 * a == b
+        for a, b in zip(shapes[0][2:], shapes[1][2:], strict=True)
+    )
+    return ELEMENTS["doubled" if plain and doubled else "nearest"]
 
 
 def filled(product: Product, edge: float = 3.0) -> float:
