@@ -236,6 +236,16 @@ def test_incomplete_value_info_of_a_fused_output_is_completed():
     assert len(after.graph.value_info[0].type.tensor_type.shape.dim) == 2
 
 
+def test_a_fused_output_is_not_described_as_it_was_before_a_batch_became_free():
+    """ONNX Runtime believes it of a node that is not ONNX's, and sizes an If's results by it."""
+    proto = make([("relu", "Relu", "x", "y", {}), ("exp", "Exp", "y", "z", {})],
+                 [("x", ["N", 4])], [("z", ["N", 4])])
+    proto.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4]))
+    after = onnx_fusion.optimize(proto, policy="all", only=("relu",), disabled=("small",))
+    (told,) = after.graph.value_info
+    assert [dim.dim_param or dim.dim_value for dim in told.type.tensor_type.shape.dim] == ["N", 4]
+
+
 def test_graph_outputs_are_not_described_twice():
     proto = make([("relu", "Relu", "x", "y", {})], [("x", [3])], [("y", None)])
     model = load(proto)

@@ -284,7 +284,7 @@ def _write_value_info(
                for dim in value.type.tensor_type.shape.dim if dim.dim_param}
     outputs = {value.name for value in graph.output}
     new = {value.name: info for one in fused for value in one.outputs
-           if not _is_complete(described.get(value.name)) and value.name not in outputs
+           if not _describes(described.get(value.name), value) and value.name not in outputs
            and value not in one.layouts
            and (info := _describe(value.name, value.dtype, value.shape, symbols)) is not None}
     new |= {names[value]: info for one in fused for value in one.outputs if value in one.layouts
@@ -307,11 +307,17 @@ def _describe(name: str, dtype: DType | None, shape: Sequence[Dim] | None, symbo
     return helper.make_tensor_value_info(name, dtype.onnx, shape)
 
 
-def _is_complete(info: onnx.ValueInfoProto | None) -> bool:
+def _describes(info: onnx.ValueInfoProto | None, value: Value) -> bool:
+    """Return whether type and rank are there, and no extent that inference does not find."""
     if info is None:
         return False
     tensor = info.type.tensor_type
-    return tensor.elem_type != onnx.TensorProto.UNDEFINED and tensor.HasField("shape")
+    if tensor.elem_type == onnx.TensorProto.UNDEFINED or not tensor.HasField("shape"):
+        return False
+    dims = tensor.shape.dim
+    return value.shape is None or len(dims) == len(value.shape) and all(
+        not dim.HasField("dim_value") or dim.dim_value == known
+        for dim, known in zip(dims, value.shape, strict=True))
 
 
 def _defined(graph: onnx.GraphProto) -> set[str]:
