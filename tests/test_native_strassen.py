@@ -78,6 +78,73 @@ def test_an_epilogue_runs_over_both_halves():
         assert errors(got, want).max() < 6e-6, isa
 
 
+ENDS = {
+    "bias": ("add %2 %3", "row", ()),
+    "residual": ("add %2 %3", "row", ("%5 = load z (i, j)", "%6 = add %4 %5")),
+    "relu_residual": (
+        "add %2 %3",
+        "row",
+        (
+            "%5 = load z (i, j)",
+            "%6 = add %4 %5",
+            "%7 = const f32 0",
+            "%8 = max %6 %7",
+            "%9 = const f32 30",
+            "%10 = min %8 %9",
+        ),
+    ),
+    "late_residual": (
+        "add %2 %3",
+        "row",
+        ("%5 = sigmoid %4", "%6 = mul %4 %5", "%7 = load z (i, j)", "%8 = add %6 %7"),
+    ),
+    "rows": ("add %2 %3", "column", ()),
+    "rows_tanh": ("add %2 %3", "column", ("%5 = tanh %4",)),
+    "gain": ("mul %2 %3", "row", ("%5 = load z (i, j)", "%6 = add %4 %5")),
+    "other": ("add %2 %3", "row", ("%5 = cos %4", "%6 = mul %5 %4")),
+}
+
+
+def end_of(name, y, b, z):
+    """Return what the lines make of the product."""
+    y = y * b if name == "gain" else y + b
+    if name == "other":
+        return np.cos(y) * y
+    if name == "late_residual":
+        return y / (1 + np.exp(-y)) + z
+    y = y + z if "residual" in name or name == "gain" else y
+    return np.clip(y, 0, 30) if name.startswith("relu") else np.tanh(y) if "tanh" in name else y
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("m,k,n", ((129, 800, 777), (259, 1604, 720)))
+def test_every_end_of_a_product(name, m, k, n):
+    first, along, lines = ENDS[name]
+    x, w, z = values(m, k), values(k, n) / k**0.5, values(m, n)
+    b = values(n if along == "row" else m)
+    last = lines[-1].split()[0] if lines else "%4"
+    body = "\n".join((*lines, ""))
+    text = f"""tile_program 1
+input x f32[{m}, {k}] row
+input w f32[{k}, {n}] row
+input b f32[{len(b)}] row
+input z f32[{m}, {n}] row
+output y f32[{m}, {n}] row
+stage i: {m}, j: {n}, k: {k}
+%0 = load x (i, k)
+%1 = load w (k, j)
+%2 = dot %0 %1 over k
+%3 = load b ({"j" if along == "row" else "i"})
+%4 = {first}
+{body}store y (i, j) {last}
+"""
+    want = end_of(name, x.astype(np.float64) @ w, b if along == "row" else b[:, None], z)
+    for isa in native_lib.isas():
+        for threads in (1, 2):
+            (got,) = native_lib.server(isa).run(text, [x, w, b, z], threads, (1,))
+            assert errors(got, want).max() < 1e-5, (isa, threads)
+
+
 def test_strict_programs_multiply_plainly():
     m, k, n = 128, 768, 768
     arrays = [values(m, k), values(k, n), values(n)]

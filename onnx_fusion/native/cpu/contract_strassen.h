@@ -11,7 +11,8 @@
 //
 // The columns' sums are packed once. The rows' are made per chunk of rows: of all k if these are
 // few, else per block of k for a group of panels. The seven products of a group stay in the
-// second-level cache until they are joined and carried through the epilogue.
+// second-level cache until they are joined and carried through the epilogue; tiles of the last two
+// finish what only these are missing from.
 //
 // What is rounded in a row is as large as the larger row of its pair. So if two are not near each
 // other, all rows of the chunk are paired by magnitude, and one that no other is near to, or that
@@ -24,6 +25,7 @@
 
 #include "cpu/contract_ahead.h"
 #include "cpu/contract_tables.h"
+#include "cpu/finish.h"
 #include "cpu/strassen_kernels.h"
 #include "cpu/weights.h"
 
@@ -61,8 +63,16 @@ class StrassenPlan final : public StagePlan {
   void point_rows(int64_t pairs, int64_t block, const Buffers& buffers) const;
   void run_chunk(const RunContext& context, int64_t row0, int64_t row1, int64_t panel0,
                  int64_t panel1, const Buffers& buffers) const;
+  // What becomes of both halves of a group's columns, for the chunk's first row.
+  struct Ends {
+    FinishRows halves[2];
+    int64_t rows;
+  };
+  bool find_ends(const RunContext& context, int64_t row0, int64_t column0, int64_t column1,
+                 Ends* ends) const;
   void run_block(int64_t pairs, int64_t block, int64_t panel0, int64_t panel1, int64_t last,
-                 const Buffers& buffers) const;
+                 const Buffers& buffers, const Ends* ends) const;
+  void finish_half(const Ends& ends, int64_t pairs, int64_t columns, const Buffers& buffers) const;
   void finish(const RunContext& context, int64_t row0, int64_t rows, int64_t column0,
               int64_t column1, const float* sums, const Buffers& buffers) const;
   int64_t panel_vectors(int64_t panel) const;

@@ -15,6 +15,16 @@ struct StrassenJoin {
   float *upper[2], *lower[2];  // left half and right half
 };
 
+// What is there of them before the last two: m0 + m3 - m4, m0 - m1 + m2, m2 + m4 and m1 + m3 take
+// the places of m0 to m3. `more` is added to the first two, as far as it goes; null if there is none.
+struct StrassenMeeting {
+  float* products;
+  int64_t product;
+  int64_t columns;
+  const float* more[2];
+  int64_t more_columns[2];
+};
+
 struct StrassenKernels {
   // The largest absolute value's bits; a NaN's are larger than any number's. count >= the lanes.
   uint32_t (*largest)(const float* row, int64_t count);
@@ -24,6 +34,7 @@ struct StrassenKernels {
   void (*sums)(const float* const* rows, const float* const* next, int64_t half, int64_t count,
                float* out, int64_t step, uint32_t* most);
   void (*join)(const StrassenJoin& join);
+  void (*meet)(const StrassenMeeting& meeting);
 };
 
 // The ISA's in use.

@@ -22,6 +22,20 @@ T* take(char** at, int64_t count) {
   return taken;
 }
 
+// The rows of one half of the columns: every second one, from the upper or the lower row of the
+// first pair on.
+FinishRows take_rows(const FinishRows& half, int lower, int64_t rows) {
+  FinishRows f = half;
+  f.rows = rows;
+  f.out += lower * half.out_ld;
+  f.out_ld *= 2;
+  if (f.row_bias != nullptr) f.row_bias += lower * half.row_step;
+  f.row_step *= 2;
+  if (f.residual != nullptr) f.residual += lower * half.residual_ld;
+  f.residual_ld *= 2;
+  return f;
+}
+
 }  // namespace
 
 void StrassenPlan::run(const RunContext& context) const {
@@ -129,12 +143,51 @@ void StrassenPlan::point_rows(int64_t pairs, int64_t block, const Buffers& buffe
   }
 }
 
-// The products of one block of k.
+// False if register tiles cannot finish.
+bool StrassenPlan::find_ends(const RunContext& context, int64_t row0, int64_t column0,
+                             int64_t column1, Ends* ends) const {
+  const Finish* finish = epilogue_->finish();
+  if (transposed_ || finish == nullptr || !finish->whole()) return false;
+  const int64_t fixed[kMaxLetters] = {};
+  for (int h = 0; h < 2; ++h) {
+    const int64_t begin = std::min(columns_, h * left_ + column0);
+    const int64_t end = std::min(columns_, h * left_ + column1);
+    FinishRows& f = ends->halves[h];
+    f = finish->rows(context, fixed, row0, row0 + 1, begin, end, nullptr, 0);
+    if (f.scale != 1.0f || f.gain != nullptr || f.late || f.slope != nullptr) return false;
+  }
+  return true;
+}
+
+// All but the last two products are there: finishes two quarters of the results.
+void StrassenPlan::finish_half(const Ends& ends, int64_t pairs, int64_t columns,
+                               const Buffers& buffers) const {
+  const FinishRows upper = take_rows(ends.halves[0], 0, pairs);
+  const FinishRows lower = take_rows(ends.halves[1], 1, ends.rows / 2);
+  for (int64_t p = 0; p < pairs; ++p) {
+    StrassenMeeting meeting{buffers.products + p * ld_, pairs_ * ld_, columns, {}, {}};
+    if (upper.residual != nullptr) meeting.more[0] = upper.residual + p * upper.residual_ld;
+    if (lower.residual != nullptr && p < lower.rows) {
+      meeting.more[1] = lower.residual + p * lower.residual_ld;
+    }
+    meeting.more_columns[0] = upper.columns;
+    meeting.more_columns[1] = lower.columns;
+    strassen_kernels().meet(meeting);
+  }
+  for (int h = 0; h < 2; ++h) {
+    FinishRows f = h == 0 ? take_rows(ends.halves[0], 1, ends.rows / 2)
+                          : take_rows(ends.halves[1], 0, pairs);
+    f.accumulators = buffers.products + (h == 0 ? 3 : 2) * pairs_ * ld_;
+    f.ld = ld_;
+    if (f.columns > 0) finish_passes().all(f);
+  }
+}
+
+// The products of one block of k; with `ends` it is the last one.
 void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64_t panel1,
-                             int64_t last, const Buffers& buffers) const {
+                             int64_t last, const Buffers& buffers,
+                             const Ends* ends) const {
   const TileKernels& kernels = tile_kernels();
-  const int64_t tiles = (pairs + tile_rows_ - 1) / tile_rows_;
-  const int64_t large = pairs % tiles;  // tiles of one row more than the others
   const int64_t depth = block_begin(block + 1) - block_begin(block);
   const int64_t steps = std::max<int64_t>(1, depth / kFetchStep);
   const auto after = [&](int product, int64_t panel) -> Weights {
@@ -144,6 +197,15 @@ void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64
     return panel1 < last ? find_weights(0, 0, panel1) : successor_.next();
   };
   for (int product = 0; product < kStrassenProducts; ++product) {
+    const bool finishes = ends != nullptr && product >= 5;
+    const bool lower = finishes && product == 5;
+    const int64_t rows = lower ? ends->rows / 2 : pairs;
+    const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
+    const int64_t large = rows % tiles;  // tiles of one row more than the others
+    if (lower) {
+      const int64_t end = std::min(left_, panel1 * width_);
+      finish_half(*ends, pairs, end - panel0 * width_, buffers);
+    }
     for (int64_t panel = panel0; panel < panel1; ++panel) {
       const Weights next = after(product, panel);
       const int64_t lines = (next.floats + kLineFloats - 1) / kLineFloats;
@@ -161,15 +223,33 @@ void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64
       call.fetch = next.begin;
       call.fetch_lines =
           static_cast<int>(std::min((lines + steps * tiles - 1) / (steps * tiles), kMostFetches));
+      FinishRows f{};
+      if (finishes) {
+        const int64_t column = (panel - panel0) * width_;
+        f = take_rows(ends->halves[lower ? 1 : 0], lower ? 1 : 0, rows);
+        f.columns = std::min(f.columns - column, vectors * lanes_ + int64_t{0});
+        if (f.columns <= 0) continue;
+        f.out += column;
+        if (f.column_bias != nullptr) f.column_bias += column;
+        f.residual = buffers.products + (lower ? 1 : 0) * pairs_ * ld_ + column;
+        f.residual_ld = ld_;
+        call.finish = &f;
+      }
+      const FinishRows all = f;
       for (int g = 0; g < 2; ++g) {
-        const int64_t rows = pairs / tiles + (g == 0 ? 1 : 0);
+        const int64_t each = rows / tiles + (g == 0 ? 1 : 0);
         call.tiles = g == 0 ? large : tiles - large;
         if (call.tiles == 0) continue;
-        kernels.tile(TileRows::direct, static_cast<int>(rows), vectors, call);
-        call.a += call.tiles * rows;
-        call.c += call.tiles * rows * ld_;
+        kernels.tile(TileRows::direct, static_cast<int>(each), vectors, call);
+        const int64_t done = call.tiles * each;
+        call.a += done;
+        call.c += done * ld_;
         call.fetch += call.tiles * call.fetch_lines * (depth / kFetchStep) * kLineFloats;
+        f.out += done * f.out_ld;
+        f.residual += done * f.residual_ld;
+        if (f.row_bias != nullptr) f.row_bias += done * f.row_step;
       }
+      if (finishes && all.again() && !kernels.activates) finish_passes().activate(all);
     }
   }
 }
@@ -189,6 +269,10 @@ void StrassenPlan::run_chunk(const RunContext& context, int64_t row0, int64_t ro
   bool sorted = false;
   for (int64_t panel = panel0; panel < panel1; panel += group_) {
     const int64_t end = std::min(panel1, panel + group_);
+    const int64_t column0 = panel * width_, column1 = std::min(left_, end * width_);
+    Ends ends;
+    ends.rows = rows;
+    const bool finishes = find_ends(context, row0, column0, column1, &ends);
     for (int64_t block = 0; block < blocks_; ++block) {
       if (blocks_ > 1 || panel == panel0) {
         if (!sum_rows(pairs, block, buffers) && !sorted) {
@@ -199,9 +283,10 @@ void StrassenPlan::run_chunk(const RunContext& context, int64_t row0, int64_t ro
         }
         point_rows(pairs, block, buffers);
       }
-      run_block(pairs, block, panel, end, panel1, buffers);
+      const bool ends_here = finishes && !sorted && block + 1 == blocks_;
+      run_block(pairs, block, panel, end, panel1, buffers, ends_here ? &ends : nullptr);
     }
-    const int64_t column0 = panel * width_, column1 = std::min(left_, end * width_);
+    if (finishes && !sorted) continue;
     for (int64_t p = 0; p < pairs; ++p) {
       const int64_t upper = buffers.upper[p] * ld_, lower = buffers.lower[p] * ld_;
       strassen_kernels().join({buffers.products + p * ld_, pairs_ * ld_, column1 - column0,

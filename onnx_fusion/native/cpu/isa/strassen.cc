@@ -71,9 +71,26 @@ void join(const StrassenJoin& j) {
   }
 }
 
+void meet(const StrassenMeeting& j) {
+  for (int64_t at = 0; at < j.columns; at += kLanes) {
+    const auto product = [&](int i) { return j.products + i * j.product + at; };
+    const auto more = [&](int i) {
+      const int64_t left = j.more[i] == nullptr ? 0 : j.more_columns[i] - at;
+      if (left >= kLanes) return load(j.more[i] + at);
+      return left > 0 ? load_some(j.more[i] + at, static_cast<int>(left)) : Floats{};
+    };
+    const Floats m0 = load(product(0)), m1 = load(product(1)), m2 = load(product(2));
+    const Floats m3 = load(product(3)), m4 = load(product(4));
+    store(product(0), m0 + m3 - m4 + more(0));
+    store(product(1), m0 - m1 + m2 + more(1));
+    store(product(2), m2 + m4);
+    store(product(3), m1 + m3);
+  }
+}
+
 }  // namespace
 
 extern const StrassenKernels strassen_kernels;
-const StrassenKernels strassen_kernels = {largest, sums, join};
+const StrassenKernels strassen_kernels = {largest, sums, join, meet};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
