@@ -3,8 +3,9 @@ word for the whole model).
 
 1. Each unit by itself, fused in each of its ways against ONNX Runtime; of a large one also without
    each of its quarters, which it then leaves to ONNX Runtime. Taken if it wins clearly.
-2. The whole model with what was taken, and also with the near losers and what cannot be timed by
-   itself (a layout may pay only where neighbours have it): the better one counts.
+2. The whole model with what was taken, also with the near losers and what cannot be timed by itself
+   (a layout may pay only where neighbours have it), and with what the estimate takes: the best one
+   counts. The fastest of many ways by measurement is often only the luckiest.
 3. If the whole is not faster than the original, or is slower at one of the numbers of threads asked
    for, those with the least benefit there are put back, twice as many each time, until it is
    faster, or nothing is left.
@@ -38,10 +39,10 @@ WHOLE = 0.99
 """A model is worth writing below this share of the original's time."""
 LARGE = 8
 """A unit of so many regions is also tried without each of its quarters."""
-TRIMMED = 0.98
-"""A quarter is left out if that brings a unit below this share of what it takes with it."""
+OTHERWISE = 0.97
+"""Another way to take a unit, or to leave out a quarter, must be below this share of the first."""
 CLEARLY_BETTER = 0.99
-"""The near losers stay if they bring the whole below this share of what it takes without them."""
+"""Another choice for the whole counts if it is below this share of what was taken."""
 
 Choice = dict[int, tuple["Region", ...]]
 Describe = Callable[["Unit", Sequence["Region"]], Subject]
@@ -93,7 +94,13 @@ def decide(
     taken |= {k: one.regions for k, one in best.items() if wins(one.answer)}
     near = {k: one.regions for k, one in best.items() if one.answer.ratio <= NEAR}
     near |= {k: unit.options[0] for k, unit in enumerate(units) if k not in best}
-    taken, answer, put_back = settle(taken, near, best, asker, describe_all)
+    expected = {
+        k: unit.expected
+        for k, unit in enumerate(units)
+        if unit.expected and (k not in best or best[k].answer.ratio <= NEAR)
+    }
+    others = ({**near, **taken}, expected)
+    taken, answer, put_back = settle(taken, others, best, asker, describe_all)
     lost = [
         (region, one.answer.words())
         for k, one in best.items()
@@ -112,11 +119,12 @@ def decide(
 
 
 def find_best(unit: Unit, asker: Asker, describe: Describe) -> Best | None:
-    """Return the fastest of the unit's options about which something is known."""
+    """Return the fastest of the unit's options about which something is known; what the estimate
+    takes unless another is clearly better."""
     found: Best | None = None
-    for regions in unit.options:
+    for regions in sorted(unit.options, key=lambda one: one != unit.expected):
         answer = asker.part(describe(unit, regions), unit, regions)
-        if answer is not None and (found is None or rank(answer) < rank(found.answer)):
+        if answer is not None and (found is None or is_better(answer, found.answer)):
             found = Best(regions, answer)
     return found if found is None else trim(unit, found, asker, describe)
 
@@ -130,17 +138,16 @@ def trim(unit: Unit, found: Best, asker: Asker, describe: Describe) -> Best:
     for part in quarters(found.regions):
         rest = tuple(region for region in found.regions if region not in part)
         answer = asker.part(describe(unit, rest), unit, rest) if rest else None
-        if answer is None or wins(answer) < wins(found.answer):
-            continue
-        better = answer.ratio < TRIMMED * found.answer.ratio
-        if better or wins(answer) > wins(found.answer):
+        if answer is not None and is_better(answer, found.answer):
             found = Best(rest, answer)
     return found
 
 
-def rank(answer: Answer) -> tuple[bool, float]:
-    """Return what the best way to take a unit has least of: one that wins comes first."""
-    return not wins(answer), answer.ratio
+def is_better(one: Answer, other: Answer) -> bool:
+    """Return whether `one` wins and `other` does not, or is clearly faster and loses no win."""
+    if wins(one) != wins(other):
+        return wins(one)
+    return one.ratio < OTHERWISE * other.ratio
 
 
 def quarters(regions: Sequence[Region]) -> list[tuple[Region, ...]]:
@@ -164,7 +171,7 @@ def wins(answer: Answer) -> bool:
 
 def settle(
     taken: Choice,
-    near: Choice,
+    others: Sequence[Choice],
     best: Mapping[int, Best],
     asker: Asker,
     describe_all: DescribeAll,
@@ -181,12 +188,16 @@ def settle(
 
     # A budget may end before anything else, but what is written was timed.
     answer = ask(taken, late=True)
-    more = {**near, **taken}
-    if more.keys() != taken.keys():
-        other = ask(more)
-        alone = min(1.0, answer.ratio) if answer is not None else 1.0
-        if other is not None and helps(other) and other.ratio < CLEARLY_BETTER * alone:
-            return more, other, ""
+    tried = {describe_all(flatten(taken)).digest}
+    for choice in others:
+        digest = describe_all(flatten(choice)).digest
+        if digest in tried:
+            continue
+        tried.add(digest)
+        other = ask(choice)
+        least = min(1.0, answer.ratio) if answer is not None else 1.0
+        if other is not None and helps(other) and other.ratio < CLEARLY_BETTER * least:
+            taken, answer = choice, other
     if not taken or answer is None or helps(answer):
         return taken, answer, ""
     worst = f"{answer.worst():.3f} of the original's time"

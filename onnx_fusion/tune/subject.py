@@ -45,8 +45,13 @@ def describe(graph: Graph, nodes: Sequence[Node], lowered: Sequence[Lowered]) ->
 
 
 def describe_all(parts: Iterable[tuple[Graph, Sequence[Lowered]]]) -> Subject:
-    """Return the subject of a whole model: its graphs, each with the programs chosen in it."""
+    """Return the subject of a whole model: its graphs, each with the programs chosen in it.
+
+    It is another than that of a stretch, also if one stretch is all of it: what is written is timed
+    once more, not chosen by the same measurement.
+    """
     words = _Words()
+    words.lines.append(WHOLE)
     every: list[Node] = []
     chosen: list[Lowered] = []
     for graph, lowered in parts:
