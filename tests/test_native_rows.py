@@ -263,3 +263,19 @@ def test_rows_are_gathered_and_added(count, width):
     for isa in native_lib.isas():
         with pytest.raises(native_lib.NativeError, match="out of range"):
             native_lib.server(isa).run(plain, [table, index, other], 1)
+
+
+@pytest.mark.parametrize("kind", ["max", "min"])
+def test_extremes_of_rows_with_nan_and_infinities(kind):
+    for length in (1, 3, 8, 15, 16, 17, 31, 48, 49, 70, 300, 5000):
+        x = np.random.default_rng(length).normal(size=(9, length)).astype(np.float32)
+        x[1, length // 2] = x[2, -1] = x[3, 0] = np.nan
+        x[4, -1], x[5, 0], x[6], x[7] = np.inf, -np.inf, -np.inf, np.inf
+        text = (
+            f"tile_program 1\ninput x f32[9, {length}] row\noutput y f32[9] row\n"
+            f"stage i: 9, j: {length}\n%0 = load x (i, j)\n%1 = reduce_{kind} %0 over j\n"
+            "store y (i) %1\n"
+        )
+        want = getattr(np, kind)(x, axis=1)
+        for isa in native_lib.isas():
+            np.testing.assert_array_equal(native_lib.server(isa).run(text, [x], 1)[0], want)

@@ -37,7 +37,7 @@ ELEMENTS: dict[str, tuple[float, float]] = {
     "GroupNormalization": (0.25, 0.2), "SkipLayerNormalization": (0.3, 4.8),
     "SkipSimplifiedLayerNormalization": (0.25, 0.5), "MeanVarianceNormalization": (0.3, 0.5),
     "CumSum": (21.0, 2.2), "LRN": (0.8, 1.0), "MaxPool": (0.035, 0.04), "AveragePool": (0.05, 0.08),
-    "LpPool": (0.1, 1.0), "ReduceMax": (0.1, 0.07), "ReduceMin": (0.1, 0.07),
+    "LpPool": (0.1, 1.0),
     # What moves elements: what it takes beyond reading and writing.
     "Transpose": (0.08, 0.3), "Concat": (0.2, 0.05), "Split": (0.0, 0.14), "Slice": (0.0, 0.05),
     "Gather": (0.1, 0.03), "Pad": (0.02, 0.1), "Expand": (0.02, 0.35), "Tile": (0.02, 0.35),

@@ -31,6 +31,7 @@ namespace cpu {
   void fill_reduce(Kernels*);        \
   void fill_window(Kernels*);        \
   void fill_pool(Kernels*);          \
+  void fill_extremes(Kernels*);      \
   void fill_strands(StrandKernels*); \
   }
 ONNX_FUSION_EACH_ISA(X)
@@ -92,6 +93,7 @@ Kernels make() {
     isa::fill_reduce(&k);                  \
     isa::fill_window(&k);                  \
     isa::fill_pool(&k);                    \
+    isa::fill_extremes(&k);                \
   }
   ONNX_FUSION_EACH_ISA(X)
 #undef X

@@ -1,7 +1,6 @@
 // Pooling of images whose columns lie side by side. The lines under the windows of a few rows are joined
 // into a buffer with a border, then its columns.
-#include "cpu/isa/joins.h"
-#include "cpu/isa/vector_math.h"
+#include "cpu/isa/numbers.h"
 #include "cpu/kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -71,18 +70,6 @@ void lines(float* out, const float* const* from, int64_t count, int64_t n, Float
   if (count == 2) return join_lines<F, 2>(out, from, count, n, seen);
   join_lines<F, 0>(out, from, count, n, seen);
 }
-
-// Of what is not NaN: one machine instruction each.
-struct MaxNumber : Max {
-  static constexpr bool kChecks = true;
-  ONNX_FUSION_INLINE Floats join(Floats a, Floats b) { return most(a, b); }
-  ONNX_FUSION_INLINE float join(float a, float b) { return a > b ? a : b; }
-};
-struct MinNumber : Min {
-  static constexpr bool kChecks = true;
-  ONNX_FUSION_INLINE Floats join(Floats a, Floats b) { return least(a, b); }
-  ONNX_FUSION_INLINE float join(float a, float b) { return a < b ? a : b; }
-};
 
 struct Indices {
   alignas(64) int32_t at[kLanes];
@@ -156,15 +143,6 @@ ONNX_FUSION_INLINE int64_t lines_under(const PoolRows& p, int64_t r, int64_t beg
     }
   }
   return count;
-}
-
-// Whether all that was added to `seen` is finite.
-bool all_finite(Floats seen) {
-  const Ints rubbish = seen != seen;
-  int64_t words[sizeof rubbish / sizeof(int64_t)], any = 0;
-  __builtin_memcpy(words, &rubbish, sizeof rubbish);
-  for (const int64_t word : words) any |= word;
-  return any == 0;
 }
 
 template <class F>

@@ -307,8 +307,6 @@ void rows(void* out, const void* in, int64_t rows, int64_t length) {
 
 void fill_window(Kernels* k) {
   k->reduce[0][0].rows = rows<Sum, Itself>;
-  k->reduce[1][0].rows = rows<Max, Itself>;
-  k->reduce[2][0].rows = rows<Min, Itself>;
   k->squares.rows = rows<Sum, Square>;
   k->window[0] = window<Sum>;
   k->window[1] = window<Max>;
