@@ -1,7 +1,7 @@
 // Softmax over rows of scores, in place, the scale and additive masks taken in on the way.
 #include "cpu/attention_kernels.h"
 
-#include "cpu/isa/lanes.h"
+#include "cpu/isa/row_math.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
@@ -9,61 +9,10 @@ namespace {
 constexpr int kAtOnce = 4;  // vectors whose exponentials are computed together
 constexpr float kInfinity = __builtin_inff();
 
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats larger(Floats a, Floats b) { return most(a, b); }  // b where either is NaN
 
-// x[i] = e^x[i] for x[i] <= 0; a NaN stays one. As math.h's, with a shorter polynomial: the
-// relative error is at most 1.6e-7. kAtOnce vectors step by step, so that they hide each other's
-// latency.
-template <int N>
-inline void exp_negative(Floats* x) {
-  constexpr float kCoefficients[] = {4.1898161e-2f, 1.6667639e-1f, 4.9999148e-1f, 9.9999970e-1f,
-                                     1.0f};
-  Floats power[N], r[N], p[N];
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) {
-    x[i] = larger(broadcast(-88.0f), x[i]);
-    // Adding 1.5 * 2^23 + 127 rounds to an integer and leaves it, biased, in the low bits.
-    power[i] = x[i] * 1.44269504088896341f + 12583039.0f;
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) p[i] = power[i] - 12583039.0f;
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) r[i] = x[i] - p[i] * 0.693359375f;
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) r[i] = r[i] - p[i] * -2.12194440e-4f;
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) p[i] = r[i] * 8.2902713e-3f + kCoefficients[0];
-#pragma GCC unroll 4
-  for (int c = 1; c < 5; ++c) {
-#pragma GCC unroll 4
-    for (int i = 0; i < N; ++i) p[i] = p[i] * r[i] + kCoefficients[c];
-  }
-  // 2^-127 comes out as 0.
-#pragma GCC unroll 4
-  for (int i = 0; i < N; ++i) x[i] = p[i] * (Floats)((Ints)power[i] << 23);
-}
-
-// Lanes whose number differs in one bit, exchanged.
-template <int Bit>
-inline Floats exchange(Floats x) {
-  Ints from;
-  for (int l = 0; l < kLanes; ++l) from[l] = l ^ Bit;
-  return __builtin_shuffle(x, from);
-}
-
-template <int Bit = kLanes / 2>
-inline float highest_of(Floats x) {
-  x = larger(x, exchange<Bit>(x));
-  if constexpr (Bit > 1) return highest_of<Bit / 2>(x);
-  return x[0];
-}
-
-template <int Bit = kLanes / 2>
-inline float sum_of(Floats x) {
-  x += exchange<Bit>(x);
-  if constexpr (Bit > 1) return sum_of<Bit / 2>(x);
-  return x[0];
-}
+inline float highest_of(Floats x) { return across<Larger>(x); }
+inline float sum_of(Floats x) { return across<Add>(x); }
 
 template <int Planes>
 inline Floats masked(Floats x, float scale, const float* a, const float* b, int64_t c) {

@@ -20,57 +20,6 @@ constexpr int64_t kLongRow = 2048;       // from here on five rows are in each o
 constexpr int64_t kVeryLongRow = 16384;  // and three
 constexpr int kAtOnce = 2;               // vectors whose exponentials are computed together
 
-// x[i] = e^x[i] for x[i] <= 0; a NaN stays one. Where products are not rounded, the one with ln 2 is
-// not split: what that loses, at most 3e-9 |x|, is less than the rounding of the difference that x is.
-template <int N>
-ONNX_FUSION_INLINE void exp_negative(Floats* x) {
-  constexpr float kCoefficients[] = {4.18981612e-2f, 1.66676387e-1f, 4.99991477e-1f, 9.99999702e-1f,
-                                     1.0f};
-  Floats power[N], p[N], r[N];
-#if defined(__AVX512F__)
-  __mmask16 kept[N];  // what comes out normal
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) {
-    kept[i] = _mm512_cmp_ps_mask((__m512)x[i], (__m512)broadcast(-87.33654f), _CMP_NLT_UQ);
-    power[i] = (Floats)_mm512_maskz_roundscale_ps(0xffff, (__m512)(x[i] * 1.44269504088896341f), 8);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) p[i] = power[i];
-#else
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) {
-    x[i] = most(broadcast(-88.0f), x[i]);
-    // Adding 1.5 * 2^23 + 127 rounds to an integer and leaves it, biased, in the low bits.
-    power[i] = x[i] * 1.44269504088896341f + 12583039.0f;
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) p[i] = power[i] - 12583039.0f;
-#endif
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) {
-#if defined(__FMA__) || defined(__aarch64__)
-    r[i] = x[i] - p[i] * 0.69314718055994531f;
-#else
-    r[i] = (x[i] - p[i] * 0.693359375f) - p[i] * -2.12194440e-4f;
-#endif
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) p[i] = r[i] * 8.29027221e-3f + kCoefficients[0];
-#pragma GCC unroll 4
-  for (int c = 1; c < 5; ++c) {
-#pragma GCC unroll 2
-    for (int i = 0; i < N; ++i) p[i] = p[i] * r[i] + kCoefficients[c];
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < N; ++i) {
-#if defined(__AVX512F__)
-    x[i] = (Floats)_mm512_maskz_scalef_ps(kept[i], (__m512)p[i], (__m512)power[i]);
-#else
-    x[i] = p[i] * (Floats)((Bits)power[i] << 23);  // 2^-127 comes out as 0
-#endif
-  }
-}
-
 enum Result { kQuotients, kExactQuotients, kLogarithms };
 
 // What becomes of e = exp(x - top), or of x, when the sum is known.
