@@ -105,7 +105,6 @@ STAY = {
     "from input to output": (f"a = Relu(x) {SHUFFLE.format('a', 'y', 8)}", {}),
     "added to what it shuffles": (
         f"a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} c = Add(a, b) y = {CONV}(c, w2)", PAIR),
-    "of joined halves that are an output": (BLOCKS + "y = Concat<axis=1>(l2, t)", UNIT),
     "and a channel taken out": (
         f"""a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} c = Gather<axis=1>(b, one) d = Concat<axis=1>(c, c)
         e = Unsqueeze(d, ones) f = Concat<axis=1>(e, e) g = {CONV}(f, w3) z = Relu(g) y = {CONV}(b, w2)""",
@@ -159,6 +158,15 @@ def test_a_shuffle_stays(name):
     assert "Transpose" in kinds(proto)
     assert not prepare(load(proto)).restated
     check(proto, api.optimize(proto, policy="all"))
+
+
+def test_an_output_alone_is_brought_into_order():
+    proto = built((BLOCKS + "y = Concat<axis=1>(l2, t)", UNIT))
+    assert [node.op_type for node in prepare(load(proto)).nodes].count("Gather") == 1
+    assert "Transpose" not in kinds(proto)
+    check(proto, api.optimize(proto, policy="all"))
+    for kind in ("Conv", "Concat", "Gather", "Slice"):
+        check(proto, api.optimize(proto, policy="all", skip=[kind]))
 
 
 def test_exact_arithmetic_and_the_rule_left_out_keep_the_shuffle():

@@ -38,6 +38,14 @@ Run = tuple[Value, int, int]
 """A value, and where in it a piece begins and ends."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Join:
+    """What a value is made of: pieces, and, where they are not in its order, which place has which channel."""
+
+    runs: tuple[Run, ...]
+    places: np.ndarray | None = None
+
+
 def arrange(graph: Graph) -> Graph:
     """Remove the channel shuffles that orders of channels make unnecessary; return `graph`.
 
@@ -140,10 +148,11 @@ def _flat(nodes: Iterable[Node]) -> Iterator[Node]:
         yield from _flat(node.parts)
 
 
-def _solve(family: Family, classes: _Classes) -> dict[Value, list[Run]] | None:
-    """Choose orders for what the family reads and is read of it; return the pieces that make up the latter.
+def _solve(family: Family, classes: _Classes) -> dict[Value, Join] | None:
+    """Choose orders for what the family reads and is read of it; return what makes up the latter.
 
-    None if there were too many of them.
+    Where pieces would be too short, longer ones are joined and brought into order: None if that is no less
+    than half of what the family does.
     """
     read = dict(_read(family))
     uses: dict[int, list[tuple[int, int]]] = {}
@@ -164,18 +173,29 @@ def _solve(family: Family, classes: _Classes) -> dict[Value, list[Run]] | None:
     for value, atoms in read.items():
         ids = atoms.ids.reshape(-1)
         if classes.order(value) is None:
-            classes.orders[classes.find(value)] = np.array(sorted(range(ids.size), key=lambda i: home[int(ids[i])]))
+            order = sorted(range(ids.size), key=lambda i: home[int(ids[i])])
+            classes.orders[classes.find(value)] = np.array(order)
         places = [home[int(i)] for i in ids[classes.order(value)]]
-        cuts = [k for k in range(1, len(places)) if places[k] != (places[k - 1][0], places[k - 1][1] + 1)]
-        if LEAST_RUN * (len(cuts) + 1) > len(places) > 1 and cuts:
-            return None
-        plan[value] = [(bases[places[a][0]], places[a][1], places[b - 1][1] + 1)
-                       for a, b in itertools.pairwise((0, *cuts, len(places)))]
-    return plan
+        runs = _runs(places)
+        if LEAST_RUN * len(runs) <= len(places) or len(runs) == 1:
+            plan[value] = Join(tuple((bases[k], begin, end) for k, begin, end in runs))
+            continue
+        order = np.array(sorted(range(len(places)), key=places.__getitem__))
+        runs = _runs([places[k] for k in order])
+        plan[value] = Join(tuple((bases[k], begin, end) for k, begin, end in runs), np.argsort(order))
+    left = sum(join.places is not None for join in plan.values())
+    return plan if 2 * left <= family.mixes else None
+
+
+def _runs(places: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Return the pieces that follow one another: whose, where they begin and end."""
+    cuts = [k for k in range(1, len(places)) if places[k] != (places[k - 1][0], places[k - 1][1] + 1)]
+    return [(places[a][0], places[a][1], places[b - 1][1] + 1)
+            for a, b in itertools.pairwise((0, *cuts, len(places)))]
 
 
 def _apply(
-    graph: Graph, classes: _Classes, families: Sequence[Family], plans: Sequence[dict[Value, list[Run]]]
+    graph: Graph, classes: _Classes, families: Sequence[Family], plans: Sequence[dict[Value, Join]]
 ) -> None:
     """Write the nodes anew whose channels lie otherwise, and the pieces in the place of the families."""
     written = {v for n in graph.nodes for v in n.outputs if v is not None}
@@ -184,8 +204,8 @@ def _apply(
     build = _Builder(graph, classes)
     made: dict[Node, list[Node]] = {node: [] for node in gone}
     for family, plan in zip(families, plans, strict=True):
-        for value, runs in plan.items():
-            made[value.producer] += build.join(value, runs, _behind(value, family))
+        for value, join in plan.items():
+            made[value.producer] += build.join(value, join, _behind(value, family))
     for node in graph.nodes:
         if node not in gone and any(v in old or v in build.alias for v in (*node.inputs, *node.outputs)):
             made[node] = [build.permuted(node)]
@@ -295,20 +315,28 @@ class _Builder:
                       lambda: Weight.of(np.take(weight.array(), order, axis), weight.dtype).raw())
         return edit.add_constant(self.graph, f"{value.name}_ordered", lazy)
 
-    def join(self, value: Value, runs: Sequence[Run], parts: tuple[Node, ...]) -> list[Node]:
-        """Return the nodes that make up a value of pieces; none if it is all of another value."""
-        base, begin, end = runs[0]
-        if len(runs) == 1 and (begin, end) == (0, base.shape[CHANNEL]) and not value.is_output:
+    def join(self, value: Value, join: Join, parts: tuple[Node, ...]) -> list[Node]:
+        """Return the nodes that make up a value; none if it is all of another value."""
+        base, begin, end = join.runs[0]
+        whole = len(join.runs) == 1 and (begin, end) == (0, base.shape[CHANNEL])
+        if whole and join.places is None and not value.is_output:
             self.alias[value] = self.value(base)
             return []
         nodes: list[Node] = []
-        values = [self.piece(run, nodes) for run in runs]
-        output = self.value(value)
-        origin = frozenset().union(*(part.origin for part in parts))
-        op_type, attrs = ("Concat", {"axis": CHANNEL}) if len(values) > 1 else ("Identity", {})
-        nodes.append(Node(op_type, "", output.name, values, [output], attrs, origin, None, parts))
+        values = [self.piece(run, nodes) for run in join.runs]
+        last, output = values[0], self.value(value)
+        if len(values) > 1:
+            last = output if join.places is None else self.add(f"{value.name}_joined", value, value.shape)
+            nodes.append(Node("Concat", "", last.name, values, [last], {"axis": CHANNEL}, frozenset()))
+        if join.places is not None:
+            weight = Weight.of(np.asarray(join.places, np.int64), DType.I64)
+            places = edit.add_constant(self.graph, f"{value.name}_places", weight)
+            nodes.append(Node("Gather", "", output.name, [last, places], [output], {"axis": CHANNEL}, frozenset()))
+        elif last is not output:
+            nodes.append(Node("Identity", "", output.name, [last], [output], {}, frozenset()))
+        nodes[-1].parts = parts
         for node in nodes:
-            node.origin = origin
+            node.origin = frozenset().union(*(part.origin for part in parts))
         return nodes
 
     def piece(self, run: Run, nodes: list[Node]) -> Value:

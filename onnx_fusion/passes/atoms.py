@@ -47,13 +47,13 @@ class Family:
     """Operators that only give channels other places, joined by values.
 
     `atoms` has every value that they write, `bases` those they read and do not write, with the ids of
-    their channels; `mixes` says that an operator among them does more than cut and join.
+    their channels; `mixes` counts the operators among them that do more than cut and join.
     """
 
     nodes: list[Node] = dataclasses.field(default_factory=list)
     bases: dict[Value, np.ndarray] = dataclasses.field(default_factory=dict)
     atoms: dict[Value, Atoms] = dataclasses.field(default_factory=dict)
-    mixes: bool = False
+    mixes: int = 0
 
 
 def find_families(graph: Graph) -> list[Family]:
@@ -86,7 +86,7 @@ def find_families(graph: Graph) -> list[Family]:
         if family not in families:
             families.append(family)
         family.nodes.append(node)
-        family.mixes |= table.find(node).mapping_of(node) is MappingType.SHUFFLE or node.op_type == "Gather"
+        family.mixes += table.find(node).mapping_of(node) is MappingType.SHUFFLE or node.op_type == "Gather"
         for value, atoms in fresh.items():
             family.bases[value] = atoms.ids.reshape(-1)
         for value, atoms in zip(node.outputs, made):
@@ -107,7 +107,7 @@ def _join(
         other.nodes += one.nodes
         other.bases |= one.bases
         other.atoms |= one.atoms
-        other.mixes |= one.mixes
+        other.mixes += one.mixes
         home.update(dict.fromkeys((*one.bases, *one.atoms), other))
     return other
 

@@ -14,7 +14,7 @@ constexpr int64_t kLines = 4096;          // floats of lines that stay near
 constexpr int64_t kMostTapRows = 16;
 constexpr int64_t kMostLines = 64 << 10;  // floats
 constexpr int64_t kStripFloats = 1024;
-constexpr int kOverlap = 8;  // sums
+constexpr int64_t kOverlap = 8;  // sums
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -120,7 +120,8 @@ bool GroupPlan::choose_lines() {
   for (int k = 0; k < kGroupTiles && tiles[k] > 0; ++k) {
     if (tiles[k] > columns_.outputs) continue;
     // Fewer sums wait for each other.
-    const int64_t cost = ceil_div(columns_.outputs, tiles[k]) * (std::max(tiles[k], kOverlap) + 1);
+    const int64_t vectors = unit_ / kernels_->lanes, sums = std::max(tiles[k] * vectors, kOverlap);
+    const int64_t cost = ceil_div(columns_.outputs, tiles[k]) * (sums + vectors);
     if (cheapest != 0 && cost >= cheapest) continue;
     cheapest = cost;
     tile_ = k;
