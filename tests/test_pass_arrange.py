@@ -213,7 +213,7 @@ def test_pieces_are_as_long_as_the_model_allows():
     assert [[v.shape[1] for v in node.inputs] for node in joins[:2]] == [[4, 4], [2, 2, 4]]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(12), 102, 188])
 def test_random_networks_of_halves(seed):
     """Random joins, shuffles and cuts between convolutions, with readers of all of them."""
     rng = np.random.default_rng(seed)

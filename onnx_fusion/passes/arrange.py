@@ -360,7 +360,7 @@ class _Builder:
 
 
 def _replaced(node: Node, values: dict[Value, Value]) -> Node:
-    """Return a copy of the node with other values."""
-    return dataclasses.replace(
-        node, inputs=[values.get(v, v) for v in node.inputs], outputs=[values.get(v, v) for v in node.outputs]
-    )
+    """Return a copy of the node with other values; one that writes such has a name of its own."""
+    inputs, outputs = ([values.get(v, v) for v in some] for some in (node.inputs, node.outputs))
+    first = next((v.name for v, old in zip(outputs, node.outputs, strict=True) if v is not old), node.name)
+    return dataclasses.replace(node, inputs=inputs, outputs=outputs, name=first)
