@@ -338,8 +338,8 @@ def test_slices_to_no_end(end, step):
 def test_every_second_line(dims, opset):
     """onnx has unknown extents stay what they are in opset 10: no Slice seemed to change them."""
     graph = inferred(parse(f"""g (float[{dims}] x) => (float z)
-        <int64[1] one = {{1}}, int64[1] end = {{2147483647}}, int64[1] h = {{2}}, int64[1] w = {{3}},
-         int64[1] step = {{2}}> {{
+        <int64[1] one = {{1}}, int64[1] end = {{2147483647}}, int64[1] h = {{2}},
+         int64[1] w = {{3}}, int64[1] step = {{2}}> {{
         y = Slice (x, one, end, h, step)
         z = Slice (y, one, end, w, step) }}""", opset=opset))
     for height in (1, 2, 7, 8) if "1" not in dims else (8,):
@@ -350,7 +350,8 @@ def test_every_second_line(dims, opset):
 
 @pytest.mark.parametrize("opset", [9, 10, 11])
 def test_a_part_of_an_unknown_extent(opset):
-    slice_ = "Slice <starts = [1], ends = [2], axes = [1]> (x)" if opset < 10 else "Slice (x, a, b, a)"
+    old = "Slice <starts = [1], ends = [2], axes = [1]> (x)"
+    slice_ = old if opset < 10 else "Slice (x, a, b, a)"
     graph = inferred(parse(f"""g (float[N, W] x) => (float y)
         <int64[1] a = {{1}}, int64[1] b = {{2}}> {{ y = {slice_} }}""", opset=opset))
     for width in (1, 2, 5):
@@ -366,3 +367,13 @@ def test_declarations_of_models_made_dynamic_by_hand(batch, known):
     for name in "cy":
         assert len(graph.values[name].shape) == 2
         assert (graph.values[name].shape == (4, 3)) is known
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_slices_of_nothing(step):
+    """onnx ends the process on one that steps back."""
+    graph = inferred(parse(f"""g (float[2, 0, N] x) => (float y)
+        <int64[1] start = {{-1}}, int64[1] end = {{-9}}, int64[1] axis = {{1}},
+         int64[1] step = {{{step}}}> {{ y = Slice (x, start, end, axis, step) }}"""))
+    assert graph.values["y"].shape == (2, 0, "N")
+    agree(graph, {"x": np.ones((2, 0, 3), "f4")})

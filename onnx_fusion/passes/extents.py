@@ -148,16 +148,19 @@ def broadcast(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None
 
 _CEIL_MODE_SETTLED = 22
 _SLICE_UNSEEN = 10
+_NO_END = (2**31 - 1, 2**63 - 1)
+"""What ONNX Runtime reads as "no end" in a Slice, also where it steps back."""
 
 
 def is_misjudged(node: Node, opset: int) -> bool:
     """True for a node whose extents onnx.shape_inference gets wrong: rules here are to be believed.
 
     Before opset 22 it counts a last window that starts in the end padding; ONNX Runtime and opset
-    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents.
+    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents; one that steps back ends the process on
+    an axis of 0, and has another meaning of the largest end than in ONNX Runtime.
     """
     if node.op_type == "Slice" and not node.domain:
-        return opset == _SLICE_UNSEEN
+        return opset == _SLICE_UNSEEN or any(step < 0 for step in _constant(node, 4) or ())
     return (node.op_type in POOLS and not node.domain and bool(node.attrs.get("ceil_mode", 0))
             and opset < _CEIL_MODE_SETTLED)
 
@@ -278,8 +281,8 @@ def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
         elif any(not isinstance(bound, int) for bound in (start, end, step)) or step == 0:
             out[axis] = None
         elif isinstance(dim, int):
-            open_ = step < 0 and end >= 2**31 - 1  # some of these are no end in ONNX Runtime
-            out[axis] = None if open_ else slice_box(start, end, step, dim)[1]
+            open_ = step < 0 and end in _NO_END
+            out[axis] = slice_box(start, -(2**63) if open_ else end, step, dim)[1]
         elif not (start == 0 and step == 1 and _is_all(shapes[0], axis, end)):
             out[axis] = ("slice", dim, start, end, step)
     return out

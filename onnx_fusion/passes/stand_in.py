@@ -9,10 +9,7 @@ import onnx
 import onnx.numpy_helper
 from onnx.helper import make_node
 
-from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node, Value
-
-_NO_END = (2**31 - 1, 2**63 - 1)
 
 
 def stand_in(node: Node) -> list[onnx.NodeProto]:
@@ -70,23 +67,6 @@ def _packed(node: Node) -> list[onnx.NodeProto]:
     ]
 
 
-def _reversed(node: Node) -> list[onnx.NodeProto]:
-    """Return Slice with an end before all where ONNX Runtime reads "no end" and it steps back."""
-    given = [value.weight if value is not None else None for value in node.inputs]
-    ends, steps = (given[k] if k < len(given) else None for k in (2, 4))
-    if ends is None or steps is None or ends.dtype not in (DType.I32, DType.I64):
-        return []
-    open_ = np.isin(ends.array(), _NO_END) & (steps.array() < 0)
-    if not open_.any():
-        return []
-    made = f"{node.proto.output[0]}/ends"
-    before = np.where(open_, np.int64(-_NO_END[1]), ends.array()).astype(np.int64)
-    proto = onnx.NodeProto()
-    proto.CopyFrom(node.proto)
-    proto.input[2] = made
-    return [make_node("Constant", [], [made], value=onnx.numpy_helper.from_array(before)), proto]
-
-
 def _from_the_end(node: Node) -> list[onnx.NodeProto]:
     """Return Squeeze or Unsqueeze with axes from the front: opsets below 11 know no others."""
     axes, x = node.attrs.get("axes"), node.inputs[0]
@@ -114,7 +94,6 @@ _RULES: dict[str, Callable[[Node], list[onnx.NodeProto]]] = {
 _PASSED_BY = {
     "MeanVarianceNormalization": _first,
     "SimplifiedLayerNormalization": _first,
-    "Slice": _reversed,
     **dict.fromkeys(("Squeeze", "Unsqueeze"), _from_the_end),
 }
 """ONNX's own, of which inference finds nothing (from a function body, without its attribute), or
