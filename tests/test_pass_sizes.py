@@ -57,3 +57,15 @@ def test_a_model_that_takes_one_height_only_is_tried_with_odd_sizes(height, take
     )
     found = sizes.usual_extents(graph)
     assert found and {extents["H"] for extents in found} == {taken}
+
+
+def test_sizes_that_leave_windows_no_room_are_not_shown_to_onnx():
+    """Its inference ends the process where a Slice follows: at 32 and 128 there is none for 300."""
+    graph = graph_of(
+        """g (float[B, 1, T] x) => (float[B, 1, k] y) {
+          a = Constant <value_ints = [0]> () e = Constant <value_ints = [-1]> ()
+          t = Constant <value_ints = [2]> ()
+          c = MaxPool <kernel_shape = [300], strides = [2]> (x)  s = Slice(c, a, e, t)
+          d = AveragePool <kernel_shape = [20]> (s)  r = Slice(d, a, e, t)  y = Relu(r) }"""
+    )
+    assert [extents["T"] for extents in sizes.usual_extents(graph)] == [384]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
 
 from onnx_fusion.dtypes import DType
-from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Value, made_up
+from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Node, Value, made_up
 from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
 from onnx_fusion.passes.decided import taken
 from onnx_fusion.passes.extents import Extent, Extents, is_misjudged, output_extents
 from onnx_fusion.passes.stand_in import stand_in
+from onnx_fusion.passes.windows import POOLS
 
 _MAX_ROUNDS = 32
+_SHRINKING = frozenset(("Conv", "ConvTranspose", "Pad", *POOLS))
 _WITH_DATA = 1024
 """Constants up to this many bytes are shown to onnx, which computes with shape tensors."""
 
@@ -55,6 +57,33 @@ def infer(graph: Graph) -> Graph:
                 outputs[hint.name].CopyFrom(hint)
         found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
     return graph
+
+
+def has_room(graph: Graph) -> bool:
+    """Return whether no window is longer than what it slides over, as far as a Slice follows.
+
+    onnx takes that for granted: it ends the process where it slices an extent below 0. So nodes are
+    shown to it up to the first Slice behind a window, then up to the next.
+    """
+    turns: dict[Value, int] = {}  # odd behind a window, even again behind the Slice that follows
+    stages: list[list[Node]] = [[]]
+    for node in graph.nodes:
+        turn = max((turns.get(value, 0) for value in filter(None, node.inputs)), default=0)
+        kinds = {part.op_type for part in node.parts or (node,)}
+        turn += turn % 2 if "Slice" in kinds else 0
+        turn |= not kinds.isdisjoint(_SHRINKING)
+        turns.update(dict.fromkeys(filter(None, node.outputs), turn))
+        stages.extend([] for _ in range(len(stages), turn // 2 + 1))
+        stages[turn // 2].append(node)
+    shown: list[Node] = []
+    for stage in stages[:-1]:
+        shown += stage
+        proto = _skeleton(graph, shown)
+        proto = infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+        found = [info.type.tensor_type.shape for info in proto.graph.value_info]
+        if any(dim.dim_value < 0 for shape in found for dim in shape.dim):
+            return False
+    return True
 
 
 def _assign(graph: Graph, found: dict[str, Info]) -> None:
@@ -156,8 +185,11 @@ def _is_known(value: Value) -> bool:
     return value.dtype is not None and value.shape is not None
 
 
-def _skeleton(graph: Graph) -> onnx.ModelProto:
-    """Return the graph as inference sees it: constants without big data, nothing else declared."""
+def _skeleton(graph: Graph, nodes: Iterable[Node] | None = None) -> onnx.ModelProto:
+    """Return the graph as inference sees it: constants without big data, nothing else declared.
+
+    Only with `nodes` of it, if they are given.
+    """
     model = graph.model.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import,
                             functions=model.functions)
@@ -169,7 +201,7 @@ def _skeleton(graph: Graph) -> onnx.ModelProto:
     for value in graph.values.values():
         if value.weight is None and value.producer is None:
             proto.graph.input.append(_given_info(graph, value))
-    for node in graph.nodes:
+    for node in graph.nodes if nodes is None else nodes:
         if not is_misjudged(node, graph.opsets.get("", 0)):
             proto.graph.node.extend(
                 [part.proto for part in node.parts] or stand_in(node) or [taken(node)])

@@ -11,7 +11,7 @@ from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.graph.model import Graph, walk
 from onnx_fusion.graph.view import view
 from onnx_fusion.passes.fold import fold
-from onnx_fusion.passes.infer import infer
+from onnx_fusion.passes.infer import has_room, infer
 
 FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _ROUNDS = 3
@@ -67,11 +67,11 @@ def find_extents(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
         if value.shape is not None:
             value.shape = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in value.shape)
     try:
-        infer(fresh)
-        for _ in range(_ROUNDS):
-            before = len(fresh.nodes)
-            infer(fold(fresh))
-            if len(fresh.nodes) == before:
+        for _ in range(1 + _ROUNDS):
+            if not has_room(fresh):
+                return {}
+            before = len(infer(fresh).nodes)
+            if len(fold(fresh).nodes) == before:
                 break
     except OnnxFusionError:
         return {}
