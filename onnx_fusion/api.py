@@ -86,11 +86,12 @@ def plan(
     """Return what would be fused, and why the rest would not.
 
     `policy` is "all" (whatever is legal: the paper's setting) or "default" (what is expected to
-    make the whole model faster, or was measured to). `device` is "cpu", "cuda" or "both": regions then
-    are those that run on it, or on both, and are expected to pay there. `skip` names nodes or op_types to leave as
-    they are; if `only` names any, all others are left, but for what is in bodies and functions
-    named. `max_regions` keeps that many regions, the first. `disabled` names rules (`list_rules`)
-    not to use. Raises ModelError, OnnxFusionError for a rule that does not exist.
+    make the whole model faster, or was measured to). `device` is "cpu", "cuda" or "both": regions
+    then are those that run on it, or on both, and are expected to pay there. `skip` names nodes or
+    op_types to leave as they are; if `only` names any, all others are left, but for what is in
+    bodies and functions named. `max_regions` keeps that many regions, the first. `disabled` names
+    rules (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule that does not
+    exist.
     """
     return plan_programs(
         model, policy=policy, device=device, strict=strict, skip=skip, only=only, max_regions=max_regions,
@@ -101,9 +102,13 @@ def plan(
 def list_rules() -> list[Listed]:
     """Return every rule that can be disabled: rewrites, the planner's templates, the layouts."""
     templates = (Listed(t.name, "template", t.about) for t in TEMPLATES)
-    return [*list_rewrites(), *templates, Listed(layout.RULE, "exact", layout.ABOUT),
-            Listed(sources.RULE, "exact", sources.ABOUT),
-            Listed(arrange.RULE, "changes rounding", arrange.ABOUT)]
+    return [
+        *list_rewrites(),
+        *templates,
+        Listed(layout.RULE, "exact", layout.ABOUT),
+        Listed(sources.RULE, "exact", sources.ABOUT),
+        Listed(arrange.RULE, "changes rounding", arrange.ABOUT),
+    ]
 
 
 def optimize(
@@ -122,8 +127,10 @@ def optimize(
 ) -> onnx.ModelProto:
     """Return the model with its regions fused; see `plan` for the options.
 
-    With `embed_ptx` the fused nodes carry their CUDA kernels, so that no compiler is needed later. With `fallback` each fused node carries a function of the original operators, so that the model also runs
-    without the native library. Raises ModelError; models above protobuf's 2 GB need `optimize_file`.
+    With `embed_ptx` the fused nodes carry their CUDA kernels, so that no compiler is needed later.
+    With `fallback` each fused node carries a function of the original operators, so that the model
+    also runs without the native library. Raises ModelError; models above protobuf's 2 GB need
+    `optimize_file`.
     """
     planned = plan_programs(
         model, policy=policy, device=device, strict=strict, skip=skip, only=only,
@@ -153,11 +160,11 @@ def optimize_file(
 ) -> Summary:
     """Write the optimized model of `source` to `target`, atomically, and return what was done.
 
-    Weights are written beside `target`, to `target` + ".data", if fused nodes read 16 MiB of them, if
-    the model came with such a file, or if it is above 2 GB; `single_file` keeps them in the model. If
-    nothing is fused and all is in one file, that is copied. `tuning` says what is measured first;
-    `home` where the files will be moved to together, if not to `target`.
-    Raises ModelError for a bad model, OnnxFusionError if `target` is `source` or cannot be written.
+    Weights are written beside `target`, to `target` + ".data", if fused nodes read 16 MiB of them,
+    if the model came with such a file, or if it is above 2 GB; `single_file` keeps them in the
+    model. If nothing is fused and all is in one file, that is copied. `tuning` says what is
+    measured first; `home` where the files will be moved to together, if not to `target`. Raises
+    ModelError for a bad model, OnnxFusionError if `target` is `source` or cannot be written.
     """
     start = time.perf_counter()
     if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
@@ -182,8 +189,8 @@ def optimize_file(
 def _emit(planned: Planned, fallback: bool) -> Emitted:
     """Return the fused model, without the regions that would wait for themselves.
 
-    A pass may find that a node does not need one of its inputs. Unfused it is written as it was, and waits for that
-    input again: for a region, perhaps, that waits for the node.
+    A pass may find that a node does not need one of its inputs. Unfused it is written as it was,
+    and waits for that input again: for a region, perhaps, that waits for the node.
     """
     fused, left_out = list(planned.lowered), []
     while True:
@@ -248,7 +255,9 @@ def plan_programs(
     progress("plan", 0.0)
 
     def judge(made: Lowered) -> str | None:
-        return (no_function(made, graph.opsets) if fallback else None) or refusal(made.program, device)
+        return (no_function(made, graph.opsets) if fallback else None) or refusal(
+            made.program, device
+        )
 
     lowering = Lowering(graph, judge, strict=strict, halves=device != "cpu")
     templates = NAMES - set(disabled)
@@ -268,7 +277,9 @@ def plan_programs(
         chosen, extents = plans, usual_extents(graph) if any(p.regions for p in plans) else []
         for machine in machines:
             both = zip(chosen, graphs, strict=True)
-            chosen = [choose(made, one, machine, strict=strict, extents=extents) for made, one in both]
+            chosen = [
+                choose(made, one, machine, strict=strict, extents=extents) for made, one in both
+            ]
         tuning = tuning or Tuning()
         if device == "cpu" and not is_idle(tuning):
             found = [
@@ -290,9 +301,7 @@ def plan_programs(
     return Planned(model, graph, made, lowered, tuned)
 
 
-def _tools(
-    model: Model, graph: Graph, lowering: Lowering, layouts: bool, fallback: bool
-) -> Tools:
+def _tools(model: Model, graph: Graph, lowering: Lowering, layouts: bool, fallback: bool) -> Tools:
     def lower(regions: Sequence[Region]) -> tuple[Lowered, ...]:
         return _lower(lowering, Plan(tuple(regions), (), {}), graph, layouts)
 
@@ -304,7 +313,8 @@ def _tools(
 
 
 def _outside(accept: Accept, graphs: Sequence[Graph]) -> Accept:
-    """Return `accept` for regions without nodes whose results a device's provider reads on the host."""
+    """Return `accept` for regions without nodes whose results a device's provider reads on the
+    host."""
     left = {node: reason for one in graphs for node, reason in host_nodes(one).items()}
 
     def accept_device(region: Region) -> str | None:
@@ -358,11 +368,15 @@ def _summary(
             reason = f"nothing {known} to run faster"
         notes.append(f"nothing was fused: {reason}; see 'explain --policy {policy}'")
     if emitted.left_out:
-        notes.append(f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct, "
-                     "or they would wait for unfused nodes that wait for them")
+        notes.append(
+            f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct, "
+            "or they would wait for unfused nodes that wait for them"
+        )
     twice = fused_bytes(emitted)
     if len(files) == 1 and twice >= LEAST_BYTES:
-        notes.append(f"in a single file {twice >> 20} MiB of weights are in memory twice in every session")
+        notes.append(
+            f"in a single file {twice >> 20} MiB of weights are in memory twice in every session"
+        )
     return Summary(
         sum(1 for _ in every_node(planned.model.proto.graph)),
         sum(1 for _ in every_node(emitted.proto.graph)),

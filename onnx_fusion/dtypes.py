@@ -50,5 +50,6 @@ def from_text(text: str) -> DType | None:
 
 
 def from_onnx(code: int) -> DType | None:
-    """Return the type with this ONNX TensorProto code, or None for strings, complex and sub-byte types."""
+    """Return the type with this ONNX TensorProto code, or None for strings, complex and sub-byte
+    types."""
     return _BY_ONNX.get(code)

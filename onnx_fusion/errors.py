@@ -6,7 +6,8 @@ class OnnxFusionError(Exception):
 
 
 class ModelError(OnnxFusionError):
-    """The model cannot be read, is not valid, or is outside what the installed ONNX Runtime accepts."""
+    """The model cannot be read, is not valid, or is outside what the installed ONNX Runtime
+    accepts."""
 
 
 class ProgramError(OnnxFusionError):

@@ -17,8 +17,8 @@ environment $ONNX_FUSION_PEERS (default /opt/peers), made by
     /opt/peers/bin/pip install openvino MNN ncnn pnnx onnxslim onnxruntime torch
 
 They compute in float32: MNN at high precision (on x86 others are no faster), ncnn without the half
-types of its defaults, which are less exact; inductor is torch.compile, weights frozen, of the module
-that pnnx writes, and takes minutes to compile.
+types of its defaults, which are less exact; inductor is torch.compile, weights frozen, of the
+module that pnnx writes, and takes minutes to compile.
 
 `--kernels` and what follows it goes to scripts/bench_kernels.py.
 """

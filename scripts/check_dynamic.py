@@ -1,4 +1,5 @@
-"""Export architectures with fixed and with free extents: the plans must agree, and the free ones run at any size.
+"""Export architectures with fixed and with free extents: the plans must agree, and the free ones
+run at any size.
 
     python scripts/check_dynamic.py [--only bert_base,gpt2] [--exporters torchscript,dynamo]
 
@@ -28,7 +29,8 @@ Arrays = dict[str, np.ndarray]
 
 
 class Encoder(torch.nn.Module):
-    """BERT-base with random weights: token numbers and mask [B, S] in, hidden states [B, S, 768] out."""
+    """BERT-base with random weights: token numbers and mask [B, S] in, hidden states [B, S, 768]
+    out."""
 
     def __init__(self) -> None:
         import transformers
@@ -42,7 +44,8 @@ class Encoder(torch.nn.Module):
 
 
 class Mobile(torch.nn.Module):
-    """DistilBERT of three layers: token numbers and mask [B, S] in, hidden states [B, S, 768] out."""
+    """DistilBERT of three layers: token numbers and mask [B, S] in, hidden states [B, S, 768]
+    out."""
 
     def __init__(self) -> None:
         import transformers
@@ -129,8 +132,8 @@ def images(batch: int, size: int) -> Arrays:
     return {"x": random.standard_normal((batch, 3, size, size), np.float32)}
 
 
-# What builds the module, what makes inputs, the free axes, the fixed size, and the sizes to run. Fixed
-# sizes are large enough that no region is merged for being small, which free ones cannot be.
+# What builds the module, what makes inputs, the free axes, the fixed size, and the sizes to run.
+# Fixed sizes are large enough that no region is merged for being small, which free ones cannot be.
 ARCHITECTURES: dict[str, tuple[Callable, Callable, dict, tuple, list[tuple]]] = {
     "bert_base": (
         bert_base, tokens, {"ids": {0: "batch", 1: "length"}, "mask": {0: "batch", 1: "length"}},

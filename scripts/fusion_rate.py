@@ -11,8 +11,8 @@ apart, also where something else computes it later. ONNX Runtime's graph is the 
 ENABLE_ALL; after fusion each FusedRegion is one node.
 
 `all` plans without estimates of latency (the paper's setting), `default` is what `optimize` does.
-The bound is 1.15 x the original's contractions (Conv, ConvTranspose, MatMul, Gemm), plus opaque nodes
-(without a row, or refused by themselves: a shape that depends on data), plus the reductions,
+The bound is 1.15 x the original's contractions (Conv, ConvTranspose, MatMul, Gemm), plus opaque
+nodes (without a row, or refused by themselves: a shape that depends on data), plus the reductions,
 poolings and normalizations that are in no region with a contraction: `apart` counts these, and they
 are listed below the table. IRS is the size of all intermediate results of the main graph. Seconds
 are those of planning: load, infer, rewrite, plan, lower, emit.
@@ -117,7 +117,8 @@ class Rate:
 
 
 def count(model: onnx.ModelProto, extents: set[str] = frozenset()) -> Count:
-    """Return a model's counts by the rule above; what writes only `extents` is shape arithmetic, too."""
+    """Return a model's counts by the rule above; what writes only `extents` is shape arithmetic,
+    too."""
     total = Count(extents=set(extents))
     initial = {tensor.name for tensor in model.graph.initializer}
     initial |= {sparse.values.name for sparse in model.graph.sparse_initializer}
@@ -127,9 +128,7 @@ def count(model: onnx.ModelProto, extents: set[str] = frozenset()) -> Count:
     return total
 
 
-def _count_graph(
-    graph: onnx.GraphProto, constant: set[str], shape: set[str], total: Count
-) -> None:
+def _count_graph(graph: onnx.GraphProto, constant: set[str], shape: set[str], total: Count) -> None:
     for node in graph.node:
         reads = scope.reads(node) - {""}
         given = constant | shape

@@ -1,10 +1,12 @@
-"""All that needs a GPU, in one run: correctness, rates, models, session start. The table comes last.
+"""All that needs a GPU, in one run: correctness, rates, models, session start. The table comes
+last.
 
 python scripts/gpu_check.py [--seconds N] [--only STAGE ...] [--json FILE] [--compile] [--pretend]
 
-Stages that do not fit the time left are reported as such. `--compile` times torch.compile too. `--pretend`
-tries the script without a GPU, with the tests' stand-ins for the driver and the compiler, on small sizes.
-`scripts/gpu_check.sh` builds, runs the tests and this, and compute-sanitizer where it is there.
+Stages that do not fit the time left are reported as such. `--compile` times torch.compile too.
+`--pretend` tries the script without a GPU, with the tests' stand-ins for the driver and the
+compiler, on small sizes. `scripts/gpu_check.sh` builds, runs the tests and this, and
+compute-sanitizer where it is there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Tile programs on a CUDA device by the native library's C interface, with torch for memory and time.
+"""Tile programs on a CUDA device by the native library's C interface, with torch for memory and
+time.
 
-Without a GPU, and with the stand-ins of the tests (tests/cuda_fake.py), the same code runs on host memory:
-`Device("cpu")`.
+Without a GPU, and with the stand-ins of the tests (tests/cuda_fake.py), the same code runs on host
+memory: `Device("cpu")`.
 """
 
 from __future__ import annotations

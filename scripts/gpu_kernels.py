@@ -1,4 +1,5 @@
-"""What single kernels do on a device: every program of the tests, and rates beside copy and torch."""
+"""What single kernels do on a device: every program of the tests, and rates beside copy and
+torch."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ def check_programs(
 
 @dataclasses.dataclass
 class Kernel:
-    """A program, its inputs' shapes, the same in torch, and by what it is judged: bytes or flops."""
+    """A program, its inputs' shapes, the same in torch, and by what it is judged: bytes or
+    flops."""
 
     name: str
     kind: str
@@ -74,7 +76,8 @@ class Kernel:
 
 
 def _text(dtype: str, inputs: list[tuple], out: tuple, letters: str, body: list[str]) -> str:
-    """Return a program of one stage; `body` numbers values by name, loads and stores convert halves."""
+    """Return a program of one stage; `body` numbers values by name, loads and stores convert
+    halves."""
     lines = ["tile_program 1"]
     lines += [f"input x{k} {dtype}[{', '.join(map(str, s))}] row" for k, s in enumerate(inputs)]
     lines += [f"output y0 {dtype}[{', '.join(map(str, out))}] row", f"stage {letters}"]

@@ -1,4 +1,5 @@
-"""Whole models on a device: exported here, optimized for CUDA, against ONNX Runtime's CUDA provider."""
+"""Whole models on a device: exported here, optimized for CUDA, against ONNX Runtime's CUDA
+provider."""
 
 from __future__ import annotations
 

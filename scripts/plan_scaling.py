@@ -174,7 +174,9 @@ def main() -> None:
     parser.add_argument("--nodes", nargs="+", type=int, default=sizes, metavar="N")
     parser.add_argument("--policy", choices=api.POLICIES, default="all")
     parser.add_argument("--repeat", type=int, default=2, metavar="N", help="take the best of N")
-    parser.add_argument("--profile", action="store_true", help="show where the last size's time goes")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where the last size's time goes"
+    )
     args = parser.parse_args()
     api.optimize(transformer(50), policy=args.policy)
     counts, totals, rows = [], [], []

@@ -42,8 +42,8 @@ DIGITS = 4
 
 
 def choose(entries: Iterable[Entry]) -> list[Entry]:
-    """Return what ships of these: no whole models, nothing that failed instead of being timed, the last of
-    each key, in the keys' order."""
+    """Return what ships of these: no whole models, nothing that failed instead of being timed, the
+    last of each key, in the keys' order."""
     timed = [e for e in entries if e.samples and not e.what.startswith(WHOLE)]
     kept = {key(e): rounded(e) for e in timed}
     return [kept[one] for one in sorted(kept)]

@@ -52,7 +52,8 @@ def files() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Rewrite the files, or with --check only say whether they would change; return the exit code."""
+    """Rewrite the files, or with --check only say whether they would change; return the exit
+    code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit 1 on a difference"

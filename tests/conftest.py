@@ -4,6 +4,7 @@ import itertools
 import signal
 
 import pytest
+from cuda_fake import fake, fakes  # noqa: F401
 
 from onnx_fusion.runtime import latency
 

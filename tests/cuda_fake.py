@@ -1,7 +1,8 @@
-"""CUDA without a device: stand-ins for libcuda and NVRTC (emulator/fake_*.cc), and sessions that use them.
+"""CUDA without a device: stand-ins for libcuda and NVRTC (emulator/fake_*.cc), and sessions that
+use them.
 
-Kernels run in the emulator that their own tests use, on host memory; the CPU execution provider stands for
-the CUDA one.
+Kernels run in the emulator that their own tests use, on host memory; the CPU execution provider
+stands for the CUDA one.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def fake(fakes, monkeypatch):
 def cuda_session(
     model: str | os.PathLike | onnx.ModelProto, **entries: str
 ) -> onnxruntime.InferenceSession:
-    """Return a session whose fused nodes run their CUDA kernels; `entries` are session config entries
-    of onnx_fusion."""
+    """Return a session whose fused nodes run their CUDA kernels; `entries` are session config
+    entries of onnx_fusion."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry(CUDA_PROVIDER, "CPUExecutionProvider")

@@ -1,8 +1,9 @@
 """The native core by its plain C interface, for tests: check texts, run programs on arrays.
 
 The instruction set is chosen when a process first uses the library, so the other ones run in
-`server`s: child processes with ONNX_FUSION_ISA set, that run programs sent to them. An ISA of another
-machine is that of ONNX_FUSION_NATIVE_RUNNER, a command that runs tests/native_runner.cc in an emulator.
+`server`s: child processes with ONNX_FUSION_ISA set, that run programs sent to them. An ISA of
+another machine is that of ONNX_FUSION_NATIVE_RUNNER, a command that runs tests/native_runner.cc in
+an emulator.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
-import bench_kernels  # noqa: E402
-import kernel_cases  # noqa: E402
-import numpy as np  # noqa: E402
+import bench_kernels
+import kernel_cases
+import numpy as np
 
 RNG = np.random.default_rng(0)
 

@@ -51,7 +51,10 @@ def test_optimize_and_verify(
 
 @pytest.mark.parametrize("verified", [["--verify"], []])
 def test_large_weights_have_a_file_of_their_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, verified: list[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    verified: list[str],
 ) -> None:
     monkeypatch.setattr("onnx_fusion.emit.write.LEAST_BYTES", 1 << 10)
     out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
@@ -124,7 +127,9 @@ def test_explain_in_words(capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr().out
     assert "many-to-many, anchor /conv1/Conv, template small, saves " in printed
     assert "  nodes    /conv1/Conv, /bn1/BatchNormalization, /relu1/Relu" in printed
-    assert main(["explain", str(Path(LENET).with_name("tiny_depthwise.onnx")), "--policy", "all"]) == 0
+    assert (
+        main(["explain", str(Path(LENET).with_name("tiny_depthwise.onnx")), "--policy", "all"]) == 0
+    )
     printed = capsys.readouterr().out
     assert "anchor" in printed and "\nnot fused:\n  " in printed
 

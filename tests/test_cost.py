@@ -106,7 +106,9 @@ def test_estimates_are_near_what_was_measured(name):
 def test_strict_does_without_winograd_and_is_no_faster_anywhere():
     for make, _, _ in MEASURED.values():
         nodes = make().nodes
-        assert cost.kernel_seconds(nodes, cost.FUSED_STRICT) >= cost.kernel_seconds(nodes, cost.FUSED)
+        assert cost.kernel_seconds(nodes, cost.FUSED_STRICT) >= cost.kernel_seconds(
+            nodes, cost.FUSED
+        )
     nodes = conv((56, 56), 64, 3, 64).nodes
     strict = cost.kernel_seconds(nodes, cost.FUSED_STRICT)
     assert strict > 2 * cost.kernel_seconds(nodes, cost.FUSED)

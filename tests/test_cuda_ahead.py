@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_fake import fake, fakes  # noqa: F401
 from test_ort_op import FLOAT, fused, model
 
 import onnx_fusion

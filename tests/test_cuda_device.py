@@ -7,7 +7,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from cuda_fake import cuda_session, fake, fakes  # noqa: F401
+from cuda_fake import cuda_session
 from test_ort_op import FLOAT, fused, model
 
 from onnx_fusion.cli.main import main

@@ -67,7 +67,10 @@ def test_copies_that_nobody_waits_for_are_caught(name, pattern):
     want = interpret(parse_program(p.text), p.inputs)[0]
     dtype = str(parse_program(p.text).outputs[0].dtype)
     for seed in range(3):
-        assert difference(cuda_emulator.machine().run(plan, p.inputs, seed)[0], want, dtype) <= p.tolerance
+        assert (
+            difference(cuda_emulator.machine().run(plan, p.inputs, seed)[0], want, dtype)
+            <= p.tolerance
+        )
         got = cuda_emulator.machine().run(broken, p.inputs, seed)[0]
         assert not difference(got, want, dtype) <= p.tolerance
 

@@ -246,7 +246,12 @@ CASES = {
         ["product_f16_copied", "attention_f16"],
         True,
     ),
-    "guarded": (GUARDED, [(40, 16), (16, 16)], ["product_f16_copied", "product_f16", "points"], True),
+    "guarded": (
+        GUARDED,
+        [(40, 16), (16, 16)],
+        ["product_f16_copied", "product_f16", "points"],
+        True,
+    ),
     "norm": (NORM, [(9, 24), (16, 24), (9, 16)], ["product", "warp_rows"], False),
     "norm_ragged": (NORM, [(10, 17), (9, 17), (10, 9)], ["product", "warp_rows"], False),
     "turned": (TURNED, [(7, 7)], ["points"], False),

@@ -1,4 +1,5 @@
-"""Whole models planned for CUDA: end to end through the stand-ins, and what the plan leaves outside."""
+"""Whole models planned for CUDA: end to end through the stand-ins, and what the plan leaves
+outside."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from cuda_fake import cuda_session, fake, fakes  # noqa: F401
+from cuda_fake import cuda_session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_fusion import api
@@ -74,7 +75,8 @@ def test_a_model_with_ptx_runs_without_a_compiler(fake, monkeypatch):
 
 
 def half_model():
-    """Return a convolution, a product and a softmax in float16; one inner value leaves, one is cast."""
+    """Return a convolution, a product and a softmax in float16; one inner value leaves, one is
+    cast."""
     code = TensorProto.FLOAT16
     weights = {
         "w": rng.standard_normal((8, 3, 3, 3)) / 3,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from cuda_fake import cuda_session, fake, fakes  # noqa: F401
+from cuda_fake import cuda_session
 from test_ort_op import FLOAT, GATHER, INT64, affine_model, fused, model
 
 from onnx_fusion.errors import LibraryError, ModelError
@@ -344,7 +344,8 @@ def test_a_node_left_on_the_cpu_is_an_error_where_cuda_was_asked_for():
 
 
 def test_cuda_where_there_is_none_is_one_clear_error(monkeypatch):
-    """By an onnxruntime without the provider, or with one that cannot be loaded without a driver."""
+    """By an onnxruntime without the provider, or with one that cannot be loaded without a
+    driver."""
     monkeypatch.setenv("ONNX_FUSION_LIBCUDA", "/nowhere.so")
     with pytest.raises(
         (LibraryError, ModelError),

@@ -50,7 +50,6 @@ def region_with(made, graph, name):
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 
-
 def diamond(middle):
     return parsed(
         HEAD
@@ -115,7 +114,9 @@ def test_a_diamond_without_a_stranger_is_one_region():
 
 
 def test_two_regions_never_wait_for_each_other():
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
     g (float[4, 4] x, float[4, 4] z) => (float[4, 4] y, float[4, 4] w) {
       a = Relu(x)
       b = Exp(z)
@@ -125,6 +126,7 @@ def test_two_regions_never_wait_for_each_other():
       w = Add(a, d)
     }
     """
+    )
     model = parsed(text.replace("Det2", "Softmax"))
     made, graph = plan_of(model, skip={"Softmax"})
     of = {name: k for k, g in enumerate(groups(made, graph)) for name in g}
@@ -143,8 +145,7 @@ def test_two_regions_never_wait_for_each_other():
 
 def test_an_inner_value_that_is_an_output_leaves_the_region():
     model = parsed(
-        HEAD
-        + "g (float[4, 4] x) => (float[4, 4] a, float[4, 4] y) {\n a = Relu(x)\n y = Exp(a)\n}"
+        HEAD + "g (float[4, 4] x) => (float[4, 4] a, float[4, 4] y) {\n a = Relu(x)\n y = Exp(a)\n}"
     )
     made, _ = plan_of(model)
     (region,) = made.regions
@@ -234,11 +235,14 @@ def test_a_chain_without_one_to_one_operators_gets_a_seed():
 
 
 def test_broadcast_of_an_activation_is_one_to_many_and_of_a_weight_is_not():
-    text = HEAD + """g (float[8, 4] x, float[4] v) => (float[8, 4] y, float[8, 4] z)
+    text = (
+        HEAD
+        + """g (float[8, 4] x, float[4] v) => (float[8, 4] y, float[8, 4] z)
       <float[4] w = {1.0, 2.0, 3.0, 4.0}> {
       y = Add(x, v)
       z = Add(x, w)
     }"""
+    )
     made, _ = plan_of(parsed(text))
     kinds = {r.nodes[0].outputs[0].name: r.mapping_type.value for r in made.regions}
     assert kinds == {"y": "one-to-many", "z": "one-to-one"}

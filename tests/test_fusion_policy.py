@@ -20,7 +20,8 @@ def reasons(made):
 
 def chain(extent):
     lines = "\n".join(
-        f"v{k} = {op}(v{k - 1}, v{k - 1})" for k, op in enumerate(["Add", "Mul", "Sub", "Max"] * 2, 1)
+        f"v{k} = {op}(v{k - 1}, v{k - 1})"
+        for k, op in enumerate(["Add", "Mul", "Sub", "Max"] * 2, 1)
     )
     return onnx.parser.parse_model(
         HEAD + f"g (float[{extent}] v0) => (float[{extent}] v8) {{\n{lines}\n}}"
@@ -106,7 +107,8 @@ def test_fewer_operations_pay_where_the_kernels_may_use_them(kernel, strict):
 
 
 def test_what_onnx_runtime_fuses_across_the_border_is_left():
-    """A Relu costs it nothing at the end of a convolution, and two reorders if the rest is taken."""
+    """A Relu costs it nothing at the end of a convolution, and two reorders if the rest is
+    taken."""
     body = """c = Conv (x, w)  a = LeakyRelu(c)  r = Relu(a)
               d = Conv (r, w)  b = LeakyRelu(d)  s = Relu(b)  e = Conv (s, w)"""
     model = onnx.parser.parse_model(

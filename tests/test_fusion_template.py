@@ -28,7 +28,9 @@ def planned(body, inputs, result, templates=NAMES - {"small"}):
         model.graph.initializer.append(onnx.numpy_helper.from_array(data, name))
     onnx.checker.check_model(model)
     graph = prepare(load(model))
-    made = plan_graph(graph, Target(Lowering(graph, lambda made: None).refusal, templates=templates))
+    made = plan_graph(
+        graph, Target(Lowering(graph, lambda made: None).refusal, templates=templates)
+    )
     return [(r.template, " ".join(n.op_type for n in r.nodes)) for r in made.regions]
 
 
@@ -101,9 +103,7 @@ def test_expanding_for_two_readers_stays():
 
 
 def test_depthwise_before_a_larger_convolution_stays():
-    body = (
-        "d = Conv<group = 64, pads = [1, 1, 1, 1]>(x, wd)\n y = Conv<pads = [1, 1, 1, 1]>(d, w3)"
-    )
+    body = "d = Conv<group = 64, pads = [1, 1, 1, 1]>(x, wd)\n y = Conv<pads = [1, 1, 1, 1]>(d, w3)"
     assert len(planned(body, IMAGE, "float[1, 64, 56, 56] y")) == 2
 
 
@@ -182,9 +182,7 @@ def test_what_a_template_made_is_left_by_the_others():
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_every_template_can_be_left_out(name):
-    body = (
-        "n = LayerNormalization(x, g)\n a = MatMul(n, thin)\n b = Relu(a)\n y = MatMul(b, back)"
-    )
+    body = "n = LayerNormalization(x, g)\n a = MatMul(n, thin)\n b = Relu(a)\n y = MatMul(b, back)"
     made = planned(body, ROWS, "float[128, 256] y", NAMES - {name})
     assert name not in {template for template, _ in made}
     assert len({t.name for t in TEMPLATES}) == len(TEMPLATES)

@@ -1,4 +1,5 @@
-"""Plans and tile programs of models/ as they were agreed; scripts/update_golden.py rewrites them."""
+"""Plans and tile programs of models/ as they were agreed; scripts/update_golden.py rewrites
+them."""
 
 import importlib.util
 from pathlib import Path
@@ -6,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("update_golden", ROOT / "scripts" / "update_golden.py")
+SPEC = importlib.util.spec_from_file_location(
+    "update_golden", ROOT / "scripts" / "update_golden.py"
+)
 update_golden = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(update_golden)
 

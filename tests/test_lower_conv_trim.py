@@ -1,5 +1,5 @@
-"""Dilated windows on small images: taps that lie outside at every position are not lowered, and tiles of
-rows that read nothing but padding are not multiplied."""
+"""Dilated windows on small images: taps that lie outside at every position are not lowered, and
+tiles of rows that read nothing but padding are not multiplied."""
 
 import native_lib
 import numpy as np

@@ -1,4 +1,5 @@
-"""What defines a program's dims where inputs' shapes do not, and what is not computed for extents alone."""
+"""What defines a program's dims where inputs' shapes do not, and what is not computed for extents
+alone."""
 
 import numpy as np
 import onnx
@@ -125,9 +126,11 @@ def test_a_shape_of_what_a_region_computes_does_not_split_it():
 
 
 def test_a_shape_that_no_other_input_has_still_splits():
-    """Only the target says how often Expand repeats the row, so the region would wait for itself."""
-    text = SPLIT.replace("Expand(tall, target)", "Expand(row, target)").replace("Neg(wide)",
-                                                                                "Add(wide, tall)")
+    """Only the target says how often Expand repeats the row, so the region would wait for
+    itself."""
+    text = SPLIT.replace("Expand(tall, target)", "Expand(row, target)").replace(
+        "Neg(wide)", "Add(wide, tall)"
+    )
     model = parsed(text)
     made = api.optimize(model, policy="all")
     agree(model, made, {"x": random(3, 5), "row": random(1, 2)})
@@ -160,7 +163,10 @@ def test_a_multiple_gives_the_extent_that_no_input_has():
     with pytest.raises(ProgramError, match="positive"):
         bind(program, [(13, 50, 16)])
     made = api.optimize(model, policy="all", skip=["CumSum"])
-    assert sorted(node.op_type for node in made.graph.node if not node.domain) == ["CumSum", "Reshape"]
+    assert sorted(node.op_type for node in made.graph.node if not node.domain) == [
+        "CumSum",
+        "Reshape",
+    ]
     for batch in (1, 3):
         agree(model, made, {"x": random(batch, 50, 64)})
 
@@ -178,7 +184,9 @@ def test_an_extent_that_is_decided_keeps_no_convolution():
     emitted = api._emit(planned, True)
     made = to_proto(emitted.proto, emitted.weights)
     assert [n.op_type for n in made.graph.node if n.domain == ""] == ["Resize"]
-    agree(model, made, {"x": random(1, 4, 8, 8), "small": random(1, 4, 4, 4), "w": random(4, 4, 3, 3)})
+    agree(
+        model, made, {"x": random(1, 4, 8, 8), "small": random(1, 4, 4, 4), "w": random(4, 4, 3, 3)}
+    )
 
 
 def test_a_region_that_only_renames_a_shape_is_not_made():
@@ -188,7 +196,9 @@ def test_a_region_that_only_renames_a_shape_is_not_made():
     }""")
     made = api.plan(model, policy="all")
     assert not made.regions
-    moved = parsed("g (float[2, 3, 4] x) => (float[3, 2, 4] y) { y = Transpose <perm = [1, 0, 2]> (x) }")
+    moved = parsed(
+        "g (float[2, 3, 4] x) => (float[3, 2, 4] y) { y = Transpose <perm = [1, 0, 2]> (x) }"
+    )
     assert api.plan(moved, policy="all").regions
 
 

@@ -31,11 +31,14 @@ def lowered(model: onnx.ModelProto, dims: dict[str, int] | None = None):
     Runtime gives for the original."""
     feeds = {}
     for info in model.graph.input:
-        shape = [(dims or {})[d.dim_param] if d.dim_param else d.dim_value
-                 for d in info.type.tensor_type.shape.dim]
+        shape = [
+            (dims or {})[d.dim_param] if d.dim_param else d.dim_value
+            for d in info.type.tensor_type.shape.dim
+        ]
         feeds[info.name] = RNG.standard_normal(shape).astype(np.float32)
-    plain = onnxruntime.InferenceSession(model.SerializeToString(),
-                                         providers=["CPUExecutionProvider"])
+    plain = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     wanted = plain.run(None, feeds)
     (one,) = api.plan_programs(model, policy="all").lowered
     program = parse_program(one.program)
@@ -61,8 +64,13 @@ def test_each_piece_is_a_stage(axis):
     inputs = ", ".join(f"float{shape} {name}" for shape, name in zip(shapes, "abc"))
     total = list(shapes[0])
     total[axis] = 6
-    stages = lowered(build(inputs, f"float{total} y",
-                           f"s = Tanh(b)  c0 = Concat <axis = {axis}> (a, s, c)  y = Exp(c0)"))
+    stages = lowered(
+        build(
+            inputs,
+            f"float{total} y",
+            f"s = Tanh(b)  c0 = Concat <axis = {axis}> (a, s, c)  y = Exp(c0)",
+        )
+    )
     assert len(stages) == 3 and count(stages, Select) == 0 and count(stages, Store) == 3
 
 
@@ -197,9 +205,16 @@ NORM = "n = LayerNormalization <axis = -1> (s, g, b)"
 
 
 def test_a_normalization_before_a_product_is_one_stage():
-    stages = lowered(build(
-        "float[3, 4, 8] s", "float[3, 4, 5] y", f"{NORM}  y = MatMul(n, w)", g=(8,), b=(8,), w=(8, 5),
-    ))
+    stages = lowered(
+        build(
+            "float[3, 4, 8] s",
+            "float[3, 4, 5] y",
+            f"{NORM}  y = MatMul(n, w)",
+            g=(8,),
+            b=(8,),
+            w=(8, 5),
+        )
+    )
     assert len(stages) == 2 and count(stages[:1], Reduce) == 2 and count(stages, Reduce) == 2
 
 

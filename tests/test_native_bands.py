@@ -56,7 +56,9 @@ class Chain:
         pad = (dilation * (kernel // 2),) * 2 if pad is None else pad
         w = self.array(channels, 1 if depthwise else c, kernel, kernel) / kernel
         b = self.array(channels)
-        y = convolve(self.value, w, (stride,) * 2, [pad] * 2, (dilation,) * 2, c if depthwise else 1)
+        y = convolve(
+            self.value, w, (stride,) * 2, [pad] * 2, (dilation,) * 2, c if depthwise else 1
+        )
         y = np.clip(y + b.reshape(-1, 1, 1).astype(np.float64), -0.5, 1.5)
         over = "r, s" if depthwise else "c, r, s"
         extents = "" if depthwise else f"c: {c}, "

@@ -92,9 +92,7 @@ def conv_text(x, w, y, strides, pads, dilations, groups, last, epilogue):
     group = [f"g: {groups}"] if groups > 1 else []
     inputs = [f"n: {x.shape[0]}", *group]
     inputs += [f"o: {per_out}"] * (per_out > 1) + outer + [f"c: {per_in}"] * (per_in > 1) + taps
-    filters = " + ".join(
-        [f"{per_out} * g"] * (groups > 1) + ["o"] * (per_out > 1) or ["0"]
-    )
+    filters = " + ".join([f"{per_out} * g"] * (groups > 1) + ["o"] * (per_out > 1) or ["0"])
     channel = " + ".join([f"{per_in} * g"] * (groups > 1) + ["c"] * (per_in > 1) or ["0"])
     at = ", ".join(
         f"{strides[d]} * p{d} + {dilations[d]} * r{d} - {pads[d][0]}" for d in range(rank)
@@ -102,13 +100,17 @@ def conv_text(x, w, y, strides, pads, dilations, groups, last, epilogue):
     steps = ", ".join(f"r{d}" for d in range(rank))
     over = ", ".join(["c"] * (per_in > 1) + [steps])
     places = ", ".join(f"p{d}" for d in range(rank))
-    after = f"""%3 = load b ({filters})
+    after = (
+        f"""%3 = load b ({filters})
 %4 = add %2 %3
 %5 = load z (n, {filters}, {places})
 %6 = add %4 %5
 %7 = sigmoid %6
 %8 = mul %6 %7
-""" if epilogue else ""
+"""
+        if epilogue
+        else ""
+    )
     extra = f"input b f32[{w.shape[0]}] row\ninput z f32{list(y.shape)} {layouts[1]}\n"
     return f"""tile_program 1
 input x f32{list(x.shape)} {layouts[0]}

@@ -108,11 +108,15 @@ def product(m: int, k: int, n: int, activation: str, residual: str, turned: bool
         lines = lines.replace("%4 ", "%X ").replace("%4\n", "%X\n")
         numbers = {f"%{i}": f"%{i + 2}" for i in range(5, last + 1)}
         lines = "".join(
-            " ".join(numbers.get(w, w) for w in line.split(" ")) + "\n" for line in lines.splitlines()
+            " ".join(numbers.get(w, w) for w in line.split(" ")) + "\n"
+            for line in lines.splitlines()
         ).replace("%X", "%6")
         lines, last = f"%5 = {load}\n%6 = add %4 %5\n{lines}", last + 2
     elif residual == "late":
-        lines, last = f"{lines}%{last + 1} = {load}\n%{last + 2} = add %{last} %{last + 1}\n", last + 2
+        lines, last = (
+            f"{lines}%{last + 1} = {load}\n%{last + 2} = add %{last} %{last + 1}\n",
+            last + 2,
+        )
     also = f"input r f32[{shape}] row\n" if residual else ""
     return f"""tile_program 1
 input x f32[{m}, {k}] row
@@ -145,7 +149,9 @@ def test_activations_equal_the_interpreter(activation, residual):
         for isa in native_lib.isas():
             for threads, constant in ((1, (1, 2)), (2, ())):
                 (got,) = native_lib.server(isa).run(text, inputs, threads, constant)
-                np.testing.assert_allclose(got, want, rtol=2e-6, atol=1e-6 * k**0.5, err_msg=f"{isa} {m}")
+                np.testing.assert_allclose(
+                    got, want, rtol=2e-6, atol=1e-6 * k**0.5, err_msg=f"{isa} {m}"
+                )
 
 
 # What follows a product in pieces: the result's rows and columns do not each lie evenly in memory.
@@ -225,8 +231,10 @@ def test_gains_equal_the_interpreter(kind):
     lines, last = GAINS[kind]
     for m, k, n in ((7, 20, 37), (1, 33, 50), (2, 9, 100), (60, 800, 24), (17, 40, 96)):
         text = product(m, k, n, "none", "", False)
-        text = text.replace("input b", f"input g f32[{n}] row\ninput s f32[{n}] row\n"
-                            f"input r f32[{m}, {n}] row\ninput b")
+        text = text.replace(
+            "input b",
+            f"input g f32[{n}] row\ninput s f32[{n}] row\ninput r f32[{m}, {n}] row\ninput b",
+        )
         text = text.replace("store y (i, j) %4", f"{lines}store y (i, j) %{last}")
         shapes = ((m, k), (k, n), (n,), (n,), (m, n), (n,))
         inputs = [RNG.uniform(-1, 1, s).astype(np.float32) for s in shapes]

@@ -1,6 +1,7 @@
 """Convolution in groups of few channels on channels-last images against float64, on every ISA.
 
-Extents lie around those of the tiles (1 to 14 outputs), of vectors (4 to 16 channels) and of blocks.
+Extents lie around those of the tiles (1 to 14 outputs), of vectors (4 to 16 channels) and of
+blocks.
 """
 
 from __future__ import annotations
@@ -55,13 +56,17 @@ def check(name: str, end: str, layout: str = "last") -> None:
     w = (RNG.standard_normal((filters, reads, *kernel)) / 4).astype(np.float32)
     b = RNG.standard_normal(filters).astype(np.float32)
     around = [(pads[d], pads[d + len(kernel)]) for d in axes]
-    v = convolve(np.pad(x, [(0, 0), (0, 0), *around]), w, steps, [(0, 0)] * len(kernel), apart, groups)
+    v = convolve(
+        np.pad(x, [(0, 0), (0, 0), *around]), w, steps, [(0, 0)] * len(kernel), apart, groups
+    )
     r = RNG.standard_normal(v.shape).astype(np.float32)
     lines, last, meaning = ENDS[end]
     want = meaning(v, b.astype(np.float64).reshape(-1, *[1] * len(kernel)), r.astype(np.float64))
     order = f"order(0, {', '.join(str(d + 2) for d in axes)}, 1)"
     places, taps = (", ".join(f"{letter}{d}" for d in axes) for letter in "pt")
-    letters = [f"p{d}: {e}" for d, e in enumerate(v.shape[2:])] + [f"t{d}: {k}" for d, k in enumerate(kernel)]
+    letters = [f"p{d}: {e}" for d, e in enumerate(v.shape[2:])] + [
+        f"t{d}: {k}" for d, k in enumerate(kernel)
+    ]
     at = ", ".join(f"{steps[d]} * p{d} + {apart[d]} * t{d} - {pads[d]}" for d in axes)
     guard = " else 0" if any(pads) else ""
     text = f"""tile_program 1
@@ -77,7 +82,12 @@ stage n: {shape[0]}, g: {groups}, o: {makes}, {", ".join(letters)}, c: {reads}
 {lines.format(makes, places)}
 store y (n, g * {makes} + o, {places}) %{last}
 """.replace("\n\n", "\n")
-    inputs = [np.ascontiguousarray(np.moveaxis(x, 1, -1)), w, b, np.ascontiguousarray(np.moveaxis(r, 1, -1))]
+    inputs = [
+        np.ascontiguousarray(np.moveaxis(x, 1, -1)),
+        w,
+        b,
+        np.ascontiguousarray(np.moveaxis(r, 1, -1)),
+    ]
     want = np.moveaxis(want, 1, -1) if layout == "last" else want
     scale = max(1.0, float(np.abs(want).max()))
     for isa in native_lib.isas():
@@ -92,7 +102,9 @@ def test_groups(name):
 
 
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("name", ["fours, the last vector half full", "eights by 2", "sixteens", "pairs"])
+@pytest.mark.parametrize(
+    "name", ["fours, the last vector half full", "eights by 2", "sixteens", "pairs"]
+)
 def test_what_follows_the_sum(name, end):
     check(name, end)
 

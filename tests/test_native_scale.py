@@ -1,4 +1,5 @@
-"""Contractions of an image times a number for each channel, against NumPy in float64, on every ISA."""
+"""Contractions of an image times a number for each channel, against NumPy in float64, on every
+ISA."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def test_an_operator_has_one_row():
 
 
 def test_rows_name_operators_that_exist():
-    """Rows of ONNX's domains are in `onnx.defs`: a misspelt name would hide a missing row. One is an
-    operator that ONNX Runtime has there."""
+    """Rows of ONNX's domains are in `onnx.defs`: a misspelt name would hide a missing row. One is
+    an operator that ONNX Runtime has there."""
     known = {domain for domain, _ in SCHEMAS}
     extra = [name for name in table.TABLE if name[0] in known and name not in set(SCHEMAS)]
     assert extra == [("", "SimplifiedLayerNormalization")]

@@ -171,11 +171,14 @@ def kept_model(schedule: str, weights=None) -> onnx.ModelProto:
     )
 
 
-@pytest.mark.parametrize("schedule", ["kept=1,2", "other=3;kept=2,1;", "kept=9,1,0,", "kept=", "kept=x"])
+@pytest.mark.parametrize(
+    "schedule", ["kept=1,2", "other=3;kept=2,1;", "kept=9,1,0,", "kept=", "kept=x"]
+)
 @pytest.mark.parametrize("library", [True, False])
 def test_weights_that_are_kept_may_still_change(schedule, library):
-    first, second = ([rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48]]
-                     for _ in range(2))
+    first, second = (
+        [rng.standard_normal(s).astype(np.float32) for s in [(64, 48), 48]] for _ in range(2)
+    )
     made = session(kept_model(schedule, dict(zip("wb", first, strict=True))), library=library)
     x = rng.standard_normal((9, 64)).astype(np.float32)
 
@@ -192,8 +195,9 @@ def test_weights_that_are_kept_may_still_change(schedule, library):
     feeds = {"x": x, "w": first[0].copy(), "b": first[1]}
     for k in range(3):
         feeds["w"][5, 7] += k
-        np.testing.assert_allclose(made.run(None, feeds)[0], want(feeds["w"], feeds["b"]), rtol=1e-5,
-                                   atol=1e-5)
+        np.testing.assert_allclose(
+            made.run(None, feeds)[0], want(feeds["w"], feeds["b"]), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_threads_meet_at_the_first_run_with_kept_weights():

@@ -1,4 +1,5 @@
-"""Channels in other orders: no shuffle is left where there may be none, and the results stay ONNX Runtime's."""
+"""Channels in other orders: no shuffle is left where there may be none, and the results stay ONNX
+Runtime's."""
 
 import numpy as np
 import onnx
@@ -20,16 +21,24 @@ SHUFFLE = """{0}_five = Reshape({0}, five_{2})
 
 
 def model(body, weights, *, batch="N", channels=8, outputs="y", opset=17, ints=()):
-    """Return the model of a text: x in, constants by shape or value, SHUFFLEs of 2 by 4 and 2 by 8."""
+    """Return the model of a text: x in, constants by shape or value, SHUFFLEs of 2 by 4 and 2 by
+    8."""
     rng = np.random.default_rng(7)
-    shapes = {"five_8": [0, 2, 4, 6, 5], "four_8": [0, 8, 6, 5],
-              "five_16": [0, 2, 8, 6, 5], "four_16": [0, 16, 6, 5]}
+    shapes = {
+        "five_8": [0, 2, 4, 6, 5],
+        "four_8": [0, 8, 6, 5],
+        "five_16": [0, 2, 8, 6, 5],
+        "four_16": [0, 16, 6, 5],
+    }
     made = ", ".join(f"float[] {name}" for name in outputs.split())
     proto = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : {opset}]>\n'
-        f"g (float[{batch}, {channels}, 6, 5] x) => ({made}) {{ {body} }}")
+        f"g (float[{batch}, {channels}, 6, 5] x) => ({made}) {{ {body} }}"
+    )
     proto.graph.initializer.extend(
-        numpy_helper.from_array(np.array(value, np.int64), name) for name, value in (shapes | dict(ints)).items())
+        numpy_helper.from_array(np.array(value, np.int64), name)
+        for name, value in (shapes | dict(ints)).items()
+    )
     for name, given in weights.items():
         array = np.float32(rng.standard_normal(given) if isinstance(given, tuple) else given)
         proto.graph.initializer.append(numpy_helper.from_array(np.array(array), name))
@@ -45,7 +54,14 @@ def model(body, weights, *, batch="N", channels=8, outputs="y", opset=17, ints=(
     return proto
 
 
-UNIT = {"w0": (8, 8, 1, 1), "w1": (8, 8, 1, 1), "b1": (8,), "d": (8, 1, 3, 3), "e": (8,), "w2": (8, 8, 1, 1)}
+UNIT = {
+    "w0": (8, 8, 1, 1),
+    "w1": (8, 8, 1, 1),
+    "b1": (8,),
+    "d": (8, 1, 3, 3),
+    "e": (8,),
+    "w2": (8, 8, 1, 1),
+}
 PAIR = {"w1": (8, 8, 1, 1), "w2": (4, 8, 1, 1)}
 DEPTHWISE = "Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8>"
 SPLIT = "{1}, {2} = Split<axis=1>({0})"
@@ -128,7 +144,9 @@ def run(proto, x):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     providers = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=providers).run(None, {"x": x})
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=providers
+    ).run(None, {"x": x})
 
 
 def check(proto, made):
@@ -176,8 +194,16 @@ def test_exact_arithmetic_and_the_rule_left_out_keep_the_shuffle():
     assert "channel-order" in {rule.name for rule in api.list_rules()}
 
 
-@pytest.mark.parametrize("name", ["of joined halves", "with another output", "before the output",
-                                  "by an activation that the model spells out", "with the channels' weights"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "of joined halves",
+        "with another output",
+        "before the output",
+        "by an activation that the model spells out",
+        "with the channels' weights",
+    ],
+)
 def test_each_operator_left_unfused(name):
     proto = built(CASES[name])
     for kind in sorted({node.op_type for node in proto.graph.node} | {"Slice"}):

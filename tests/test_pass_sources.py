@@ -1,4 +1,5 @@
-"""Shape arithmetic that reads the graph's inputs: what is rewritten, what is not, and the results."""
+"""Shape arithmetic that reads the graph's inputs: what is rewritten, what is not, and the
+results."""
 
 import numpy as np
 import pytest
@@ -61,8 +62,9 @@ def operators(text, **options):
 
 
 def shapes_read(text):
-    return [node.inputs[0].name for node in prepare(load(parse(text))).nodes
-            if node.op_type == "Shape"]
+    return [
+        node.inputs[0].name for node in prepare(load(parse(text))).nodes if node.op_type == "Shape"
+    ]
 
 
 def floats(*shape):
@@ -70,7 +72,15 @@ def floats(*shape):
 
 
 def test_a_reshape_that_keeps_its_extents_needs_no_arithmetic():
-    assert operators(HEADS) == ["Relu", "Reshape", "Transpose", "Exp", "Transpose", "Reshape", "Neg"]
+    assert operators(HEADS) == [
+        "Relu",
+        "Reshape",
+        "Transpose",
+        "Exp",
+        "Transpose",
+        "Reshape",
+        "Neg",
+    ]
     assert "Shape" in operators(HEADS, disabled=["input-shape"])
     made = same(parse(HEADS), [{"x": floats(*s, 8)} for s in ((2, 3), (1, 1), (4, 7))])
     assert kinds(made.graph) == ["FusedRegion"]
@@ -91,8 +101,10 @@ def test_a_target_that_may_have_zeros():
 
 def test_the_shape_of_an_inner_value_is_that_of_an_input():
     assert shapes_read(MASK) == ["x"]
-    made = same(parse(MASK), [{"x": floats(*s), "z": floats(s[0], 1, s[1], s[1])}
-                              for s in ((2, 3), (1, 5), (3, 1))])
+    made = same(
+        parse(MASK),
+        [{"x": floats(*s), "z": floats(s[0], 1, s[1], s[1])} for s in ((2, 3), (1, 5), (3, 1))],
+    )
     assert sum(node.domain == "onnx_fusion" for node in made.graph.node) == 1
 
 

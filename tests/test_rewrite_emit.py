@@ -80,8 +80,10 @@ def test_a_made_up_node_that_stays_unfused_is_written_where_a_region_reads_it():
 def test_an_unfused_node_does_not_wait_for_what_its_rewrite_does_not_need():
     """p reads x alone once the Slice is seen through; as it was it waits for e, which is in one
     region with t, which waits for p."""
-    proto = build("e = Exp(y) c = Concat <axis = 0> (x, e) s = Slice(c, #i[0], #i[N], #i[0]) "
-                  "p = Tanh(s) t = Add(p, e) q = Tanh(e) z = Sub(t, q)")
+    proto = build(
+        "e = Exp(y) c = Concat <axis = 0> (x, e) s = Slice(c, #i[0], #i[N], #i[0]) "
+        "p = Tanh(s) t = Add(p, e) q = Tanh(e) z = Sub(t, q)"
+    )
     made = api.optimize(proto, policy="all", skip=["Tanh", "Identity"])
     check(proto, made)
     left = [node.op_type for node in made.graph.node if node.domain != "onnx_fusion"]
@@ -101,4 +103,7 @@ def test_of_shapes_given_one_after_the_other_one_is_written():
     proto = build("u = Unsqueeze(x, #i[0]) v = Unsqueeze(u, #i[0]) z = Exp(v)")
     made = api.optimize(proto, policy="all", skip=["Unsqueeze", "Reshape", "Identity"])
     check(proto, made)
-    assert [n.op_type for n in made.graph.node if n.domain != "onnx_fusion"] == ["Reshape", "Identity"]
+    assert [n.op_type for n in made.graph.node if n.domain != "onnx_fusion"] == [
+        "Reshape",
+        "Identity",
+    ]

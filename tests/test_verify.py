@@ -183,7 +183,9 @@ def test_control_flow_decides_by_what_its_bodies_choose_from() -> None:
     report = same(left, right, inputs)
     assert report.passed and report.outputs[0].gate.startswith("cut at")
     wrong = CHOICE.replace("m = Cast<to=1>(k)", "l = Add(k, four) m = Cast<to=1>(l)")
-    assert not same(left, model(f"a = Add(x, s) {wrong}", signature, s=shift, four=four), inputs).passed
+    assert not same(
+        left, model(f"a = Add(x, s) {wrong}", signature, s=shift, four=four), inputs
+    ).passed
 
 
 def test_models_with_other_outputs_are_refused() -> None:

@@ -1,4 +1,5 @@
-"""`bisect ORIGINAL`: which regions or rules make results differ, and a small model that shows it."""
+"""`bisect ORIGINAL`: which regions or rules make results differ, and a small model that shows
+it."""
 
 from __future__ import annotations
 

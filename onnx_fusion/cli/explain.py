@@ -107,7 +107,8 @@ def print_node(planned: Planned, name: str) -> None:
 
 
 def describe(planned: Planned) -> dict[str, Any]:
-    """Return the plan as what `--json` prints; `layouts` has the order of dims of what is no row."""
+    """Return the plan as what `--json` prints; `layouts` has the order of dims of what is no
+    row."""
     plan, model = planned.plan, planned.model.proto
     return {
         "regions": [

@@ -54,8 +54,12 @@ def add_tuning(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="time stretches fused and in ONNX Runtime, keep what wins, check the whole model",
     )
-    group.add_argument("--budget", type=seconds, metavar="SECONDS",
-                       help="stop measuring then; only what is to be written is still timed")
+    group.add_argument(
+        "--budget",
+        type=seconds,
+        metavar="SECONDS",
+        help="stop measuring then; only what is to be written is still timed",
+    )
     group.add_argument(
         "--threads",
         type=thread_counts,
@@ -103,7 +107,9 @@ def tuning(args: argparse.Namespace):
         if args.threads is None:
             return None
     if args.device != "cpu":
-        raise OnnxFusionError(f"--tune measures on the CPU; it cannot be used with --target {args.device}")
+        raise OnnxFusionError(
+            f"--tune measures on the CPU; it cannot be used with --target {args.device}"
+        )
     if args.policy != "default":
         raise OnnxFusionError(f"--policy {args.policy} leaves measured latency nothing to decide")
     if args.inputs and args.dim:
@@ -179,8 +185,11 @@ class ListRules(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from onnx_fusion.api import list_rules
 
-        show.table(("rule", "results", "what it does"),
-                   [(one.name, one.exactness, one.about) for one in list_rules()], left=3)
+        show.table(
+            ("rule", "results", "what it does"),
+            [(one.name, one.exactness, one.about) for one in list_rules()],
+            left=3,
+        )
         parser.exit()
 
 

@@ -87,7 +87,8 @@ def producers(node: Node) -> list[Node]:
 
 
 def before(group: Group) -> list[Node]:
-    """Return the nodes that a box waits for: a region needs no shape tensor that its program has not."""
+    """Return the nodes that a box waits for: a region needs no shape tensor that its program has
+    not."""
     if group.lowered is None:
         return [p for node in group.nodes for p in producers(node)]
     return [v.producer for v in group.lowered.inputs if v.producer is not None]

@@ -19,7 +19,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--inputs", metavar="X.npz", help="arrays named as the inputs, or in_<input>; else random"
     )
-    parser.add_argument("--threads", type=thread_count, metavar="N", help="threads of both sessions")
+    parser.add_argument(
+        "--threads", type=thread_count, metavar="N", help="threads of both sessions"
+    )
     parser.add_argument(
         "--no-library",
         action="store_true",

@@ -53,9 +53,7 @@ class NotConvexError(OnnxFusionError):
         self.region = region
 
 
-def emit(
-    model: Model, graph: Graph, fused: Sequence[Lowered], *, fallback: bool = True
-) -> Emitted:
+def emit(model: Model, graph: Graph, fused: Sequence[Lowered], *, fallback: bool = True) -> Emitted:
     """Return `model` with each region in `fused`, all disjoint and convex, as one node.
 
     A region is in `graph`, or in a body or function of it, and its node is written there. Nodes
@@ -75,8 +73,9 @@ def emit(
     left_out: tuple[Region, ...] = ()
     if fallback:
         numbers = _add_functions(proto, fused)
-        left_out = tuple(one.region for one, k in zip(fused, numbers, strict=True)
-                         if k >= naming.MOST)
+        left_out = tuple(
+            one.region for one, k in zip(fused, numbers, strict=True) if k >= naming.MOST
+        )
         fused = [one for one in fused if one.region not in left_out]
     kinds = [naming.op_type(k) for k in numbers if k is None or k < naming.MOST]
     if all(entry.domain != naming.DOMAIN for entry in proto.opset_import):
@@ -96,8 +95,9 @@ def _by_graph(graph: Graph, fused: Sequence[Lowered], kinds: Sequence[str]) -> d
 
     The main graph is among them."""
     owner = {node: inner for inner in walk(graph) for node in inner.nodes}
-    outer = {body.graph: around for around in walk(graph)
-             for body in (*around.bodies, *around.functions)}
+    outer = {
+        body.graph: around for around in walk(graph) for body in (*around.bodies, *around.functions)
+    }
     found: dict[Graph, Fused] = {graph: []}
     for one, kind in zip(fused, kinds, strict=True):
         here = owner.get(one.region.nodes[0], graph)
@@ -174,24 +174,34 @@ def _add_functions(proto: onnx.ModelProto, fused: Sequence[Lowered]) -> list[int
     return numbers
 
 
-def _write_nodes(proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, demand: Demand,
-                 fused: Fused) -> dict[Value, str]:
-    """Write all nodes in order; return the names of the values that fused nodes have not as rows."""
+def _write_nodes(
+    proto: onnx.ModelProto, source: onnx.ModelProto, graph: Graph, demand: Demand, fused: Fused
+) -> dict[Value, str]:
+    """Write all nodes in order; return the names of the values that fused nodes have not as
+    rows."""
     original = source.graph.node
     provided = {value.name for one, _ in fused for value in one.outputs} | set(demand.folded)
     provided |= {value.name for node in demand.extra for value in node.outputs if value is not None}
     taken = graph.names | scope.all_names(graph.model.proto.graph) | provided
-    nodes = [(k, _without(demand.reread.get(k, original[k]), provided, taken))
-             for k in sorted(demand.kept)]
+    nodes = [
+        (k, _without(demand.reread.get(k, original[k]), provided, taken))
+        for k in sorted(demand.kept)
+    ]
     nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
     regions = [one for one, _ in fused]
     names = layout.name_layouts(regions, taken)
     given = {tensor.name for tensor in source.graph.initializer}
     for one, kind in fused:
-        node = helper.make_node(kind, layout.called(one.inputs, one, names),
-                                layout.called(one.outputs, one, names), one.region.name,
-                                domain=naming.DOMAIN, program=one.program,
-                                **({"ptx": one.ptx} if one.ptx else {}), **_schedule(one, given))
+        node = helper.make_node(
+            kind,
+            layout.called(one.inputs, one, names),
+            layout.called(one.outputs, one, names),
+            one.region.name,
+            domain=naming.DOMAIN,
+            program=one.program,
+            **({"ptx": one.ptx} if one.ptx else {}),
+            **_schedule(one, given),
+        )
         nodes.append((max(k for part in one.region.nodes for k in part.origin), node))
     results = [value.name for value in source.graph.output]
     written = [node for _, node in nodes]
@@ -229,7 +239,8 @@ def _check_reads(proto: onnx.ModelProto, graph: Graph) -> None:
         for name in node.input if node.domain == naming.DOMAIN else ():
             if name not in known:
                 raise OnnxFusionError(
-                    f"region '{node.name}': reads '{name}', which nothing defines")
+                    f"region '{node.name}': reads '{name}', which nothing defines"
+                )
 
 
 def _without(node: onnx.NodeProto, provided: set[str], taken: set[str]) -> onnx.NodeProto:
@@ -244,9 +255,7 @@ def _without(node: onnx.NodeProto, provided: set[str], taken: set[str]) -> onnx.
     return copy
 
 
-def _write_initializers(
-    proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand
-) -> None:
+def _write_initializers(proto: onnx.ModelProto, source: onnx.ModelProto, demand: Demand) -> None:
     """Drop the initializers that only removed nodes read, and add the folded constants.
 
     An initializer that is also a graph input is that input's default, and stays. Below IR 4, where
@@ -257,11 +266,17 @@ def _write_initializers(
     before = source.ir_version >= CONSTANT_INITIALIZERS_IR
     now = proto.ir_version >= CONSTANT_INITIALIZERS_IR
     names = initializer_names(graph)
-    gone = {name for name in names - demand.needed
-            if name in demand.needed_before and not (before and name in inputs)}
+    gone = {
+        name
+        for name in names - demand.needed
+        if name in demand.needed_before and not (before and name in inputs)
+    }
     _keep(graph.initializer, source.graph.initializer, lambda tensor: tensor.name not in gone)
-    _keep(graph.sparse_initializer, source.graph.sparse_initializer,
-          lambda sparse: sparse.values.name not in gone)
+    _keep(
+        graph.sparse_initializer,
+        source.graph.sparse_initializer,
+        lambda sparse: sparse.values.name not in gone,
+    )
     if not before:
         unlisted = names if now else gone
         _keep(graph.input, source.graph.input, lambda value: value.name not in unlisted)
@@ -278,27 +293,53 @@ def _write_value_info(
     """Drop what describes values that are gone, and describe the fused nodes' outputs."""
     graph = proto.graph
     gone = _defined(source.graph) - _defined(graph)
-    described = {value.name: value for value in
-                 (*source.graph.value_info, *source.graph.output, *source.graph.input)}
-    symbols = {dim.dim_param for value in described.values()
-               for dim in value.type.tensor_type.shape.dim if dim.dim_param}
+    described = {
+        value.name: value
+        for value in (*source.graph.value_info, *source.graph.output, *source.graph.input)
+    }
+    symbols = {
+        dim.dim_param
+        for value in described.values()
+        for dim in value.type.tensor_type.shape.dim
+        if dim.dim_param
+    }
     outputs = {value.name for value in graph.output}
-    new = {value.name: info for one in fused for value in one.outputs
-           if not _describes(described.get(value.name), value) and value.name not in outputs
-           and value not in one.layouts
-           and (info := _describe(value.name, value.dtype, value.shape, symbols)) is not None}
-    new |= {names[value]: info for one in fused for value in one.outputs if value in one.layouts
-            and (info := _describe(names[value], value.dtype,
-                                   layout.permuted(value, one.layouts[value]), symbols))}
-    _keep(graph.value_info, source.graph.value_info,
-          lambda value: value.name not in gone and value.name not in new)
+    new = {
+        value.name: info
+        for one in fused
+        for value in one.outputs
+        if not _describes(described.get(value.name), value)
+        and value.name not in outputs
+        and value not in one.layouts
+        and (info := _describe(value.name, value.dtype, value.shape, symbols)) is not None
+    }
+    new |= {
+        names[value]: info
+        for one in fused
+        for value in one.outputs
+        if value in one.layouts
+        and (
+            info := _describe(
+                names[value], value.dtype, layout.permuted(value, one.layouts[value]), symbols
+            )
+        )
+    }
+    _keep(
+        graph.value_info,
+        source.graph.value_info,
+        lambda value: value.name not in gone and value.name not in new,
+    )
     graph.value_info.extend(new.values())
-    _keep(graph.quantization_annotation, source.graph.quantization_annotation,
-          lambda annotation: annotation.tensor_name not in gone)
+    _keep(
+        graph.quantization_annotation,
+        source.graph.quantization_annotation,
+        lambda annotation: annotation.tensor_name not in gone,
+    )
 
 
-def _describe(name: str, dtype: DType | None, shape: Sequence[Dim] | None, symbols: set[str]
-              ) -> onnx.ValueInfoProto | None:
+def _describe(
+    name: str, dtype: DType | None, shape: Sequence[Dim] | None, symbols: set[str]
+) -> onnx.ValueInfoProto | None:
     """Return type and shape, without the symbols that the input model does not use."""
     if dtype is None:
         return None
@@ -315,9 +356,14 @@ def _describes(info: onnx.ValueInfoProto | None, value: Value) -> bool:
     if tensor.elem_type == onnx.TensorProto.UNDEFINED or not tensor.HasField("shape"):
         return False
     dims = tensor.shape.dim
-    return value.shape is None or len(dims) == len(value.shape) and all(
-        not dim.HasField("dim_value") or dim.dim_value == known
-        for dim, known in zip(dims, value.shape, strict=True))
+    return (
+        value.shape is None
+        or len(dims) == len(value.shape)
+        and all(
+            not dim.HasField("dim_value") or dim.dim_value == known
+            for dim, known in zip(dims, value.shape, strict=True)
+        )
+    )
 
 
 def _defined(graph: onnx.GraphProto) -> set[str]:

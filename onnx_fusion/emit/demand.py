@@ -66,10 +66,14 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
     spared = [k for k in range(len(reads)) if k not in alive and k not in covered]
     wanted = [value for one in fused for value in one.inputs]
     provided = {value.name for one in fused for value in one.outputs}
-    folded = {value.name: value.weight for value in wanted
-              if value.weight is not None and value.name not in given
-              and value.name not in provided
-              and not (value.is_output and value.name in source)}
+    folded = {
+        value.name: value.weight
+        for value in wanted
+        if value.weight is not None
+        and value.name not in given
+        and value.name not in provided
+        and not (value.is_output and value.name in source)
+    }
     folded.update(_decided(graph, members, proto, before, given | provided))
     known = source.keys() | given | provided | folded.keys() | graph.restated.keys()
     reread, constants = find_reread(now, graph, members, known)
@@ -83,42 +87,64 @@ def find_demand(now: onnx.ModelProto, graph: Graph, fused: Sequence[Lowered]) ->
     extra: dict[int, Node] = {}
     while True:
         kept, needed = _follow(roots, reads, source, provided)
-        new = {id(invented[name]): invented[name]
-               for name in sorted(needed) if name in invented and id(invented[name]) not in extra}
+        new = {
+            id(invented[name]): invented[name]
+            for name in sorted(needed)
+            if name in invented and id(invented[name]) not in extra
+        }
         if not new:
             break
         extra.update(new)
         for node in new.values():
             read = [value for value in node.inputs if value is not None]
             roots += [value.name for value in read]
-            made = {value.name: value.weight for value in read if value.weight is not None
-                    and value.name not in given and value.name not in source}
+            made = {
+                value.name: value.weight
+                for value in read
+                if value.weight is not None and value.name not in given and value.name not in source
+            }
             folded.update(made)
             provided.update(made)
             provided |= {value.name for value in node.outputs if value is not None}
-    return Demand(frozenset(kept | set(spared)), reread, tuple(extra.values()), folded,
-                  frozenset(needed), frozenset(results).union(*before))
+    return Demand(
+        frozenset(kept | set(spared)),
+        reread,
+        tuple(extra.values()),
+        folded,
+        frozenset(needed),
+        frozenset(results).union(*before),
+    )
 
 
 def _decided(
-    graph: Graph, members: Collection[Node], proto: onnx.GraphProto,
-    reads: Sequence[Collection[str]], known: Collection[str],
+    graph: Graph,
+    members: Collection[Node],
+    proto: onnx.GraphProto,
+    reads: Sequence[Collection[str]],
+    known: Collection[str],
 ) -> dict[str, Weight]:
-    """Return the constants that unfused nodes read, and that the input model computes from what is fused.
+    """Return the constants that unfused nodes read, and that the input model computes from what is
+    fused.
 
-    The size of a Resize may be the extents of a convolution's result: computed as they were, they would
-    keep the convolution beside the region that has it.
+    The size of a Resize may be the extents of a convolution's result: computed as they were, they
+    would keep the convolution beside the region that has it.
     """
     covered = {k for node in members for k in node.origin}
     behind: set[str] = set()
     for k, node in enumerate(proto.node):
         if k in covered or not behind.isdisjoint(reads[k]):
             behind.update(node.output)
-    return {value.name: value.weight
-            for node in graph.nodes if node not in members
-            for value in node.inputs
-            if value is not None and value.weight is not None and value.name in behind
-            and not value.is_output and value.name not in known}
+    return {
+        value.name: value.weight
+        for node in graph.nodes
+        if node not in members
+        for value in node.inputs
+        if value is not None
+        and value.weight is not None
+        and value.name in behind
+        and not value.is_output
+        and value.name not in known
+    }
 
 
 def initializer_names(graph: onnx.GraphProto) -> set[str]:
@@ -129,8 +155,11 @@ def initializer_names(graph: onnx.GraphProto) -> set[str]:
 
 def _other_reads(model: onnx.ModelProto) -> list[str]:
     """Return the names that neither a node nor a graph output reads: quantization and training."""
-    names = [entry.value for annotation in model.graph.quantization_annotation
-             for entry in annotation.quant_parameter_tensor_names]
+    names = [
+        entry.value
+        for annotation in model.graph.quantization_annotation
+        for entry in annotation.quant_parameter_tensor_names
+    ]
     for training in model.training_info:
         for graph in (training.initialization, training.algorithm):
             names += sorted(scope.free_names(graph))
@@ -160,12 +189,13 @@ def _follow(
     return nodes, names
 
 
-def _invented(
-    graph: Graph, source: Mapping[str, int], known: Collection[str]
-) -> dict[str, Node]:
+def _invented(graph: Graph, source: Mapping[str, int], known: Collection[str]) -> dict[str, Node]:
     """Return, by output name, the nodes that define values the input model does not have, or those
     that it defines otherwise."""
     restated = itertools.chain.from_iterable(graph.restated.values())
-    return {value.name: node for node in (*written_nodes(graph.nodes), *restated)
-            for value in node.outputs
-            if value is not None and value.name not in source and value.name not in known}
+    return {
+        value.name: node
+        for node in (*written_nodes(graph.nodes), *restated)
+        for value in node.outputs
+        if value is not None and value.name not in source and value.name not in known
+    }

@@ -44,7 +44,8 @@ def write(
 
 
 def fused_bytes(emitted: Emitted) -> int:
-    """Return how large the weights are that the fused nodes of the main graph and its bodies read."""
+    """Return how large the weights are that the fused nodes of the main graph and its bodies
+    read."""
     nodes = every_node(emitted.proto.graph)
     names = {name for node in nodes if node.domain == naming.DOMAIN for name in node.input}
     return sum(emitted.weights[name].nbytes for name in names if name in emitted.weights)

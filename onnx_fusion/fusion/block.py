@@ -16,7 +16,6 @@ from onnx_fusion.fusion import cost
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.ops.mapping import MappingType
 
-
 COMPLEXITY = (
     MappingType.ONE_TO_ONE,
     MappingType.REORGANIZE,
@@ -29,8 +28,8 @@ COMPLEXITY = (
 class Blocks:
     """All blocks of a graph: which node is in which, and the order of nodes.
 
-    `rates` are those of the machine's kernels; `spared` has the values that a node need not wait for
-    once it is in a block.
+    `rates` are those of the machine's kernels; `spared` has the values that a node need not wait
+    for once it is in a block.
     """
 
     def __init__(self, graph: Graph, rates: cost.Rates = cost.FUSED) -> None:
@@ -78,7 +77,8 @@ class Blocks:
         return [b for b in dict.fromkeys(found) if b is not None and b is not block]
 
     def reaches(self, sources: set[Node], starts: list[Node]) -> bool:
-        """Return whether a path leads from any of `sources` to any of `starts` (or one is the other)."""
+        """Return whether a path leads from any of `sources` to any of `starts` (or one is the
+        other)."""
         lowest = min(self.position[n] for n in sources)
         stack, seen = list(starts), set(starts)
         while stack:

@@ -33,10 +33,10 @@ class Side(enum.Enum):
 class Rates:
     """What a machine does: seconds per kernel, bytes and operations per second.
 
-    `bandwidth` holds for memory, `cached` for what stays below `cache` bytes.
-    `overhead` is what one more node in the session costs, `launch` what the kernel itself adds.
-    With a `side`, operators take what `ops.pace` says; else all contractions run at one rate and all
-    else at another.
+    `bandwidth` holds for memory, `cached` for what stays below `cache` bytes. `overhead` is what
+    one more node in the session costs, `launch` what the kernel itself adds. With a `side`,
+    operators take what `ops.pace` says; else all contractions run at one rate and all else at
+    another.
     """
 
     overhead: float
@@ -51,16 +51,14 @@ class Rates:
 
 FUSED = Rates(overhead=0.5e-6, launch=0.7e-6, bandwidth=30e9, cached=50e9, side=Side.HERE)
 FUSED_STRICT = dataclasses.replace(FUSED, side=Side.STRICT)
-ONNX_RUNTIME = Rates(
-    overhead=0.5e-6, launch=0.6e-6, bandwidth=30e9, cached=50e9, side=Side.THERE
-)
+ONNX_RUNTIME = Rates(overhead=0.5e-6, launch=0.6e-6, bandwidth=30e9, cached=50e9, side=Side.THERE)
 """One thread of a CPU. What decides is the ratio of the first and the last."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Machine:
-    """What decides on one kind of machine: rates of this project's kernels, the same under `strict`,
-    and ONNX Runtime's."""
+    """What decides on one kind of machine: rates of this project's kernels, the same under
+    `strict`, and ONNX Runtime's."""
 
     fused: Rates
     strict: Rates
@@ -72,7 +70,8 @@ class Machine:
 
 
 # Of data sheets and published launch times, for a device of the A100's class: to be replaced by
-# measurement. Both rows run the same tensor cores and memory; ONNX Runtime has a launch for each node.
+# measurement. Both rows run the same tensor cores and memory; ONNX Runtime has a launch for each
+# node.
 _CUDA = Rates(
     overhead=1e-6, launch=2.5e-6, bandwidth=1.4e12, cached=4e12, contraction=40e12, other=10e12,
     cache=32 << 20,
@@ -82,7 +81,8 @@ CUDA = Machine(_CUDA, _CUDA, dataclasses.replace(_CUDA, launch=3e-6, contraction
 
 
 def bind(nodes: Sequence[Node], extents: Mapping[str, int]) -> dict[Node, Node]:
-    """Return for each node one like it with extents in the place of symbols, itself if there are none."""
+    """Return for each node one like it with extents in the place of symbols, itself if there are
+    none."""
     if not extents:
         return {node: node for node in nodes}
     values: dict[Value, Value] = {}
@@ -140,7 +140,8 @@ def kernel_seconds(nodes: Sequence[Node], rates: Rates) -> float:
 
 
 def compute_seconds(nodes: Sequence[Node], rates: Rates) -> float:
-    """Return what the work itself takes: the larger of sums and memory traffic, and all other arithmetic."""
+    """Return what the work itself takes: the larger of sums and memory traffic, and all other
+    arithmetic."""
     members = set(nodes)
     read: dict[Value, int] = {}
     for node in nodes:
@@ -152,7 +153,12 @@ def compute_seconds(nodes: Sequence[Node], rates: Rates) -> float:
         for n in nodes
         for v in n.outputs
         if v is not None
-        and (v.is_output or v.captured or len(nodes) == 1 or any(c not in members for c in v.consumers))
+        and (
+            v.is_output
+            or v.captured
+            or len(nodes) == 1
+            or any(c not in members for c in v.consumers)
+        )
     ]
     hard = sum(contraction_seconds(n, rates) for n in nodes if is_contraction(n))
     easy = sum(element_seconds(n, rates) for n in nodes if not is_contraction(n))
@@ -174,8 +180,8 @@ def contraction_seconds(node: Node, rates: Rates) -> float:
 
 
 def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
-    """Return what a node takes that is no contraction, beyond reading and writing, as the operator `named`
-    if that is another."""
+    """Return what a node takes that is no contraction, beyond reading and writing, as the operator
+    `named` if that is another."""
     if rates.side is None:
         return flops(node) / rates.other
     row = table.find(node)
@@ -192,8 +198,9 @@ def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
 
 
 def interleaved_seconds(node: Node, members: Collection[Node]) -> float:
-    """Return what it takes to choose a piece for each element of a join whose axis is then cut in two that
-    change places (a channel shuffle), if that axis is the innermost, as channels may be."""
+    """Return what it takes to choose a piece for each element of a join whose axis is then cut in
+    two that change places (a channel shuffle), if that axis is the innermost, as channels may
+    be."""
     if node.op_type not in pace.JOINED:
         return 0.0
     value = node.outputs[0]
@@ -202,7 +209,9 @@ def interleaved_seconds(node: Node, members: Collection[Node]) -> float:
         return 0.0
     for cut in value.consumers:
         made = cut.outputs[0]
-        kept = made is not None and (made.shape or ())[axis : axis + 1] == value.shape[axis : axis + 1]
+        kept = (
+            made is not None and (made.shape or ())[axis : axis + 1] == value.shape[axis : axis + 1]
+        )
         if cut not in members or kept or mapping(cut) is not MappingType.REORGANIZE:
             continue
         if any(n in members and is_swapped(n, axis) for n in made.consumers):
@@ -226,7 +235,9 @@ def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
     reorders between a blocked layout and rows."""
     nodes = peer.apart(nodes)
     writer = {v.name: node for node in nodes for v in node.outputs if v is not None}
-    given = {n: [writer[v.name] for v in n.inputs if v is not None and v.name in writer] for n in nodes}
+    given = {
+        n: [writer[v.name] for v in n.inputs if v is not None and v.name in writer] for n in nodes
+    }
     free = {n: [p for p in given[n] if peer.fuses(p, n)] for n in nodes}
     seconds = sum(kernel_seconds([n], rates) for n in nodes if not free[n])
     if rates.side is None:
@@ -243,7 +254,8 @@ def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
 
 
 def reorder_seconds(nodes: Sequence[Node], rates: Rates) -> float:
-    """Return what it takes to bring all that nodes in the blocked layout read and write there and back."""
+    """Return what it takes to bring all that nodes in the blocked layout read and write there and
+    back."""
     if rates.side is None:
         return 0.0
     inside = [n for n in nodes if peer.is_blocked(n)]
@@ -255,7 +267,8 @@ def reorder_seconds(nodes: Sequence[Node], rates: Rates) -> float:
 
 
 def pays(block: Sequence[Node], node: Node, rates: Rates = FUSED) -> bool:
-    """Return whether `node` is expected to run faster inside the block than apart from it (a yellow cell).
+    """Return whether `node` is expected to run faster inside the block than apart from it (a yellow
+    cell).
 
     What a one-to-many operator reads is computed as often as it is repeated, or stored once.
     """

@@ -1,4 +1,5 @@
-"""DNNFusion's fusion plan exploration (PLDI 2021, section 4.3 and listing 1), made legal on any graph."""
+"""DNNFusion's fusion plan exploration (PLDI 2021, section 4.3 and listing 1), made legal on any
+graph."""
 
 from __future__ import annotations
 
@@ -19,7 +20,6 @@ from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import peer, table
 from onnx_fusion.ops.mapping import MappingType
 
-
 COMES_BACK = "a path would leave the region and come back"
 
 
@@ -28,10 +28,10 @@ def plan(
 ) -> Plan:
     """Return the regions of `graph`, and a reason for every pair of neighbours that stays apart.
 
-    Seeds are the one-to-one operators with the smallest intermediate results, then all others, since a
-    chain such as MatMul, Transpose, Reshape has no one-to-one operator (listing 1 never starts
-    there). Ties go to the graph's order, so the plan is deterministic. `skip` names nodes or op_types
-    to leave alone; if `only` names any, all others are.
+    Seeds are the one-to-one operators with the smallest intermediate results, then all others,
+    since a chain such as MatMul, Transpose, Reshape has no one-to-one operator (listing 1 never
+    starts there). Ties go to the graph's order, so the plan is deterministic. `skip` names nodes or
+    op_types to leave alone; if `only` names any, all others are.
     """
     return _Planner(graph, target, frozenset(skip), frozenset(only)).run()
 
@@ -169,7 +169,8 @@ class _Planner:
                 stack.extend(reversed(successors(consumer)))
 
     def is_epilogue(self, block: Block, consumer: Node) -> bool:
-        """Return whether the block could end a many-to-many operator rather than begin `consumer`."""
+        """Return whether the block could end a many-to-many operator rather than begin
+        `consumer`."""
         many = MappingType.MANY_TO_MANY
         if self.mapping[consumer] is not many or block.mapping is many:
             return False
@@ -218,9 +219,7 @@ class _Planner:
         block.join(new, look_up(first, second)[1])
         return True
 
-    def objection(
-        self, block: Block, producer: Node, consumer: Node, new: Node
-    ) -> str | None:
+    def objection(self, block: Block, producer: Node, consumer: Node, new: Node) -> str | None:
         """Return why the pair must stay apart, None if it need not."""
         if new in self.why_not:
             return self.why_not[new]
@@ -290,9 +289,7 @@ class _Planner:
                     or self.refused.get((producer, consumer))
                     or "each is in a region of its own already"
                 )
-                found.append(
-                    Refusal(self.names(producer)[-1], self.names(consumer)[0], reason)
-                )
+                found.append(Refusal(self.names(producer)[-1], self.names(consumer)[0], reason))
         return found
 
 
@@ -348,9 +345,7 @@ def region_of(
                 outputs.append(value)
             elif inside:
                 saved += irs_bytes(value)
-    anchor = next(
-        (n for n in ordered if planner.mapping.get(n) is MappingType.MANY_TO_MANY), None
-    )
+    anchor = next((n for n in ordered if planner.mapping.get(n) is MappingType.MANY_TO_MANY), None)
     return Region(
         name, tuple(ordered), mapping or MappingType.ONE_TO_ONE, anchor, None, tuple(inputs),
         tuple(outputs), saved,

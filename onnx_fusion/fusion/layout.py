@@ -32,7 +32,8 @@ LEAST_INSIDE = 32
 """The same for what lies inside a region and takes at most this many bytes (LeNet-5)."""
 SMALL_BYTES = 32 << 10
 ONE_BY_ONE = frozenset((Role.POOL, Role.DEPTHWISE))
-"""Roles whose channels do not meet: results have the order of what they are made of, if they may."""
+"""Roles whose channels do not meet: results have the order of what they are made of, if they
+may."""
 
 Order = tuple[int, ...]
 

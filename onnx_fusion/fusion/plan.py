@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-
 from collections import Counter
 from collections.abc import Iterable
 
@@ -15,9 +14,10 @@ from onnx_fusion.ops.mapping import MappingType
 class Region:
     """A convex set of nodes to run as one kernel (the paper's block).
 
-    `nodes` are in topological order; `inputs` are the values read from outside, constants included, in
-    the order first read; `outputs` those used outside. `anchor` is the one many-to-many node that
-    decides the kernel, None if there is none. `template` names the rule that opened a red cell.
+    `nodes` are in topological order; `inputs` are the values read from outside, constants included,
+    in the order first read; `outputs` those used outside. `anchor` is the one many-to-many node
+    that decides the kernel, None if there is none. `template` names the rule that opened a red
+    cell.
     """
 
     name: str
@@ -32,7 +32,8 @@ class Region:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Refusal:
-    """A pair of neighbours (names in the input model) that were not fused, and the sentence that says why."""
+    """A pair of neighbours (names in the input model) that were not fused, and the sentence that
+    says why."""
 
     producer: str
     consumer: str

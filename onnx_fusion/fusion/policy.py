@@ -1,9 +1,9 @@
 """The default policy: take what is expected to make the whole model faster, and leave the rest.
 
-Two nodes are bound if ONNX Runtime would run them as one kernel, or hold the value between them in the blocked
-layout of a convolution: a foreign node there costs a reorder on each side, or a fusion. So are those with a
-value between them that the input model does not have. Bound nodes, and nodes of one region, are taken or left
-together.
+Two nodes are bound if ONNX Runtime would run them as one kernel, or hold the value between them in
+the blocked layout of a convolution: a foreign node there costs a reorder on each side, or a fusion.
+So are those with a value between them that the input model does not have. Bound nodes, and nodes of
+one region, are taken or left together.
 
     [Conv - Relu - Conv - Add]   MatMul - [Add - LayerNorm]   [Mul - Exp - Sub]
      one blocked stretch               fused by ORT            a chain nobody else fuses
@@ -26,7 +26,8 @@ MARGIN = 0.97
 NO_LOSS = 1.02
 """Where extents are symbols it must be taken at the usual sizes, and be at most this at others."""
 LEAST_GAIN = 0.03
-"""Nothing is taken if all of it would save less than this share of the graph's time: it would be noise."""
+"""Nothing is taken if all of it would save less than this share of the graph's time: it would be
+noise."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class Judge:
     def compare(self, stretch: Stretch, twin: Mapping[Node, Node]) -> tuple[float, float]:
         """Return the seconds of the stretch taken, and left to ONNX Runtime.
 
-        Nodes that no region covers stay in ONNX Runtime; what they hand to regions or have from them
-        is reordered if they are in the blocked layout.
+        Nodes that no region covers stay in ONNX Runtime; what they hand to regions or have from
+        them is reordered if they are in the blocked layout.
         """
         taken = sum(
             cost.kernel_seconds([twin[node] for node in region.nodes], self.ours)
@@ -82,8 +83,8 @@ def choose(
 ) -> Plan:
     """Return the plan with only those regions that are expected to pay; the others become refusals.
 
-    `machine` says how fast this project's kernels and ONNX Runtime's are, `strict` which of its own.
-    `extents` are numbers for the graph's symbols, the usual ones first (passes.sizes).
+    `machine` says how fast this project's kernels and ONNX Runtime's are, `strict` which of its
+    own. `extents` are numbers for the graph's symbols, the usual ones first (passes.sizes).
     """
     twins = [cost.bind(graph.nodes, one) for one in extents or ({},)]
     judge = Judge(machine.ours(strict), machine.peer, twins)
@@ -170,7 +171,9 @@ def objection(stretch: Stretch, judge: Judge) -> str | None:
         return f"ONNX Runtime runs {integers.op_type} on 8-bit integers"
     unknown = next((v for v in values(stretch, judge.twins[0]) if not known(v)), None)
     if unknown is not None:
-        return f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"
+        return (
+            f"the extents of '{unknown.name}' are known only at run time, so nothing is estimated"
+        )
     if not any(cost.flops(node) for node in stretch.nodes):
         return "it only moves data, which ONNX Runtime copies as fast"
     for twin, share in zip(judge.twins, (MARGIN, *[NO_LOSS] * len(judge.twins)), strict=False):
@@ -195,7 +198,8 @@ def too_little(taken: Sequence[Stretch], graph: Graph, judge: Judge) -> str | No
 
 
 def sized(stretch: Stretch, twin: Mapping[Node, Node]) -> str:
-    """Return the shape that an estimate was made for, as a reason ends with it; nothing without symbols."""
+    """Return the shape that an estimate was made for, as a reason ends with it; nothing without
+    symbols."""
     last = stretch.nodes[-1]
     value = twin[last].outputs[0]
     if twin[last] is last or value is None or value.shape is None:
@@ -204,9 +208,14 @@ def sized(stretch: Stretch, twin: Mapping[Node, Node]) -> str:
 
 
 def joined(stretch: Stretch) -> str:
-    """Return what ends the reason if ONNX Runtime also runs nodes of the stretch that no region covers."""
+    """Return what ends the reason if ONNX Runtime also runs nodes of the stretch that no region
+    covers."""
     rest = stretch.outside
-    return f"; ONNX Runtime runs it together with {rest[0].op_type}, which no region covers" if rest else ""
+    return (
+        f"; ONNX Runtime runs it together with {rest[0].op_type}, which no region covers"
+        if rest
+        else ""
+    )
 
 
 def values(stretch: Stretch, twin: Mapping[Node, Node]) -> list[Value]:
@@ -234,6 +243,4 @@ def pairs(region: Region, graph: Graph) -> list[tuple[str, str]]:
         if value is not None and value.producer in members
     ]
     model = graph.model.proto
-    return [
-        (input_names(a, model)[-1], input_names(b, model)[0]) for a, b in dict.fromkeys(found)
-    ]
+    return [(input_names(a, model)[-1], input_names(b, model)[0]) for a, b in dict.fromkeys(found)]

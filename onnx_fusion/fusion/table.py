@@ -1,8 +1,8 @@
 """DNNFusion's mapping-type analysis (PLDI 2021, Table 3) as a literal.
 
-Rows are the first operator's mapping type, columns the second's. G fuses, Y fuses if it pays, R never
-fuses; beside it stands the type of the fused operator. The types and the two red cells are printed in
-the paper; its colours follow the prose of section 3.2.
+Rows are the first operator's mapping type, columns the second's. G fuses, Y fuses if it pays, R
+never fuses; beside it stands the type of the fused operator. The types and the two red cells are
+printed in the paper; its colours follow the prose of section 3.2.
 """
 
 from __future__ import annotations
@@ -43,5 +43,6 @@ _CELLS = {
 
 
 def look_up(first: MappingType, second: MappingType) -> tuple[Verdict, MappingType | None]:
-    """Return the verdict for a producer's and a consumer's type, and the fused type (None if red)."""
+    """Return the verdict for a producer's and a consumer's type, and the fused type (None if
+    red)."""
     return _CELLS[first][_TYPES.index(second)]

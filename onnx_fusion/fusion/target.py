@@ -20,12 +20,12 @@ Accept = Callable[[Region], str | None]
 class Target:
     """`accept(region)` returns None if the machine can run it, else the reason.
 
-    `take_yellow` fuses what the table leaves to judgement without asking the cost model (the paper's
-    "fuse whatever is legal"). `leave_renames` gives up regions that only give values another shape
-    (ops.peer). `max_inputs` and `max_nodes` are the paper's constraint check (section 4.3.2);
-    `templates` names the rules that may open red cells (template.TEMPLATES); `rates` are those of the
-    machine's kernels. `reads` returns what the kernel of an accepted region reads; without it, that
-    is all the region's inputs.
+    `take_yellow` fuses what the table leaves to judgement without asking the cost model (the
+    paper's "fuse whatever is legal"). `leave_renames` gives up regions that only give values
+    another shape (ops.peer). `max_inputs` and `max_nodes` are the paper's constraint check (section
+    4.3.2); `templates` names the rules that may open red cells (template.TEMPLATES); `rates` are
+    those of the machine's kernels. `reads` returns what the kernel of an accepted region reads;
+    without it, that is all the region's inputs.
     """
 
     accept: Accept

@@ -1,9 +1,9 @@
 """Templates: red cells of the mapping table that are opened where one kernel is really better.
 
-The table keeps two many-to-many operators apart because one loop nest cannot run both well. A region may
-hold several stages, though, that pass a tile, a few rows or a vector on in the cache. Each template
-is a row: which neighbouring blocks it joins. A block that one template made is left by the others,
-but for the last one, which is about the cost of a node itself.
+The table keeps two many-to-many operators apart because one loop nest cannot run both well. A
+region may hold several stages, though, that pass a tile, a few rows or a vector on in the cache.
+Each template is a row: which neighbouring blocks it joins. A block that one template made is left
+by the others, but for the last one, which is about the cost of a node itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ Fits = Callable[[Sequence[Node]], bool]
 MOST_SECONDS = 10e-6
 """What the smaller of two regions may take to be merged, at one rate for all operators."""
 MOST_BYTES = 256 << 10
-"""Intermediate results that may lie between them: what a second-level cache holds beside the weights."""
+"""Intermediate results that may lie between them: what a second-level cache holds beside the
+weights."""
 MOST_IMAGES = 3
 """Convolutions in a row that are one region; longer ones are no faster."""
 _WINDOWS = frozenset((Role.CONVOLUTION, Role.DEPTHWISE))
@@ -34,8 +35,8 @@ MOST_MLP_BYTES = 1 << 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Template:
-    """`find(blocks, block)` returns the groups of blocks, `block` among them, that would be one region,
-    best first. `again` merges what templates made, too."""
+    """`find(blocks, block)` returns the groups of blocks, `block` among them, that would be one
+    region, best first. `again` merges what templates made, too."""
 
     name: str
     about: str
@@ -44,7 +45,8 @@ class Template:
 
 
 def merge(blocks: Blocks, names: Collection[str], fits: Fits) -> dict[Block, str]:
-    """Merge blocks by the templates named; return those that were made, each with its template's name.
+    """Merge blocks by the templates named; return those that were made, each with its template's
+    name.
 
     `fits` says whether the target can run the nodes as one region.
     """
@@ -55,7 +57,11 @@ def merge(blocks: Blocks, names: Collection[str], fits: Fits) -> dict[Block, str
         for block in blocks.all():
             while blocks.of[block.nodes[0]] is block and (template.again or block not in made):
                 group = next(
-                    (g for g in template.find(blocks, block) if _legal(template, g, made, blocks, fits)),
+                    (
+                        g
+                        for g in template.find(blocks, block)
+                        if _legal(template, g, made, blocks, fits)
+                    ),
                     None,
                 )
                 if group is None:
@@ -119,7 +125,8 @@ def _multiplies_activations(block: Block) -> bool:
 
 
 def _attention(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """softmax(Q K' ...) V: the score matrix is as large as all else, and lives for one block of rows."""
+    """softmax(Q K' ...) V: the score matrix is as large as all else, and lives for one block of
+    rows."""
     if Role.SOFTMAX not in _roles(block):
         return []
     values = [b for b in blocks.after(block) if _multiplies_activations(b)]
@@ -144,8 +151,8 @@ def _pooling(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 
 def _excite(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Squeeze-and-excite: the mean of each channel, two layers on it, and a scale for each channel, which
-    the weights of a 1x1 convolution may take."""
+    """Squeeze-and-excite: the mean of each channel, two layers on it, and a scale for each channel,
+    which the weights of a 1x1 convolution may take."""
     if Role.REDUCTION not in _roles(block):
         return []
     group, last = [block], block
@@ -167,8 +174,8 @@ def _excite(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 
 def _takes_gate(first: Block, second: Block) -> bool:
-    """Return whether channels scaled by the first block could be scaled in the weights of the second, a 1x1
-    convolution: more pixels share them than they have rows."""
+    """Return whether channels scaled by the first block could be scaled in the weights of the
+    second, a 1x1 convolution: more pixels share them than they have rows."""
     scaled = _between(first, second)
     if len(scaled) != 1 or not _known(first, second) or len(scaled[0].shape) < 3:
         return False
@@ -185,8 +192,8 @@ def _is_vector(value: Value) -> bool:
 
 
 def _images(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Up to three convolutions, every other one depthwise, that alone read the image before them: a few rows
-    of it live at a time."""
+    """Up to three convolutions, every other one depthwise, that alone read the image before them: a
+    few rows of it live at a time."""
     group = [block]
     while _contracts(group[-1]) and len(group) < MOST_IMAGES:
         following = blocks.after(group[-1])
@@ -202,7 +209,8 @@ def _images(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 
 def _norm(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Row normalization after a contraction, whose rows are in the cache, or else before the only one."""
+    """Row normalization after a contraction, whose rows are in the cache, or else before the only
+    one."""
     if Role.NORM not in _roles(block) or _contracts(block):
         return []
     after = blocks.after(block)
@@ -213,7 +221,8 @@ def _norm(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 
 def _mlp(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Two matrix products or 1x1 convolutions whose weights and intermediate result stay in the cache."""
+    """Two matrix products or 1x1 convolutions whose weights and intermediate result stay in the
+    cache."""
     following = blocks.after(block)
     if not _contracts(block) or len(following) != 1 or not _contracts(following[0]):
         return []
@@ -243,8 +252,12 @@ TEMPLATES = (
     Template("attention", "MatMul, mask, softmax and MatMul are one region", _attention),
     Template("excite", "squeeze-and-excite on a vector of channels is one region", _excite),
     Template("pooling", "a contraction and the poolings that only read its result", _pooling),
-    Template("images", "convolutions, every other one depthwise, that alone read what is before", _images),
-    Template("norm", "a row normalization and the contraction before it, or its only reader", _norm),
+    Template(
+        "images", "convolutions, every other one depthwise, that alone read what is before", _images
+    ),
+    Template(
+        "norm", "a row normalization and the contraction before it, or its only reader", _norm
+    ),
     Template("mlp", "two layers that stay in the cache with their weights", _mlp),
     Template("small", "neighbouring regions of a few microseconds each", _small, again=True),
 )

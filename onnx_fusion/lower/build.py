@@ -39,7 +39,8 @@ class Built:
     """Stages, the outputs they stored on the way, and the tensors they met.
 
     Were one of these stored, the stages would be others. `owners` are the contractions computed,
-    each with the box of it that is, and `contracted` the tensors met that are made of their results.
+    each with the box of it that is, and `contracted` the tensors met that are made of their
+    results.
     """
 
     stages: tuple[tp.Stage, ...]
@@ -49,9 +50,7 @@ class Built:
     contracted: frozenset[Tensor]
 
 
-def build(
-    root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str]
-) -> Built:
+def build(root: Tensor, name: str, stored: dict[Tensor, str], absorb: dict[Tensor, str]) -> Built:
     """Return the stages that store `root`; `stored` and `absorb` are as `Stage` has them."""
     cuts: Cuts = {}
     while (count := math.prod(len(borders) + 1 for borders in cuts.values())) <= MOST_PIECES:
@@ -77,9 +76,7 @@ def build(
 def _pieces(root: Tensor, cuts: Cuts) -> Iterator[Ranges]:
     """Yield the parts of the tensor that the cuts leave, as ranges of the axes that are cut."""
     axes = sorted(cuts)
-    runs = [
-        itertools.pairwise((0, *cuts[axis], ex.as_int(root.shape[axis]))) for axis in axes
-    ]
+    runs = [itertools.pairwise((0, *cuts[axis], ex.as_int(root.shape[axis]))) for axis in axes]
     for ranges in itertools.product(*runs):
         yield dict(zip(axes, ranges, strict=True))
 

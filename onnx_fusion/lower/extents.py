@@ -1,4 +1,5 @@
-"""Which inputs of a program define its dims: by their shapes, or, shape tensors, by what they hold."""
+"""Which inputs of a program define its dims: by their shapes, or, shape tensors, by what they
+hold."""
 
 from __future__ import annotations
 
@@ -27,14 +28,16 @@ def named_dims(tensor: Tensor) -> set[str]:
 
 
 def held_dims(value: Value, symbols: Mapping[str, str], wanted: Collection[str]) -> list[str]:
-    """Return for each element of a shape tensor the dim that it is, "" if none of those `wanted`."""
+    """Return for each element of a shape tensor the dim that it is, "" if none of those
+    `wanted`."""
     held = None if value.weight is not None else elements(value)
     names = (symbols.get(dim, "") if isinstance(dim, str) else "" for dim in held or ())
     return [name if name in wanted else "" for name in names]
 
 
 def is_made(value: Value, extents: Collection[Dim]) -> bool:
-    """Return whether a portable function makes a shape tensor from these extents (emit/supply.py)."""
+    """Return whether a portable function makes a shape tensor from these extents
+    (emit/supply.py)."""
     held = elements(value) if value.weight is None else None
     symbols = [dim for dim in held or () if not isinstance(dim, int)]
     return bool(symbols) and set(symbols) <= set(extents)
@@ -51,7 +54,8 @@ def agree(shape: tuple[ex.Expr, ...], inferred: tuple[Dim, ...] | None) -> bool:
 
 
 def in_order(used: Sequence[Tensor], binds: Binds, multiples: Multiples) -> list[Tensor]:
-    """Return the inputs so that each one's extents are made of dims that it or those before it define."""
+    """Return the inputs so that each one's extents are made of dims that it or those before it
+    define."""
 
     def given(tensor: Tensor) -> set[str]:
         return named_dims(tensor) | {d for d, e in multiples.items() if e in tensor.shape}
@@ -78,7 +82,8 @@ def find_multiples(used: Iterable[Tensor], wanted: Collection[str]) -> Multiples
 
 
 def divide(multiples: Multiples) -> tuple[dict[ex.Expr, ex.Expr], dict[str, ex.Expr]]:
-    """Return the dims that stand in inputs for the multiples, and what the divided dims are of those.
+    """Return the dims that stand in inputs for the multiples, and what the divided dims are of
+    those.
 
     `12 * D` becomes `W`, and D is `W // 12 // (1 - W % 12)`, which has no value, and stops the run,
     unless 12 divides W.

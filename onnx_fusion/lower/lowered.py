@@ -17,8 +17,8 @@ NO_LAYOUTS: Layouts = MappingProxyType({})
 class Lowered:
     """A region and its tile program; program inputs x0, x1, ... are `inputs` in order.
 
-    `layouts` has the order of dims in memory of those inputs and outputs that are not rows. `ptx` holds
-    CUDA kernels for it, if the node is to carry them.
+    `layouts` has the order of dims in memory of those inputs and outputs that are not rows. `ptx`
+    holds CUDA kernels for it, if the node is to carry them.
     """
 
     region: Region

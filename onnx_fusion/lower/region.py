@@ -25,7 +25,15 @@ from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
 from onnx_fusion.lower.build import Built, apart, build
 from onnx_fusion.lower.extents import (
-    Binds, Multiples, agree, divide, find_multiples, held_dims, in_order, is_made, made_dims,
+    Binds,
+    Multiples,
+    agree,
+    divide,
+    find_multiples,
+    held_dims,
+    in_order,
+    is_made,
+    made_dims,
     named_dims,
 )  # fmt: skip
 from onnx_fusion.lower.halves import narrow, widen
@@ -61,9 +69,9 @@ def lower(
     """Return the region's tile program.
 
     Inputs, outputs and temps that are values in `layouts` have that order of dims in memory. With
-    `halves` arithmetic on f16 and bf16 is done in f32, and rounded where it leaves. Raises `Refused`
-    with the reason if there is none: an element type without instructions, a shape that depends on
-    data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
+    `halves` arithmetic on f16 and bf16 is done in f32, and rounded where it leaves. Raises
+    `Refused` with the reason if there is none: an element type without instructions, a shape that
+    depends on data, extents whose equality is not known, more inputs than `MAX_INPUTS`.
     """
     draft = _Draft(graph, layouts, made_dims(region.nodes), region.outputs if halves else None)
     for node in region.nodes:
@@ -84,8 +92,8 @@ def lower(
 
 
 class _Draft:
-    """The lazy tensors of a region, and the inputs found so far; with `outputs`, those that are of a
-    half type are rounded to it in `roots`, and `tensors` has none."""
+    """The lazy tensors of a region, and the inputs found so far; with `outputs`, those that are of
+    a half type are rounded to it in `roots`, and `tensors` has none."""
 
     def __init__(
         self, graph: Graph, layouts: Layouts, made: set[Dim], outputs: tuple[Value, ...] | None
@@ -169,16 +177,20 @@ class _Draft:
         return tensor
 
     def extent(self, dim: Dim) -> ex.Expr:
-        """Return a dim as an expression: a name of its own, or a product of what values here have."""
+        """Return a dim as an expression: a name of its own, or a product of what values here
+        have."""
         if isinstance(dim, int):
             return ex.const(dim)
         factors = self.graph.products.get(dim)
-        if factors and all(isinstance(f, int) or f in self.made or f in self.symbols for f in factors):
+        if factors and all(
+            isinstance(f, int) or f in self.made or f in self.symbols for f in factors
+        ):
             return functools.reduce(operator.mul, map(self.extent, factors))
         return ex.dim(self.symbols.setdefault(dim, f"D{len(self.symbols)}"))
 
     def name_extents(self, node: Node, value: Value | None) -> None:
-        """Name the output's extents that a shape tensor gives: an input of the region may hold it."""
+        """Name the output's extents that a shape tensor gives: an input of the region may hold
+        it."""
         for dim in (value and value.shape) or ():
             if isinstance(dim, str) and dim not in self.symbols:
                 if any(dim in (elements(v) or ()) for v in node.inputs):
@@ -213,7 +225,8 @@ class _Draft:
         stages: list[tp.Stage],
         strict: bool,
     ) -> Lowered:
-        """Return the program of the stages, its inputs numbered in the order they are first read."""
+        """Return the program of the stages, its inputs numbered in the order they are first
+        read."""
         loaded = {
             line.tensor for stage in stages for line in stage.body if isinstance(line, tp.Load)
         }
@@ -227,7 +240,9 @@ class _Draft:
             raise Refused(f"{len(used)} inputs, and at most {MAX_INPUTS} are allowed")
         rename = {names[t]: f"x{k}" for k, t in enumerate(used)}
         whole, quotients = divide(multiples)
-        shapes = {t: tuple(whole.get(e) or ex.substitute(e, quotients) for e in t.shape) for t in used}
+        shapes = {
+            t: tuple(whole.get(e) or ex.substitute(e, quotients) for e in t.shape) for t in used
+        }
         order: dict[str, None] = {}
         for t in used:
             order.update(dict.fromkeys(d for e in shapes[t] for d in sorted(e.dims())))
@@ -269,7 +284,8 @@ class _Draft:
         self, region: Region, used: list[Tensor], needed: set[str]
     ) -> tuple[list[Tensor], Binds, Multiples]:
         """Return `used`, in order, with the inputs that give the extents `needed` which no used one
-        has, the dims that shape tensors define, or must be equal to, and those that multiples give."""
+        has, the dims that shape tensors define, or must be equal to, and those that multiples
+        give."""
         have = {d for t in used for d in named_dims(t)}
         for tensor in self.sources:
             found = named_dims(tensor) & needed - have
@@ -311,9 +327,7 @@ class _Draft:
         return found
 
 
-def _assemble(
-    draft: _Draft, roots: list[Tensor]
-) -> tuple[list[tp.Stage], dict[Tensor, str]]:
+def _assemble(draft: _Draft, roots: list[Tensor]) -> tuple[list[tp.Stage], dict[Tensor, str]]:
     """Return the stages in order, and the temps they need."""
     forced: dict[Tensor, None] = {}
     built: dict[Tensor, Built] = {}

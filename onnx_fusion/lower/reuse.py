@@ -44,7 +44,11 @@ class Lowering:
     """Lowers the regions of one graph; `judge` returns why a lowered one will not do, or None."""
 
     def __init__(
-        self, graph: Graph, judge: Callable[[Lowered], str | None], *, strict: bool = False,
+        self,
+        graph: Graph,
+        judge: Callable[[Lowered], str | None],
+        *,
+        strict: bool = False,
         halves: bool = False,
     ) -> None:
         self.graph = graph
@@ -139,11 +143,13 @@ class _Form:
         attributes = self.attributes.get(node)
         if attributes is None:
             attributes = self.attributes[node] = _attributes(node)
-        self.parts.append((
-            attributes,
-            tuple(None if v is None else self.number(v) for v in node.inputs),
-            tuple(None if v is None else self.number(v) for v in node.outputs),
-        ))
+        self.parts.append(
+            (
+                attributes,
+                tuple(None if v is None else self.number(v) for v in node.inputs),
+                tuple(None if v is None else self.number(v) for v in node.outputs),
+            )
+        )
 
     def add_parts(self, node: Node) -> None:
         """Describe what stands for a node in a function; what it reads from elsewhere is unique."""
@@ -169,11 +175,18 @@ class _Form:
 
     def numbered(self, dims: Sequence[Dim | None] | None) -> Hashable:
         """Return extents with symbols numbered."""
-        return None if dims is None else tuple(
-            (-1 - self.symbols.setdefault(d, len(self.symbols)), self.numbered(self.products.get(d)))
-            if isinstance(d, str)
-            else d
-            for d in dims
+        return (
+            None
+            if dims is None
+            else tuple(
+                (
+                    -1 - self.symbols.setdefault(d, len(self.symbols)),
+                    self.numbered(self.products.get(d)),
+                )
+                if isinstance(d, str)
+                else d
+                for d in dims
+            )
         )
 
     def held(self, value: Value) -> Elements | None:

@@ -2,7 +2,8 @@
 
 Reading [S, 768] as [S, 12, 64] makes maps of j // 64 and j % 64. With j = 64 * h + d as two letters
 both are letters again, and every map is affine. Where 64 does not divide the extent (a Slice behind
-the Reshape), the axis is cut: most of it is a multiple of 64, and over the rest j // 64 is a number.
+the Reshape), the axis is cut: most of it is a multiple of 64, and over the rest j // 64 is a
+number.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
     Add    y[n, c, h] = x[n, c, h] + b[c, 1]                         (x, 1) (b, 0) (y, 1)
     Conv, one group for each channel                                 (x, 1) (w, 0) (b, 0) (y, 1)
 
-Permuted alike, the axes of a set leave every result as it is, but for the order of what is permuted in it.
+Permuted alike, the axes of a set leave every result as it is, but for the order of what is permuted
+in it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Axes = list[tuple[Value, int]]
 
 
 def shared_axes(node: Node) -> list[Axes]:
-    """Return the sets of axes that may be permuted alike; none for an operator of which that is not known.
+    """Return the sets of axes that may be permuted alike; none for an operator of which that is not
+    known.
 
     Axes of extent 1 are in none. Of values that are not constant only CHANNEL is looked at.
     """
@@ -61,7 +63,9 @@ def _of_planes(node: Node) -> list[Axes]:
 
 
 def _of_norm(node: Node) -> list[Axes]:
-    return [[*axes, *((v, 0) for v in node.inputs[1:] if v is not None)] for axes in _of_planes(node)]
+    return [
+        [*axes, *((v, 0) for v in node.inputs[1:] if v is not None)] for axes in _of_planes(node)
+    ]
 
 
 def _of_shape(node: Node) -> list[Axes]:

@@ -128,8 +128,8 @@ class Window:
         )
 
     def trimmed(self, spatial: Shape) -> tuple[Window, tuple[int, ...]]:
-        """Return the window without the taps that are outside at every position (of a dilated window on a
-        small image), and how many of them come first on each axis."""
+        """Return the window without the taps that are outside at every position (of a dilated
+        window on a small image), and how many of them come first on each axis."""
         outputs, made, firsts = self.outputs(spatial), self, []
         for k, step in enumerate(self.dilations):
             known = [ex.as_int(e) for e in (self.extents[k], spatial[k], outputs[k])]

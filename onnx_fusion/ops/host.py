@@ -1,4 +1,5 @@
-"""What a device's execution provider reads on the host: inputs that decide about shapes or control flow.
+"""What a device's execution provider reads on the host: inputs that decide about shapes or control
+flow.
 
 Read off the registrations of ONNX Runtime's CUDA provider (its kernels' InputMemoryType).
 """

@@ -1,4 +1,5 @@
-"""The five mapping types of DNNFusion (PLDI 2021, Table 2) and opaque; the roles of many-to-many operators."""
+"""The five mapping types of DNNFusion (PLDI 2021, Table 2) and opaque; the roles of many-to-many
+operators."""
 
 from __future__ import annotations
 
@@ -30,5 +31,6 @@ class Role(enum.Enum):
 
 
 WINDOWS = frozenset((Role.CONVOLUTION, Role.DEPTHWISE, Role.POINTWISE, Role.POOL))
-"""Roles with channels on axis 1 of the first input and output, and windows that slide over the rest."""
+"""Roles with channels on axis 1 of the first input and output, and windows that slide over the
+rest."""
 CONTRACTIONS = frozenset((Role.PRODUCT, Role.CONVOLUTION, Role.DEPTHWISE, Role.POINTWISE))

@@ -1,8 +1,8 @@
 """How fast operators run on a CPU, here and in ONNX Runtime: one core, float32.
 
 Medians over the nodes of the zoo's models and over single operators, Zen 4 with AVX-512, ONNX
-Runtime 1.32; kernels for AVX2 take 1.0 to 1.1 of the time there, of some functions 1.4. What decides is the
-ratio of the two sides.
+Runtime 1.32; kernels for AVX2 take 1.0 to 1.1 of the time there, of some functions 1.4. What
+decides is the ratio of the two sides.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ BLOCK = 8
 NARROW = 16
 """Groups of fewer channels do not fill a vector, on neither side."""
 SHARED = {2: 0.38, 4: 0.47, 8: 0.66}
-"""Here groups of so many channels share one, with these shares of PEAK (between AVX2's and AVX-512's)."""
+"""Here groups of so many channels share one, with these shares of PEAK (between AVX2's and
+AVX-512's)."""
 COPY = 25e9
 """Bytes per second at which it writes the windows of an image down for a matrix product."""
 STREAM = (28e9, 20e9)
@@ -70,7 +71,8 @@ RESIZED = frozenset(("Resize", "Upsample"))
 
 
 def element(node: Node, named: str = "") -> tuple[float, float] | None:
-    """Return the entry of ELEMENTS for a node, or for the operator `named` in its place, if there is one.
+    """Return the entry of ELEMENTS for a node, or for the operator `named` in its place, if there
+    is one.
 
     An image resized takes what its mode does; ONNX Runtime has a kernel for twice as many pixels.
     """
@@ -89,13 +91,15 @@ def element(node: Node, named: str = "") -> tuple[float, float] | None:
 
 
 def filled(product: Product, edge: float = 3.0) -> float:
-    """Return the share of PEAK that a matrix product of this shape reaches; `edge` rows are lost."""
+    """Return the share of PEAK that a matrix product of this shape reaches; `edge` rows are
+    lost."""
     rows = product.rows / (product.rows + edge)
     return rows * product.depth / (product.depth + 6) * product.columns / (product.columns + 4)
 
 
 def run_here(product: Product, strict: bool = False) -> float:
-    """Return the seconds this project's kernels take for a contraction; `strict` keeps to its sums."""
+    """Return the seconds this project's kernels take for a contraction; `strict` keeps to its
+    sums."""
     stream = product.weight_bytes / STREAM[0]
     if product.kind is Kind.DEPTHWISE:
         return (0.14 + 0.0155 * product.taps) * 1e-9 * product.rows * product.count
@@ -114,27 +118,32 @@ def run_here(product: Product, strict: bool = False) -> float:
 
 
 def grouped(product: Product) -> float:
-    """Return the share of PEAK for a window's products in groups (cpu/contract_group.cc, where it runs)."""
+    """Return the share of PEAK for a window's products in groups (cpu/contract_group.cc, where it
+    runs)."""
     columns, taps = product.columns, product.window
     rows = product.rows / (product.rows + 1.5)
     alike = product.depth == columns * product.taps
     if len(taps) > 2 or taps[-1] != 3 or not (columns in SHARED and alike or columns % NARROW == 0):
         narrow = columns < NARROW
         return filled(product, 1.5) * (0.036 * columns if narrow else columns / (columns + 4))
-    return rows * (SHARED.get(columns) or columns / (columns + 2)) * (0.75 if product.steps else 1.0)
+    return (
+        rows * (SHARED.get(columns) or columns / (columns + 2)) * (0.75 if product.steps else 1.0)
+    )
 
 
 def reached(product: Product) -> float:
-    """Return the share of a dilated window's products that are computed: tiles of rows that read nothing
-    but padding are left out, ONNX Runtime's always, here where the depth is computed in blocks."""
+    """Return the share of a dilated window's products that are computed: tiles of rows that read
+    nothing but padding are left out, ONNX Runtime's always, here where the depth is computed in
+    blocks."""
     return min(1.0, 1.7 * product.inside) if product.depth > DEEP else 1.0
 
 
 def winograd(product: Product) -> float:
-    """Return operations of the sum for one that is done, times the share of PEAK: 0 if the kernels sum.
+    """Return operations of the sum for one that is done, times the share of PEAK: 0 if the kernels
+    sum.
 
-    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly, and wait for
-    weights that come from memory. Windows longer than 5 are cut to windows of 3.
+    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly, and wait
+    for weights that come from memory. Windows longer than 5 are cut to windows of 3.
     """
     channels = product.depth / product.taps
     axes = [taps for taps in product.window if taps > 1][-2:]

@@ -1,4 +1,5 @@
-"""What ONNX Runtime does with operators when it is left alone: the facts that the default policy needs.
+"""What ONNX Runtime does with operators when it is left alone: the facts that the default policy
+needs.
 
 Read off the graphs that ONNX Runtime 1.19 to 1.31 saves with ENABLE_ALL on the CPU.
 """
@@ -15,9 +16,7 @@ BLOCKED = frozenset(
 )
 """Operators that stay in the channel-blocked layout of a convolution next to them."""
 
-WINDOWS = frozenset(
-    "Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool".split()
-)
+WINDOWS = frozenset("Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool".split())
 """Those that are there for it; the others follow where all they read is blocked."""
 
 ACTIVATIONS = frozenset("Relu LeakyRelu Clip Sigmoid Tanh HardSigmoid HardSwish".split())
@@ -124,7 +123,8 @@ PAIRS = {
 
 
 def slides(node: Node) -> bool:
-    """Return whether the node is a window over a 4-D image, for which ONNX Runtime blocks channels."""
+    """Return whether the node is a window over a 4-D image, for which ONNX Runtime blocks
+    channels."""
     return node.op_type in WINDOWS and _makes_image(node)
 
 
@@ -134,19 +134,19 @@ def _makes_image(node: Node) -> bool:
 
 
 def blocked(nodes: Sequence[Node]) -> set[Node]:
-    """Return those of the nodes that work in the blocked layout: windows, and what reads only such values."""
+    """Return those of the nodes that work in the blocked layout: windows, and what reads only such
+    values."""
     found: set[Node] = set()
     names: set[str] = set()
     for node in nodes:
         sources = [v for v in node.inputs if v is not None and v.weight is None]
-        if slides(node) or (
-            is_blocked(node) and sources and all(v.name in names for v in sources)
-        ):
+        if slides(node) or (is_blocked(node) and sources and all(v.name in names for v in sources)):
             found.add(node)
             names.update(v.name for v in node.outputs if v is not None)
     return found
 
 
 def is_blocked(node: Node) -> bool:
-    """Return whether the node can work in a channel-blocked layout: a 4-D value and a known operator."""
+    """Return whether the node can work in a channel-blocked layout: a 4-D value and a known
+    operator."""
     return node.op_type in BLOCKED and _makes_image(node)

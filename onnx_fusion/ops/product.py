@@ -1,7 +1,7 @@
 """The shape of the products that a contraction sums, which decides how fast kernels run it.
 
-    rows  positions that share the weights        count  products like this one: groups, heads
-    depth products that are summed for each        columns  results for each position
+rows  positions that share the weights        count  products like this one: groups, heads
+depth products that are summed for each        columns  results for each position
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Product:
     """`rows` x `depth` times `depth` x `columns`, `count` times.
 
     `window` are the taps along each axis of an image, `steps` says that it moves by more than 1 (or
-    is dilated), `pixels` the extents of one image of the result. `constant`: the right side is known before
-    the run, and is read from memory. `inside` is the share of what a dilated window reads that is no padding.
+    is dilated), `pixels` the extents of one image of the result. `constant`: the right side is
+    known before the run, and is read from memory. `inside` is the share of what a dilated window
+    reads that is no padding.
     """
 
     kind: Kind
@@ -72,9 +73,7 @@ def of_matrices(node: Node) -> Product | None:
     shared = len(right) <= 2
     rows = total if shared else (made[-2] if len(made) > 1 else 1)
     constant = node.inputs[1].weight is not None
-    return Product(
-        Kind.MATRIX, rows, depth, columns, total / max(rows, 1), constant=constant
-    )
+    return Product(Kind.MATRIX, rows, depth, columns, total / max(rows, 1), constant=constant)
 
 
 def of_windows(node: Node) -> Product | None:
@@ -96,7 +95,8 @@ def of_windows(node: Node) -> Product | None:
 def _reach(
     node: Node, extents: tuple[int, ...], made: tuple[int, ...]
 ) -> tuple[tuple[int, ...], float]:
-    """Return how many taps of a dilated window are inside somewhere, by axis, and how often those are."""
+    """Return how many taps of a dilated window are inside somewhere, by axis, and how often those
+    are."""
     given, rank = _shape(node, 0), len(extents)
     steps = [int(step) for step in node.attrs.get("dilations", ())]
     pads = [int(pad) for pad in node.attrs.get("pads", ())]
@@ -113,7 +113,8 @@ def _reach(
 
 
 def of_transposed(node: Node) -> Product | None:
-    """Return ConvTranspose's product: a matrix product of pixels that come in and taps that go out."""
+    """Return ConvTranspose's product: a matrix product of pixels that come in and taps that go
+    out."""
     given, weights, made = _shape(node, 0), _shape(node, 1), _shape(node, None)
     if given is None or weights is None or made is None or len(weights) < 3 or len(given) < 3:
         return None

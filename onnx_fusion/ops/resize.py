@@ -75,7 +75,8 @@ class Axis:
 
 
 def axes_of(site: Site, x: Tensor) -> dict[int, Axis]:
-    """Return the axes whose positions change; scales are constants, sizes too or known otherwise."""
+    """Return the axes whose positions change; scales are constants, sizes too or known
+    otherwise."""
     first = 1 if site.node.op_type == "Upsample" or site.opset < 11 else 2
     scales = site.attr("scales")
     if scales is None:

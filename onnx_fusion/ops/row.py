@@ -121,7 +121,8 @@ class Row:
         return self.role_of(node) in CONTRACTIONS
 
     def product_of(self, node: Node) -> Product | None:
-        """Return the shape of the contraction that the node is, None if there is none or it is not known."""
+        """Return the shape of the contraction that the node is, None if there is none or it is not
+        known."""
         return self.product(node) if self.product is not None else None
 
     def flops_of(self, node: Node) -> float:
@@ -129,9 +130,7 @@ class Row:
         return self.flops(node) if callable(self.flops) else self.flops
 
 
-def broadcast(
-    shapes: Iterable[tuple[ex.Expr, ...]], doubtful: bool = False
-) -> tuple[ex.Expr, ...]:
+def broadcast(shapes: Iterable[tuple[ex.Expr, ...]], doubtful: bool = False) -> tuple[ex.Expr, ...]:
     """Return the shape these broadcast to (ONNX, multidirectional).
 
     Two unknown extents that may differ are refused, or, if they may be `doubtful`, equal or 1: an
@@ -150,7 +149,8 @@ def broadcast(
                 extent = shape[position]
             elif extent != shape[position]:
                 pair = (extent, shape[position])
-                # Such an extent is long, and one made of two of them longer than a program may have.
+                # Such an extent is long, and one made of two of them longer than a program may
+                # have.
                 if not doubtful or any(ex.as_int(e) is not None or "max(" in str(e) for e in pair):
                     raise Refused(f"cannot tell whether {pair[0]} and {pair[1]} broadcast")
                 extent = _either(*pair)
@@ -186,7 +186,8 @@ def pointwise(
 ) -> Tensor:
     """Return the tensor whose element is `write(stage, *elements of operands)`.
 
-    What a contraction gave is stored before it is broadcast: work per channel is not done per pixel.
+    What a contraction gave is stored before it is broadcast: work per channel is not done per
+    pixel.
     """
 
     def fits(axis: int) -> bool:

@@ -2,8 +2,8 @@
 
 An ONNX value inside a region is a `Tensor` (ops/tensor.py): not data, but a rule that, for an
 index, writes the instructions of the element there. Reading a value through a chain of movement
-operators composes index maps; reading it through element-wise operators appends instructions; so a whole region
-collapses into one stage by reading its last value at the stage's letters.
+operators composes index maps; reading it through element-wise operators appends instructions; so a
+whole region collapses into one stage by reading its last value at the stage's letters.
 
     store y (i, j)  <-  Relu.at(i, j)  <-  Transpose.at(i, j)  <-  load x (j, i)
 
@@ -211,8 +211,11 @@ class Stage:
     def _covers_part(self, tensor: Tensor, index: tuple[Index, ...]) -> bool:
         """Return whether `index` runs over the same part of `tensor` as of the root, once."""
         own = [self._span(e) if isinstance(e, ex.Expr) else None for e in index]
-        at = {axis: k for k, (axis, *run) in enumerate(s or (-1, 0, 0) for s in own)
-              if tuple(run) == (self.ranges or {}).get(axis)}
+        at = {
+            axis: k
+            for k, (axis, *run) in enumerate(s or (-1, 0, 0) for s in own)
+            if tuple(run) == (self.ranges or {}).get(axis)
+        }
         if not self.ranges or at.keys() != self.ranges.keys():
             return False
         if any(tensor.shape[k] != self.root.shape[axis] for axis, k in at.items()):
@@ -328,8 +331,8 @@ class Stage:
     def factor(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard = None) -> tp.Ref:
         """Write what a product reads many times, as `operand` does.
 
-        What is chosen by its position (a piece of a Concat, a neighbour) is stored first: a stage of
-        its own does so by pieces, a product would for every element.
+        What is chosen by its position (a piece of a Concat, a neighbour) is stored first: a stage
+        of its own does so by pieces, a product would for every element.
         """
         before = self.choices
         ref = self.operand(tensor, index, guard)

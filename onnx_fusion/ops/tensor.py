@@ -48,8 +48,9 @@ class Tensor:
 
     `guard` is None if the index is inside, ANY if it may be outside and then any value will do, or
     a literal that must be the value outside. `steps` counts instructions behind one element,
-    `is_source` says that it is memory. `origin` is the tensor whose elements it has in other places,
-    None if it computes them; `begins` says where it begins on each axis if it is a box of `origin`.
+    `is_source` says that it is memory. `origin` is the tensor whose elements it has in other
+    places, None if it computes them; `begins` says where it begins on each axis if it is a box of
+    `origin`.
     """
 
     dtype: DType

@@ -9,8 +9,9 @@
     d' = a.8 a.9 ... b.8 b.9 ...   is a piece of a joined to a piece of b, and the Conv that reads it has its
                                    columns of weights permuted
 
-Values that operators pass on channel by channel have one order (a class). A class whose every end is a sum over
-channels, constants that give channels, or an operator that only moves them may have any.
+Values that operators pass on channel by channel have one order (a class). A class whose every end
+is a sum over channels, constants that give channels, or an operator that only moves them may have
+any.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ Run = tuple[Value, int, int]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Join:
-    """What a value is made of: pieces, and, where they are not in its order, which place has which channel."""
+    """What a value is made of: pieces, and, where they are not in its order, which place has which
+    channel."""
 
     runs: tuple[Run, ...]
     places: np.ndarray | None = None
@@ -49,10 +51,10 @@ class Join:
 def arrange(graph: Graph) -> Graph:
     """Remove the channel shuffles that orders of channels make unnecessary; return `graph`.
 
-    Sums over channels are then taken in another order. What operators read and write in another order has a new
-    name; other values keep name and meaning, and `graph.restated` has the new definitions of those that
-    nodes with such inputs write. New nodes have what they were made of as `parts`. Shapes must be inferred, and
-    `infer` and `fold` must not run afterwards.
+    Sums over channels are then taken in another order. What operators read and write in another
+    order has a new name; other values keep name and meaning, and `graph.restated` has the new
+    definitions of those that nodes with such inputs write. New nodes have what they were made of as
+    `parts`. Shapes must be inferred, and `infer` and `fold` must not run afterwards.
     """
     families = [family for family in find_families(graph) if _is_plain(family)]
     taken = [family for family in families if family.mixes]
@@ -67,7 +69,8 @@ def arrange(graph: Graph) -> Graph:
 
 
 def _is_plain(family: Family) -> bool:
-    """Return whether all that others read of the family has channels where they belong, and nothing else."""
+    """Return whether all that others read of the family has channels where they belong, and nothing
+    else."""
     first, *others = (*family.bases, *(value for value, _ in _read(family)))
     kept = (first.dtype, first.shape[:CHANNEL], first.shape[CHANNEL + 1 :])
     return all(
@@ -84,7 +87,8 @@ def _read(family: Family) -> Iterator[tuple[Value, object]]:
 
 
 class _Classes:
-    """Values that have one order of channels, and the orders: of each place, which channel it has."""
+    """Values that have one order of channels, and the orders: of each place, which channel it
+    has."""
 
     def __init__(self, graph: Graph, families: Sequence[Family]) -> None:
         self.parent: dict[Value, Value] = {}
@@ -106,10 +110,15 @@ class _Classes:
                     self.parent[self.find(value)] = self.find(values[0])
                 if any(v.weight is None and axis != CHANNEL for v, axis in group):
                     stuck.update(values)
-        stuck.update(v for v in graph.values.values()
-                     if v.is_output or v.captured or v.producer is None)
+        stuck.update(
+            v for v in graph.values.values() if v.is_output or v.captured or v.producer is None
+        )
         for value in stuck:
-            if value.shape is not None and len(value.shape) > CHANNEL and isinstance(value.shape[CHANNEL], int):
+            if (
+                value.shape is not None
+                and len(value.shape) > CHANNEL
+                and isinstance(value.shape[CHANNEL], int)
+            ):
                 self.orders[self.find(value)] = np.arange(value.shape[CHANNEL])
 
     def find(self, value: Value) -> Value:
@@ -133,10 +142,12 @@ class _Classes:
 
 
 def _axes_of(node: Node) -> list[list[tuple[Value, int]]]:
-    """Return the sets of axes that may be permuted alike, none where constants hide among the parts."""
+    """Return the sets of axes that may be permuted alike, none where constants hide among the
+    parts."""
     if node.body_is_parts and any(
         v is not None and v.weight is not None and v.weight.size > 1
-        for part in _flat(node.parts) for v in part.inputs
+        for part in _flat(node.parts)
+        for v in part.inputs
     ):
         return []
     return shared_axes(node)
@@ -151,8 +162,8 @@ def _flat(nodes: Iterable[Node]) -> Iterator[Node]:
 def _solve(family: Family, classes: _Classes) -> dict[Value, Join] | None:
     """Choose orders for what the family reads and is read of it; return what makes up the latter.
 
-    Where pieces would be too short, longer ones are joined and brought into order: None if that is no less
-    than half of what the family does.
+    Where pieces would be too short, longer ones are joined and brought into order: None if that is
+    no less than half of what the family does.
     """
     read = dict(_read(family))
     uses: dict[int, list[tuple[int, int]]] = {}
@@ -163,7 +174,9 @@ def _solve(family: Family, classes: _Classes) -> dict[Value, Join] | None:
     for value, ids in family.bases.items():
         if classes.order(value) is None:
             keys = [(uses.get(int(i), []), place) for place, i in enumerate(ids)]
-            classes.orders[classes.find(value)] = np.array(sorted(range(ids.size), key=keys.__getitem__))
+            classes.orders[classes.find(value)] = np.array(
+                sorted(range(ids.size), key=keys.__getitem__)
+            )
     home = {
         int(ids[channel]): (k, place)
         for k, (value, ids) in enumerate(family.bases.items())
@@ -182,22 +195,29 @@ def _solve(family: Family, classes: _Classes) -> dict[Value, Join] | None:
             continue
         order = np.array(sorted(range(len(places)), key=places.__getitem__))
         runs = _runs([places[k] for k in order])
-        plan[value] = Join(tuple((bases[k], begin, end) for k, begin, end in runs), np.argsort(order))
+        plan[value] = Join(
+            tuple((bases[k], begin, end) for k, begin, end in runs), np.argsort(order)
+        )
     left = sum(join.places is not None for join in plan.values())
     return plan if 2 * left <= family.mixes else None
 
 
 def _runs(places: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
     """Return the pieces that follow one another: whose, where they begin and end."""
-    cuts = [k for k in range(1, len(places)) if places[k] != (places[k - 1][0], places[k - 1][1] + 1)]
-    return [(places[a][0], places[a][1], places[b - 1][1] + 1)
-            for a, b in itertools.pairwise((0, *cuts, len(places)))]
+    cuts = [
+        k for k in range(1, len(places)) if places[k] != (places[k - 1][0], places[k - 1][1] + 1)
+    ]
+    return [
+        (places[a][0], places[a][1], places[b - 1][1] + 1)
+        for a, b in itertools.pairwise((0, *cuts, len(places)))
+    ]
 
 
 def _apply(
     graph: Graph, classes: _Classes, families: Sequence[Family], plans: Sequence[dict[Value, Join]]
 ) -> None:
-    """Write the nodes anew whose channels lie otherwise, and the pieces in the place of the families."""
+    """Write the nodes anew whose channels lie otherwise, and the pieces in the place of the
+    families."""
     written = {v for n in graph.nodes for v in n.outputs if v is not None}
     old = {v for v in written if classes.is_moved(v)}
     gone = {node for family in families for node in family.nodes}
@@ -207,7 +227,9 @@ def _apply(
         for value, join in plan.items():
             made[value.producer] += build.join(value, join, _behind(value, family))
     for node in graph.nodes:
-        if node not in gone and any(v in old or v in build.alias for v in (*node.inputs, *node.outputs)):
+        if node not in gone and any(
+            v in old or v in build.alias for v in (*node.inputs, *node.outputs)
+        ):
             made[node] = [build.permuted(node)]
     graph.nodes[:] = [new for node in graph.nodes for new in made.get(node, [node])]
     _connect(graph, made, old)
@@ -224,8 +246,8 @@ def _behind(value: Value, family: Family) -> tuple[Node, ...]:
 
 
 def _connect(graph: Graph, made: dict[Node, list[Node]], old: set[Value]) -> None:
-    """Let values know who writes and reads them now. What is no value of the graph any more keeps its readers:
-    that others read it too is a fact of the nodes that stand for new ones."""
+    """Let values know who writes and reads them now. What is no value of the graph any more keeps
+    its readers: that others read it too is a fact of the nodes that stand for new ones."""
     for node in made:
         for value in dict.fromkeys(filter(None, (*node.inputs, *node.outputs))):
             if value in old:
@@ -288,7 +310,11 @@ class _Builder:
             for value, axis in group if moved else ():
                 if value.weight is not None:
                     constants[value] = self.constant(constants.get(value, value), axis, order)
-        values = {v: constants.get(v) or self.value(v) for v in (*node.inputs, *node.outputs) if v is not None}
+        values = {
+            v: constants.get(v) or self.value(v)
+            for v in (*node.inputs, *node.outputs)
+            if v is not None
+        }
         new = _replaced(node, values) if not node.body_is_parts else self.parted(node, values)
         if not node.body_is_parts:
             new.parts, new.proto = (node,), None
@@ -306,13 +332,19 @@ class _Builder:
 
     def part(self, part: Node, values: dict[Value, Value]) -> Node:
         new = _replaced(part, values)
-        new.parts = tuple(self.part(p, values) for p in part.parts) if part.body_is_parts else (part,)
+        new.parts = (
+            tuple(self.part(p, values) for p in part.parts) if part.body_is_parts else (part,)
+        )
         return new
 
     def constant(self, value: Value, axis: int, order: np.ndarray) -> Value:
         weight = value.weight
-        lazy = Weight(weight.code, weight.shape, weight.nbytes,
-                      lambda: Weight.of(np.take(weight.array(), order, axis), weight.dtype).raw())
+        lazy = Weight(
+            weight.code,
+            weight.shape,
+            weight.nbytes,
+            lambda: Weight.of(np.take(weight.array(), order, axis), weight.dtype).raw(),
+        )
         return edit.add_constant(self.graph, f"{value.name}_ordered", lazy)
 
     def join(self, value: Value, join: Join, parts: tuple[Node, ...]) -> list[Node]:
@@ -326,12 +358,28 @@ class _Builder:
         values = [self.piece(run, nodes) for run in join.runs]
         last, output = values[0], self.value(value)
         if len(values) > 1:
-            last = output if join.places is None else self.add(f"{value.name}_joined", value, value.shape)
-            nodes.append(Node("Concat", "", last.name, values, [last], {"axis": CHANNEL}, frozenset()))
+            last = (
+                output
+                if join.places is None
+                else self.add(f"{value.name}_joined", value, value.shape)
+            )
+            nodes.append(
+                Node("Concat", "", last.name, values, [last], {"axis": CHANNEL}, frozenset())
+            )
         if join.places is not None:
             weight = Weight.of(np.asarray(join.places, np.int64), DType.I64)
             places = edit.add_constant(self.graph, f"{value.name}_places", weight)
-            nodes.append(Node("Gather", "", output.name, [last, places], [output], {"axis": CHANNEL}, frozenset()))
+            nodes.append(
+                Node(
+                    "Gather",
+                    "",
+                    output.name,
+                    [last, places],
+                    [output],
+                    {"axis": CHANNEL},
+                    frozenset(),
+                )
+            )
         elif last is not output:
             nodes.append(Node("Identity", "", output.name, [last], [output], {}, frozenset()))
         nodes[-1].parts = parts
@@ -362,5 +410,7 @@ class _Builder:
 def _replaced(node: Node, values: dict[Value, Value]) -> Node:
     """Return a copy of the node with other values; one that writes such has a name of its own."""
     inputs, outputs = ([values.get(v, v) for v in some] for some in (node.inputs, node.outputs))
-    first = next((v.name for v, old in zip(outputs, node.outputs, strict=True) if v is not old), node.name)
+    first = next(
+        (v.name for v, old in zip(outputs, node.outputs, strict=True) if v is not old), node.name
+    )
     return dataclasses.replace(node, inputs=inputs, outputs=outputs, name=first)

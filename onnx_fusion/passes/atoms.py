@@ -30,7 +30,8 @@ MOST = 1 << 16
 class Atoms:
     """Where the channels of a value come from: `ids`, one for each place in its leading axes.
 
-    Before these stands the `batch`, unless it is 1, which `ids` have; behind them all other axes, the `tail`.
+    Before these stands the `batch`, unless it is 1, which `ids` have; behind them all other axes,
+    the `tail`.
     """
 
     ids: np.ndarray
@@ -46,8 +47,8 @@ class Atoms:
 class Family:
     """Operators that only give channels other places, joined by values.
 
-    `atoms` has every value that they write, `bases` those they read and do not write, with the ids of
-    their channels; `mixes` counts the operators among them that do more than cut and join.
+    `atoms` has every value that they write, `bases` those they read and do not write, with the ids
+    of their channels; `mixes` counts the operators among them that do more than cut and join.
     """
 
     nodes: list[Node] = dataclasses.field(default_factory=list)
@@ -86,7 +87,9 @@ def find_families(graph: Graph) -> list[Family]:
         if family not in families:
             families.append(family)
         family.nodes.append(node)
-        family.mixes += table.find(node).mapping_of(node) is MappingType.SHUFFLE or node.op_type == "Gather"
+        family.mixes += (
+            table.find(node).mapping_of(node) is MappingType.SHUFFLE or node.op_type == "Gather"
+        )
         for value, atoms in fresh.items():
             family.bases[value] = atoms.ids.reshape(-1)
         for value, atoms in zip(node.outputs, made):
@@ -98,9 +101,7 @@ def find_families(graph: Graph) -> list[Family]:
     return families
 
 
-def _join(
-    families: list[Family], one: Family, other: Family, home: dict[Value, Family]
-) -> Family:
+def _join(families: list[Family], one: Family, other: Family, home: dict[Value, Family]) -> Family:
     """Return the family that has both; it stands where `other` stood."""
     if one in families:
         families.remove(one)
@@ -118,7 +119,8 @@ def _moved(node: Node) -> list[Value | None]:
 
 
 def _as_base(value: Value, first: int) -> Atoms | None:
-    """Return the atoms of a value whose channels are numbered from `first`, None if it has no such axis."""
+    """Return the atoms of a value whose channels are numbered from `first`, None if it has no such
+    axis."""
     shape = value.shape
     if value.weight is not None or shape is None or len(shape) <= CHANNEL + 1:
         return None
@@ -134,7 +136,8 @@ Move = Callable[[Node, Sequence[Atoms]], "list[Atoms] | None"]
 
 
 def _shaped(node: Node, given: Sequence[Atoms]) -> list[Atoms] | None:
-    """Another shape of leading axes; one that leaves the channels as they are is nobody's business here."""
+    """Another shape of leading axes; one that leaves the channels as they are is nobody's business
+    here."""
     (old,), shape = given, node.outputs[0].shape
     if shape is None or shape[: CHANNEL + 1] == node.inputs[0].shape[: CHANNEL + 1]:
         return None
@@ -161,7 +164,9 @@ def _transposed(node: Node, given: Sequence[Atoms]) -> list[Atoms] | None:
     perm = [int(axis) for axis in node.attrs.get("perm") or range(rank - 1, -1, -1)]
     if perm[:first] != [*range(first)] or perm[last:] != [*range(last, rank)]:
         return None
-    return [Atoms(old.ids.transpose([axis - first for axis in perm[first:last]]), old.batch, old.tail)]
+    return [
+        Atoms(old.ids.transpose([axis - first for axis in perm[first:last]]), old.batch, old.tail)
+    ]
 
 
 def _axis(node: Node, atoms: Atoms, default: int = 0) -> int | None:
@@ -184,7 +189,9 @@ def _joined(node: Node, given: Sequence[Atoms]) -> list[Atoms] | None:
 def _split(node: Node, given: Sequence[Atoms]) -> list[Atoms] | None:
     (old,) = given
     axis = _axis(node, old)
-    sizes = [v.shape[axis + len(old.batch)] for v in node.outputs if axis is not None and v and v.shape]
+    sizes = [
+        v.shape[axis + len(old.batch)] for v in node.outputs if axis is not None and v and v.shape
+    ]
     if len(sizes) != len(node.outputs) or not all(isinstance(size, int) for size in sizes):
         return None
     if sum(sizes) != old.ids.shape[axis]:

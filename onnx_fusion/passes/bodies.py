@@ -76,7 +76,8 @@ def add_bodies(graph: Graph, prepare: Prepare, leave: Collection[str] = ()) -> l
 
 
 def _origin(graph: Graph, node: Node) -> Origin | None:
-    """Return which of the input model's nodes has this node's bodies; an Identity may be part of it, too."""
+    """Return which of the input model's nodes has this node's bodies; an Identity may be part of
+    it, too."""
     if node.proto is None or node.parts:
         return None
     written = graph.model.proto.graph.node
@@ -84,8 +85,9 @@ def _origin(graph: Graph, node: Node) -> Origin | None:
     return found[0] if len(found) == 1 else None
 
 
-def _find_model(outer: Graph, known: tuple[frozenset[str], ...], node: Node,
-                proto: onnx.GraphProto, path: str) -> Model:
+def _find_model(
+    outer: Graph, known: tuple[frozenset[str], ...], node: Node, proto: onnx.GraphProto, path: str
+) -> Model:
     """Return the body as a model, with types for its inputs that hold in every round."""
     where = f"{outer.model.where}: {path[:-1]}"
     own = scope.defined(proto)
@@ -97,14 +99,17 @@ def _find_model(outer: Graph, known: tuple[frozenset[str], ...], node: Node,
     missing = [name for name in captured if name not in outer.values]
     if missing:
         raise ModelError(f"{where}: '{missing[0]}' is no longer there")
-    whole = onnx.ModelProto(ir_version=max(outer.model.proto.ir_version, BODY_IR),
-                            opset_import=outer.model.proto.opset_import,
-                            functions=outer.model.proto.functions)
+    whole = onnx.ModelProto(
+        ir_version=max(outer.model.proto.ir_version, BODY_IR),
+        opset_import=outer.model.proto.opset_import,
+        functions=outer.model.proto.functions,
+    )
     whole.graph.CopyFrom(proto)
     formal, repeated = _INPUTS[node.op_type](outer, node, proto)
     if len(formal) != len(proto.input):
-        raise ModelError(f"{where}: has {len(proto.input)} inputs, "
-                         f"and {node.op_type} gives {len(formal)}")
+        raise ModelError(
+            f"{where}: has {len(proto.input)} inputs, and {node.op_type} gives {len(formal)}"
+        )
     values = {name: _with_weight(outer.values[name]) for name in captured}
     place = Around(path, tuple(formal), values, outer.names, known)
     model = Model(whole, {}, None, where, False, place)
@@ -142,7 +147,8 @@ def _settle(model: Model, repeated: dict[int, int]) -> Model:
 
 def _with_formal(model: Model, formal: list[Type]) -> Model:
     return dataclasses.replace(
-        model, around=dataclasses.replace(model.around, formal=tuple(formal)))
+        model, around=dataclasses.replace(model.around, formal=tuple(formal))
+    )
 
 
 def common(name: str, one: Type, other: Type) -> Type:
@@ -151,17 +157,20 @@ def common(name: str, one: Type, other: Type) -> Type:
     if shape is None or other_shape is None or len(shape) != len(other_shape):
         return dtype, None
     pairs = enumerate(zip(shape, other_shape, strict=True))
-    return dtype, tuple(dim if dim == other_dim else made_up(name, axis)
-                        for axis, (dim, other_dim) in pairs)
+    return dtype, tuple(
+        dim if dim == other_dim else made_up(name, axis) for axis, (dim, other_dim) in pairs
+    )
 
 
-def _if_inputs(outer: Graph, node: Node, body: onnx.GraphProto
-               ) -> tuple[list[Type], dict[int, int]]:
+def _if_inputs(
+    outer: Graph, node: Node, body: onnx.GraphProto
+) -> tuple[list[Type], dict[int, int]]:
     return [], {}
 
 
-def _loop_inputs(outer: Graph, node: Node, body: onnx.GraphProto
-                 ) -> tuple[list[Type], dict[int, int]]:
+def _loop_inputs(
+    outer: Graph, node: Node, body: onnx.GraphProto
+) -> tuple[list[Type], dict[int, int]]:
     """Return the types of (round, condition, what is carried...), and the outputs carried on."""
     carried = [type_of(value) for value in node.inputs[2:]]
     formal = [_single(body, k) for k in range(2)] + carried
@@ -176,8 +185,9 @@ def _single(body: onnx.GraphProto, k: int) -> Type:
     return dtype, (1,) * len(shape) if shape is not None and len(shape) < 2 else None
 
 
-def _scan_inputs(outer: Graph, node: Node, body: onnx.GraphProto
-                 ) -> tuple[list[Type], dict[int, int]]:
+def _scan_inputs(
+    outer: Graph, node: Node, body: onnx.GraphProto
+) -> tuple[list[Type], dict[int, int]]:
     """Return the types of (what is carried..., slices...), and the outputs carried on."""
     if outer.opsets.get("", 0) < _SCAN_WITHOUT_BATCH:
         return [_UNKNOWN] * len(body.input), {}
@@ -188,8 +198,9 @@ def _scan_inputs(outer: Graph, node: Node, body: onnx.GraphProto
         dtype, shape = type_of(value)
         if shape is not None and not -len(shape) <= axis < len(shape):
             shape = None
-        formal.append((dtype, shape and tuple(
-            dim for k, dim in enumerate(shape) if k != axis % len(shape))))
+        formal.append(
+            (dtype, shape and tuple(dim for k, dim in enumerate(shape) if k != axis % len(shape)))
+        )
     return formal, {k: k for k in range(count)}
 
 

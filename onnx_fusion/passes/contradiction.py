@@ -28,18 +28,24 @@ def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
             continue
         reason = _refusal(alone)
         if reason:
-            shapes = ", ".join("-" if value is None else _show(value.name, found, graph)
-                               for value in node.inputs)
+            shapes = ", ".join(
+                "-" if value is None else _show(value.name, found, graph) for value in node.inputs
+            )
             version = graph.opsets.get(node.domain, "?")
-            raise ModelError(f"{graph.model.where}: node {node.name!r} ({node.op_type}, opset "
-                             f"{version}): {reason}; its inputs have the shapes {shapes}")
+            raise ModelError(
+                f"{graph.model.where}: node {node.name!r} ({node.op_type}, opset "
+                f"{version}): {reason}; its inputs have the shapes {shapes}"
+            )
 
 
-def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
-           found: dict[str, Info]) -> onnx.ModelProto | None:
-    """Return a model of this node and the Constants it reads, None if a type it reads is not known."""
-    alone = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import,
-                            functions=proto.functions)
+def _alone(
+    graph: Graph, node: Node, proto: onnx.ModelProto, found: dict[str, Info]
+) -> onnx.ModelProto | None:
+    """Return a model of this node and the Constants it reads, None if a type it reads is not
+    known."""
+    alone = onnx.ModelProto(
+        ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions
+    )
     alone.graph.name = "one node"
     declared = {info.name: info for info in proto.graph.input}
     for value in dict.fromkeys(filter(None, node.inputs)):
@@ -57,7 +63,8 @@ def _alone(graph: Graph, node: Node, proto: onnx.ModelProto,
                 return None
             dims = shape and [dim if isinstance(dim, int) else None for dim in shape]
             alone.graph.input.append(
-                onnx.helper.make_tensor_value_info(value.name, dtype.onnx, dims))
+                onnx.helper.make_tensor_value_info(value.name, dtype.onnx, dims)
+            )
     alone.graph.node.append(node.proto)
     for value in filter(None, node.outputs):
         alone.graph.output.add(name=value.name)
@@ -83,8 +90,9 @@ def _refusal(alone: onnx.ModelProto) -> str:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        onnxruntime.InferenceSession(alone.SerializeToString(), options,
-                                     providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            alone.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # ONNX Runtime has no common class of what it raises here
         text = str(error)
         if "ShapeInferenceError]" in text or "TypeInferenceError]" in text:

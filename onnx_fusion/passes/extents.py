@@ -43,7 +43,8 @@ class Extents:
     def products(self) -> dict[str, tuple[Dim, ...]]:
         """Return the extents known to be products, with their factors; no extent is its own factor.
 
-        Two extents found to be equal later may have been a product and its factor: the others are 1.
+        Two extents found to be equal later may have been a product and its factor: the others are
+        1.
         """
         found: dict[str, tuple[Dim, ...]] = {}
         for key, made in self._keys.items():
@@ -81,7 +82,9 @@ class Extents:
     def reduced(self, product: tuple[Any, ...]) -> Extent:
         """Return a product with its own factors for those that are products."""
         _, known, divisor, *symbols = product
-        factors = [f for dim in symbols for f in self._factors.get(self.find(dim), (self.find(dim),))]
+        factors = [
+            f for dim in symbols for f in self._factors.get(self.find(dim), (self.find(dim),))
+        ]
         return _product([known, *factors], divisor)
 
     def agree(self, node: Node) -> None:
@@ -95,7 +98,7 @@ class Extents:
         shapes = [self.shape(value.shape) for value in node.inputs]
         if node.op_type == "Concat" and len({len(shape) for shape in shapes}) == 1:
             axis = node.attrs.get("axis", 1) % max(len(shapes[0]), 1)
-            for dims in zip(*(s[:axis] + s[axis + 1:] for s in shapes), strict=True):
+            for dims in zip(*(s[:axis] + s[axis + 1 :] for s in shapes), strict=True):
                 for dim in dims[1:]:
                     self.learn(dims[0], dim)
                     self.learn(dim, dims[0])
@@ -156,13 +159,18 @@ def is_misjudged(node: Node, opset: int) -> bool:
     """True for a node whose extents onnx.shape_inference gets wrong: rules here are to be believed.
 
     Before opset 22 it counts a last window that starts in the end padding; ONNX Runtime and opset
-    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents; one that steps back ends the process on
-    an axis of 0, and has another meaning of the largest end than in ONNX Runtime.
+    22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents; one that
+    steps back ends the process on an axis of 0, and has another meaning of the largest end than in
+    ONNX Runtime.
     """
     if node.op_type == "Slice" and not node.domain:
         return opset == _SLICE_UNSEEN or any(step < 0 for step in _constant(node, 4) or ())
-    return (node.op_type in POOLS and not node.domain and bool(node.attrs.get("ceil_mode", 0))
-            and opset < _CEIL_MODE_SETTLED)
+    return (
+        node.op_type in POOLS
+        and not node.domain
+        and bool(node.attrs.get("ceil_mode", 0))
+        and opset < _CEIL_MODE_SETTLED
+    )
 
 
 def _concat(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
@@ -203,7 +211,9 @@ def reshaped(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     target = elements(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("shape")
     if target is None:
         return None
-    if target.count(None) == 1 and all(isinstance(d, int) and d > 0 for d in target if d is not None):
+    if target.count(None) == 1 and all(
+        isinstance(d, int) and d > 0 for d in target if d is not None
+    ):
         target = [-1 if dim is None else dim for dim in target]
     source = shapes[0]
     keeps = 0 if node.attrs.get("allowzero", 0) == 0 else None
@@ -256,7 +266,8 @@ def _product(dims: list[Dim], divisor: int) -> Extent:
 
 
 def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Slice; equal cuts of equal extents are equal, [0:n] of k has min(n, k)."""
+    """Return the extents of Slice; equal cuts of equal extents are equal, [0:n] of k has min(n,
+    k)."""
     if shapes[0] is None:
         return None
     if len(node.inputs) > 1:
@@ -289,13 +300,15 @@ def _slice(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
 
 
 def _is_all(shape: Shape, axis: int, end: int) -> bool:
-    """Return whether no axis is longer: as the largest int32, or if the tensor had 2^40 elements."""
+    """Return whether no axis is longer: as the largest int32, or if the tensor had 2^40
+    elements."""
     others = math.prod(dim for i, dim in enumerate(shape) if i != axis and isinstance(dim, int))
     return end >= 2**31 - 1 or end * others >= 2**40
 
 
 def _resize(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of Resize and Upsample: the sizes, or with constant scales floor(x * scale)."""
+    """Return the extents of Resize and Upsample: the sizes, or with constant scales floor(x *
+    scale)."""
     index = 1 if node.op_type == "Upsample" or len(node.inputs) == 2 else 2
     if len(node.inputs) > 3 and node.inputs[3] is not None:
         stretched = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
@@ -305,8 +318,10 @@ def _resize(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     scales = node.attrs.get("scales") or _constant(node, index)
     if not scales or len(scales) != len(shapes[0]) or "axes" in node.attrs:
         return None
-    return [dim if scale == 1 else ("scale", dim, scale) if isinstance(dim, str) else None
-            for dim, scale in zip(shapes[0], scales, strict=True)]
+    return [
+        dim if scale == 1 else ("scale", dim, scale) if isinstance(dim, str) else None
+        for dim, scale in zip(shapes[0], scales, strict=True)
+    ]
 
 
 def _range(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
@@ -327,8 +342,11 @@ def _matmul(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
 
 def _transposed(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     shape = shapes[0]
-    return None if shape is None else [
-        shape[axis] for axis in node.attrs.get("perm") or reversed(range(len(shape)))]
+    return (
+        None
+        if shape is None
+        else [shape[axis] for axis in node.attrs.get("perm") or reversed(range(len(shape)))]
+    )
 
 
 def _constant(node: Node, index: int) -> list[Any] | None:
@@ -341,13 +359,48 @@ def _constant(node: Node, index: int) -> list[Any] | None:
 
 _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]] = {
     **dict.fromkeys(
-        ("Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "And", "Or", "Xor",
-         "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where", "BitShift",
-         "BitwiseAnd", "BitwiseOr", "BitwiseXor"), broadcast),
+        (
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Pow",
+            "Mod",
+            "Min",
+            "Max",
+            "Sum",
+            "Mean",
+            "And",
+            "Or",
+            "Xor",
+            "Equal",
+            "Greater",
+            "GreaterOrEqual",
+            "Less",
+            "LessOrEqual",
+            "Where",
+            "BitShift",
+            "BitwiseAnd",
+            "BitwiseOr",
+            "BitwiseXor",
+        ),
+        broadcast,
+    ),
     **dict.fromkeys(
-        ("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
-         "LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "Softmax",
-         "LogSoftmax", "LRN"), _first),
+        (
+            "PRelu",
+            "BatchNormalization",
+            "InstanceNormalization",
+            "GroupNormalization",
+            "LayerNormalization",
+            "RMSNormalization",
+            "SimplifiedLayerNormalization",
+            "Softmax",
+            "LogSoftmax",
+            "LRN",
+        ),
+        _first,
+    ),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), windows),
     "ConvTranspose": upsampled,
     "MatMul": _matmul,

@@ -36,8 +36,8 @@ ODD = (Sizes(48, 128, 16000, 64), Sizes(32, 16, 512, 64), Sizes(320, 64, 1024, 6
 def usual_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
     """Return a size for each symbol of the graph's inputs.
 
-    The first axis is a batch of 1, but of vectors; the others of inputs with four axes or more are an
-    image's, of matrices of floating-point numbers a signal's, the rest are lengths of sequences.
+    The first axis is a batch of 1, but of vectors; the others of inputs with four axes or more are
+    an image's, of matrices of floating-point numbers a signal's, the rest are lengths of sequences.
     """
     found: dict[str, int] = {}
     for value in graph.inputs:
@@ -59,8 +59,8 @@ def usual_sizes(graph: Graph, sizes: Sizes) -> dict[str, int]:
 def find_extents(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return what symbols of a prepared graph are where those of its inputs have these sizes.
 
-    The model is read again with the sizes in its inputs; values of the same name agree. Symbols that
-    stay unknown are not there; nothing is if the model does not take these sizes.
+    The model is read again with the sizes in its inputs; values of the same name agree. Symbols
+    that stay unknown are not there; nothing is if the model does not take these sizes.
     """
     fresh = view(graph.model)
     for value in fresh.inputs:

@@ -34,10 +34,10 @@ def read_sources(graph: Graph) -> Graph:
     """Let shape tensors that are made of extents of the graph's inputs read those; return `graph`.
 
     A Reshape that keeps its input's unknown extents where they are, or has one, has a constant
-    target. An extent is an input's if it has the same symbol and the value depends on that input. What a
-    Shape of a value that can be in a region gives is written anew, or, if its extents are not those
-    of one input, what is taken from it. Values keep their names; `graph.restated` has their new
-    definitions. Shapes must be inferred, and `infer` and `fold` must not run afterwards.
+    target. An extent is an input's if it has the same symbol and the value depends on that input.
+    What a Shape of a value that can be in a region gives is written anew, or, if its extents are
+    not those of one input, what is taken from it. Values keep their names; `graph.restated` has
+    their new definitions. Shapes must be inferred, and `infer` and `fold` must not run afterwards.
     """
     for node in graph.nodes:
         _keep_extents(graph, node)
@@ -62,7 +62,10 @@ def read_sources(graph: Graph) -> Graph:
         else:
             made[node] = []
             edit.disconnect([node])
-    graph.nodes[:] = [*homes.shapes.values(), *(n for node in graph.nodes for n in made.get(node, [node]))]
+    graph.nodes[:] = [
+        *homes.shapes.values(),
+        *(n for node in graph.nodes for n in made.get(node, [node])),
+    ]
     edit.prune(graph)
     return graph
 
@@ -80,8 +83,10 @@ def _keep_extents(graph: Graph, node: Node) -> None:
     if target.weight is not None or x.shape is None:
         return
     held = elements(target)
-    kept = [0 if isinstance(dim, str) and dim == dict(enumerate(x.shape)).get(axis) else dim
-            for axis, dim in enumerate(held or ())]
+    kept = [
+        0 if isinstance(dim, str) and dim == dict(enumerate(x.shape)).get(axis) else dim
+        for axis, dim in enumerate(held or ())
+    ]
     open_axes = [axis for axis, dim in enumerate(kept) if not isinstance(dim, int)]
     if len(open_axes) == 1 and all(dim > 0 for dim in kept if isinstance(dim, int)):
         kept[open_axes.pop()] = -1
@@ -105,7 +110,8 @@ def _is_inner(node: Node) -> bool:
 
 
 class _Homes:
-    """Which axes of the graph's inputs have a symbol for extent, and which inputs a value depends on.
+    """Which axes of the graph's inputs have a symbol for extent, and which inputs a value depends
+    on.
 
     `shapes` are the nodes that give the inputs' shapes, one for each input that was asked for.
     """
@@ -165,7 +171,8 @@ class _Homes:
         """Make the nodes that define `value` known to the graph, and to what is written of it."""
         self.graph.restated[value.name] = tuple(
             dataclasses.replace(node, inputs=[*node.inputs], outputs=[*node.outputs])
-            for node in nodes)
+            for node in nodes
+        )
         for node in nodes:
             edit.connect(node)
 
@@ -177,7 +184,8 @@ def _runs(pieces: list[Piece]) -> list[list[Piece]]:
 
 
 def _state(homes: _Homes, old: Node, shape: Node, pieces: list[Piece]) -> list[Node]:
-    """Return the nodes that define from now on, in order, what `old` did, with the help of `shape`."""
+    """Return the nodes that define from now on, in order, what `old` did, with the help of
+    `shape`."""
     edit.disconnect([old])
     graph, value = homes.graph, old.outputs[0]
     nodes: list[Node] = []
@@ -202,7 +210,9 @@ def _state(homes: _Homes, old: Node, shape: Node, pieces: list[Piece]) -> list[N
         whole = homes.shape_of(home, shape)
         if every:
             return whole
-        return add("Gather", [whole, number(axes[0] if scalar else axes)], len(axes), target, axis=0)
+        return add(
+            "Gather", [whole, number(axes[0] if scalar else axes)], len(axes), target, axis=0
+        )
 
     runs = _runs(pieces)
     if len(runs) > 1:

@@ -88,8 +88,8 @@ def runner(
 ) -> Callable[[], object]:
     """Return a function that runs the session once.
 
-    Inputs and outputs are bound where they are tensors of numbers, so that what is timed is the model
-    and not the conversion of NumPy arrays (about 8 us a run, a quarter of LeNet-5's).
+    Inputs and outputs are bound where they are tensors of numbers, so that what is timed is the
+    model and not the conversion of NumPy arrays (about 8 us a run, a quarter of LeNet-5's).
     """
     kinds = [value.type for value in (*made.get_inputs(), *made.get_outputs())]
     if not all(kind.startswith("tensor(") and "string" not in kind for kind in kinds):

@@ -32,7 +32,8 @@ def refusal(program: str, device: str = "cpu") -> str | None:
 def make_ptx(program: str, shapes: Sequence[Sequence[int]]) -> str:
     """Return the program's kernels as PTX, for inputs of these physical shapes (-1: not known).
 
-    Raises LibraryError without the library, OnnxFusionError without NVRTC or if it compiles nothing.
+    Raises LibraryError without the library, OnnxFusionError without NVRTC or if it compiles
+    nothing.
     """
     functions = _functions(get_library_path())
     text, dims = program.encode(), [dim for shape in shapes for dim in shape]

@@ -1,4 +1,5 @@
-"""Operators of detectors restated for the float64 truth: onnx.reference runs them element by element."""
+"""Operators of detectors restated for the float64 truth: onnx.reference runs them element by
+element."""
 
 from __future__ import annotations
 
@@ -46,9 +47,7 @@ class RoiAlign(SlowRoiAlign):
         return (made,)
 
 
-def means(
-    start: float, end: float, least: float, bins: int, samples: int, size: int
-) -> np.ndarray:
+def means(start: float, end: float, least: float, bins: int, samples: int, size: int) -> np.ndarray:
     """Return the matrix that takes an axis of `size` pixels to the means of the box's bins."""
     step = max(end - start, least) / bins
     count = samples if samples > 0 else int(np.ceil(step))

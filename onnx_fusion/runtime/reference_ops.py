@@ -147,7 +147,9 @@ class ConvTranspose(SlowConvTranspose):
         total = np.zeros((batch, groups * made, *full), X.dtype)
         for at in itertools.product(*(range(k) for k in W.shape[2:])):
             tap = weight[(slice(None), slice(None), slice(None), *at)].swapaxes(1, 2)
-            part = np.matmul(np.ascontiguousarray(tap), rows).reshape(batch, groups * made, *X.shape[2:])
+            part = np.matmul(np.ascontiguousarray(tap), rows).reshape(
+                batch, groups * made, *X.shape[2:]
+            )
             where = tuple(
                 slice(k * d, k * d + (n - 1) * s + 1, s)
                 for k, d, n, s in zip(at, dilations, X.shape[2:], strides, strict=True)

@@ -130,8 +130,8 @@ def float_names(model: onnx.ModelProto) -> set[str]:
 def find_decisions(model: onnx.ModelProto, outputs: Sequence[str]) -> list[Decision]:
     """Return the decisions that the named outputs depend on, in the graph's order.
 
-    A node decides if it reads floats and makes none, or if it selects elements; control flow decides
-    if something inside it may, by what it reads and captures.
+    A node decides if it reads floats and makes none, or if it selects elements; control flow
+    decides if something inside it may, by what it reads and captures.
     """
     floats = float_names(model)
     fixed = {tensor.name for tensor in model.graph.initializer}

@@ -119,7 +119,8 @@ def weigh(
     wanted: Sequence[Any],
     got: Sequence[Any],
 ) -> dict[str, tuple[Verdict, str]]:
-    """Return the verdict on each output of `left`, and the gate that decided, given both results."""
+    """Return the verdict on each output of `left`, and the gate that decided, given both
+    results."""
     pairs = dict(zip(left.outputs, zip(wanted, got, strict=True), strict=True))
     found = {name: first_gate(*pair) for name, pair in pairs.items()}
     failing = {name: pair for name, pair in pairs.items() if not found[name][0].passed}

@@ -15,7 +15,8 @@ _SHAPES = frozenset(("Shape", "Size"))
 
 
 def _rooted() -> frozenset[str]:
-    """Return the operators that compute the same from the same: all that have a lowering, and shapes."""
+    """Return the operators that compute the same from the same: all that have a lowering, and
+    shapes."""
     rows = table.TABLE.items()
     return frozenset(op for (domain, op), row in rows if not domain and row.lower) - _KEPT | _SHAPES
 
@@ -37,8 +38,9 @@ def _share(node: Node, scene: Scene) -> Proposal | None:
             continue
         key = key or _key(node, scene)
         if _key(other, scene) == key and all(
-                a is not None and a.shape == b.shape and a.dtype is b.dtype
-                for a, b in zip(other.outputs, node.outputs, strict=True)):
+            a is not None and a.shape == b.shape and a.dtype is b.dtype
+            for a, b in zip(other.outputs, node.outputs, strict=True)
+        ):
             return Proposal((node,), [], dict(zip(node.outputs, other.outputs, strict=True)))
     return None
 
@@ -62,14 +64,16 @@ def _identity(value: Value | None) -> tuple:
 
 
 def _plain(value: object) -> object:
-    return (value.dtype.str, value.shape, value.tobytes()) if isinstance(
-        value, np.ndarray) else value
+    return (
+        (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+    )
 
 
 def _unread(node: Node, scene: Scene) -> Proposal | None:
     """Drop a node none of whose outputs is read."""
-    if node.captures or any(v is not None and (v.consumers or v.is_output or v.captured)
-                            for v in node.outputs):
+    if node.captures or any(
+        v is not None and (v.consumers or v.is_output or v.captured) for v in node.outputs
+    ):
         return None
     return Proposal((node,))
 
