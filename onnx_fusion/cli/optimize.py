@@ -146,7 +146,7 @@ def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> Non
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="no change of arithmetic: no Winograd, no folded BatchNormalization, no reassociation",
+        help="no change of arithmetic: no Winograd, Strassen, folded BatchNormalization, reassociation",
     )
     parser.add_argument(
         "--skip",
