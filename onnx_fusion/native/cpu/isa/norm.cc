@@ -30,7 +30,7 @@ struct Rows {
 };
 template <int N>
 struct Sums {
-  float sum[N], squares[N];
+  double sum[N], squares[N];  // of kSum elements each: in float, they would round as the row grows
 };
 
 template <bool Centred, bool Biased, bool Second, bool First, bool Own, int N>
@@ -111,12 +111,12 @@ __attribute__((noinline)) void norm_rows(const Rows<N>& first, float count, floa
   Rows<N> at = first;
   const int64_t apart = N * at.n;
   const auto take_means = [&](const Sums<N>& sums) {
-    for (int r = 0; r < N; ++r) at.first_mean[r] = Centred ? sums.sum[r] / count : 0;
+    for (int r = 0; r < N; ++r) at.first_mean[r] = Centred ? static_cast<float>(sums.sum[r] / count) : 0;
   };
   const auto take_factors = [&](const Sums<N>& sums) {
     for (int r = 0; r < N; ++r) {
       at.mean[r] = at.first_mean[r];
-      at.factor[r] = 1.0f / std::sqrt(sums.squares[r] / count + epsilon);
+      at.factor[r] = 1.0f / std::sqrt(static_cast<float>(sums.squares[r] / count) + epsilon);
     }
   };
   Sums<N> sums{};
