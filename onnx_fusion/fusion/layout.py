@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.sets import Sets
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import table
 from onnx_fusion.ops.mapping import WINDOWS, MappingType, Role
@@ -51,7 +52,7 @@ def choose_layouts(home: Mapping[Node, Region], graph: Graph) -> dict[Value, Ord
     lowering stores the value. Takes linear time.
     """
     nodes = [node for node in graph.nodes if node in home]
-    stretch = _Stretches()
+    stretch = Sets()
     wanted: list[Value] = []
     vetoed: set[Value] = set()
     for node in nodes:
@@ -125,22 +126,3 @@ def _carried(node: Node) -> list[tuple[Value, Value]]:
         return []
     rank = len(values[0].shape or ())
     return [(values[0], v) for v in values[1:] if len(v.shape or ()) == rank]
-
-
-class _Stretches:
-    """Disjoint sets of values (Tarjan: union by halving paths)."""
-
-    def __init__(self) -> None:
-        self._parent: dict[Value, Value] = {}
-
-    def find(self, value: Value) -> Value:
-        """Return the value that stands for the set."""
-        parent = self._parent
-        while (above := parent.get(value, value)) is not value:
-            parent[value] = parent.get(above, above)
-            value = parent[value]
-        return value
-
-    def join(self, first: Value, second: Value) -> None:
-        """Make one set of two."""
-        self._parent[self.find(second)] = self.find(first)

@@ -25,6 +25,7 @@ import numpy as np
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph import edit
 from onnx_fusion.graph.model import Graph, Node, Value
+from onnx_fusion.graph.sets import Sets
 from onnx_fusion.graph.weights import Weight
 from onnx_fusion.ops.channels import CHANNEL, shared_axes
 from onnx_fusion.passes.atoms import Family, find_families
@@ -86,12 +87,12 @@ def _read(family: Family) -> Iterator[tuple[Value, object]]:
             yield value, atoms
 
 
-class _Classes:
+class _Classes(Sets):
     """Values that have one order of channels, and the orders: of each place, which channel it
     has."""
 
     def __init__(self, graph: Graph, families: Sequence[Family]) -> None:
-        self.parent: dict[Value, Value] = {}
+        super().__init__()
         self.orders: dict[Value, np.ndarray] = {}
         self.axes = {}
         moved = {node for family in families for node in family.nodes}
@@ -107,7 +108,7 @@ class _Classes:
             for group in groups:
                 values = [v for v, _ in group if v.weight is None]
                 for value in values[1:]:
-                    self.parent[self.find(value)] = self.find(values[0])
+                    self.join(values[0], value)
                 if any(v.weight is None and axis != CHANNEL for v, axis in group):
                     stuck.update(values)
         stuck.update(
@@ -120,14 +121,6 @@ class _Classes:
                 and isinstance(value.shape[CHANNEL], int)
             ):
                 self.orders[self.find(value)] = np.arange(value.shape[CHANNEL])
-
-    def find(self, value: Value) -> Value:
-        """Return the value that stands for the class."""
-        parent = self.parent
-        while (above := parent.get(value, value)) is not value:
-            parent[value] = parent.get(above, above)
-            value = parent[value]
-        return value
 
     def order(self, value: Value) -> np.ndarray | None:
         """Return the order of the value's class, None if it may still be chosen."""
