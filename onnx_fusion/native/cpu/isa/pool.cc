@@ -71,25 +71,13 @@ void lines(float* out, const float* const* from, int64_t count, int64_t n, Float
   join_lines<F, 0>(out, from, count, n, seen);
 }
 
-struct Indices {
-  alignas(64) int32_t at[kLanes];
-};
-constexpr Indices every_second() {
-  Indices indices{};
-  for (int j = 0; j < kLanes; ++j) indices.at[j] = 2 * j < kLanes ? 2 * j : 2 * j + 1;
-  return indices;
-}
-constexpr Indices kEverySecond = every_second();
-
 // Elements 0, Step, 2 * Step, ...; what is behind them may be read.
 template <int Step>
 ONNX_FUSION_INLINE Floats every(const float* p, int64_t step) {
   if constexpr (Step == 1) {
     return load(p);
   } else if constexpr (Step == 2) {
-    Ints second;
-    __builtin_memcpy(&second, kEverySecond.at, sizeof second);
-    return __builtin_shuffle(load(p), load(p + kLanes - 1), second);
+    return load_even_all(p);
   } else {
     Floats v;
     for (int j = 0; j < kLanes; ++j) v[j] = p[j * step];
