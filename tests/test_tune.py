@@ -1,94 +1,40 @@
 """What tuning takes, puts back and remembers, with a measurer that makes its times up."""
 
 import dataclasses
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from tune_cases import (
+    CHAIN,
+    HEAD,
+    HOST,
+    LINES,
+    WITHOUT_SMALL,
+    Fake,
+    by_kind,
+    kinds_of,
+    run,
+    write_chain,
+)
 
 from onnx_fusion import api
 from onnx_fusion.cli.main import main
 from onnx_fusion.fusion import policy
 from onnx_fusion.fusion.template import NAMES
-from onnx_fusion.lower import reuse
 from onnx_fusion.runtime.duel import Outcome
-from onnx_fusion.runtime.host import Host
 from onnx_fusion.runtime.latency import Database
 from onnx_fusion.runtime.surgery import fused_nodes
 from onnx_fusion.runtime.verify import verify
 from onnx_fusion.tune import decide as rules
-from onnx_fusion.tune import measure
 from onnx_fusion.tune.measure import Failed, Unfit
 from onnx_fusion.tune.run import Tuning
-
-HOST = Host("cpu", "avx2", "1.32.0", "0.1.0+abc")
-HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
-LINES = [
-    "a = Tanh(x)", "b = Softmax(a)", "c = Sin(b)", "d = Softmax(c)", "e = Cos(d)",
-    "f = Softmax(e)", "g = Exp(f)", "y = Softmax(g)",
-]  # fmt: skip
-# Softmax cannot join Softmax, so the regions are Tanh to Sin, to Cos, to Exp, and the last alone.
-CHAIN = f"g (float[64, 512] x) => (float[64, 512] y) {{ {' '.join(LINES)} }}"
-WITHOUT_SMALL = {"disabled": ("small",)}
 
 
 @pytest.fixture
 def source(tmp_path):
-    path = tmp_path / "in.onnx"
-    onnx.save(onnx.parser.parse_model(HEAD + CHAIN), path)
-    return path
-
-
-class Fake:
-    """Answers with `ratio(kinds, threads)` for parts and `whole(kinds, threads)` for models, where
-    kinds are the op_types fused; each takes a second on its clock."""
-
-    def __init__(self, ratio, whole=lambda kinds, threads: 0.8):
-        self.ratio, self.of_whole = ratio, whole
-        self.now, self.asked, self.interrupt_at = 0.0, [], None
-
-    def clock(self):
-        return self.now
-
-    def sizes(self, unit):
-        return "8"
-
-    def part(self, unit, regions, threads):
-        return self.answer(self.ratio, regions, threads)
-
-    def whole(self, regions, threads):
-        return self.answer(self.of_whole, regions, threads)
-
-    def answer(self, rule, regions, threads):
-        kinds = " ".join(node.op_type for region in regions for node in region.nodes)
-        self.asked.append(("whole " if rule is self.of_whole else "") + kinds)
-        self.now += 1.0
-        if len(self.asked) == self.interrupt_at:
-            raise KeyboardInterrupt
-        ratio = rule(kinds, threads)
-        return Outcome(1e-3, 1e-3 * ratio, 0.999 * ratio, 1.001 * ratio, 5)
-
-
-def run(source, target, fake, *, threads=(1,), budget=None, measure=True, **options):
-    tuning = Tuning(
-        measure, threads, budget, measurer=fake if measure else None, host=HOST, shipped={},
-        clock=fake.clock,
-    )  # fmt: skip
-    return api.optimize_file(source, target, tuning=tuning, **{**WITHOUT_SMALL, **options})
-
-
-def kinds_of(path):
-    """Return the op_types that are left in a model beside fused nodes."""
-    return {node.op_type for node in onnx.load(path).graph.node if node.domain != "onnx_fusion"}
-
-
-def by_kind(slow, ratio=0.5):
-    return lambda kinds, threads: 1.5 if slow in kinds else ratio
+    return write_chain(tmp_path / "in.onnx")
 
 
 def test_what_wins_is_taken_and_what_loses_is_not(source, tmp_path):
@@ -331,19 +277,6 @@ def test_an_interrupt_keeps_what_was_measured(source, tmp_path):
     assert not set(fake.asked[:2]) & set(again.asked)
 
 
-def test_an_interrupted_command_says_so_in_two_lines(source, tmp_path):
-    command = [sys.executable, "-m", "onnx_fusion", "optimize", source, tmp_path / "out.onnx"]
-    running = subprocess.Popen([*command, "--tune", "--threads", "1,2"], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not Database().entries() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
-    told = running.communicate(timeout=60)[1].decode().splitlines()
-    assert running.returncode == 130
-    assert told == ["what was measured is kept; another run goes on from there", "interrupted"]
-    assert Database().entries() and not (tmp_path / "out.onnx").exists()
-
-
 def test_progress_says_what_is_left(source, tmp_path):
     told = []
     fake = Fake(by_kind("Sin"))
@@ -353,33 +286,6 @@ def test_progress_says_what_is_left(source, tmp_path):
     steps = [one for one in told if one[0].startswith("tune")]
     assert [f for _, f in steps] == sorted(f for _, f in steps)
     assert any("left" in step for step, _ in steps)
-
-
-def test_tuning_measures_for_real(source, tmp_path, capsys):
-    """Nothing is assumed of the times, only that the result is right and the second run equal."""
-    outs = [tmp_path / f"{k}.onnx" for k in "12"]
-    for out in outs:
-        assert main(["optimize", str(source), str(out), "--tune", "--threads", "1"]) == 0
-    told = capsys.readouterr().err
-    assert "0 measurements taken" in told and "0 known" in told
-    assert outs[0].read_bytes() == outs[1].read_bytes()
-    assert verify(source, outs[0]).passed
-    assert all(entry.samples >= 5 for entry in Database().entries()) and Database().entries()
-
-
-def test_symbolic_sizes_are_given_or_told(tmp_path, capsys):
-    path, out = tmp_path / "in.onnx", str(tmp_path / "out.onnx")
-    text = "g (float[N, 64] x) => (float[N, 64] y) { a = Tanh(x) b = Softmax(a) y = Sin(b) }"
-    onnx.save(onnx.parser.parse_model(HEAD + text), path)
-    tune = ["optimize", str(path), out, "--tune", "--threads", "1"]
-    assert main(tune) == 0
-    assert "measured with N=1; --dim gives other sizes" in capsys.readouterr().err
-    assert main([*tune, "--dim", "N=32"]) == 0
-    assert "measured with N=32" in capsys.readouterr().err
-    np.savez(tmp_path / "x.npz", x=np.ones((5, 64), np.float32))
-    assert main([*tune, "--inputs", str(tmp_path / "x.npz")]) == 0
-    assert "--dim" not in capsys.readouterr().err
-    assert {entry.shapes for entry in Database().entries()} >= {"1x64", "32x64", "5x64"}
 
 
 @pytest.mark.parametrize(("options", "said"), [
@@ -428,56 +334,3 @@ def test_a_whole_that_fails_is_never_written(source, tmp_path):
 
     run(source, tmp_path / "out.onnx", Fake(by_kind("Sin"), whole))
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
-
-
-def test_a_wrong_kernel_is_found_out(source, tmp_path, monkeypatch):
-    """The real measurer compares results before it times anything."""
-    right = reuse.lower
-
-    def lower(region, graph, *args, **options):
-        made = right(region, graph, *args, **options)
-        return dataclasses.replace(made, program=made.program.replace("= sin ", "= cos "))
-
-    monkeypatch.setattr(reuse, "lower", lower)
-    assert main(["optimize", str(source), str(tmp_path / "out.onnx"), "--tune", "--threads", "1",
-                 "--disable-rule", "small"]) == 0  # fmt: skip
-    monkeypatch.undo()
-    assert verify(source, tmp_path / "out.onnx").passed
-
-
-@pytest.mark.parametrize("seconds,taken", [(60.0, True), (0.0, False)])
-def test_rounding_that_float64_excuses_is_no_failure(tmp_path, monkeypatch, seconds, taken):
-    """The logarithm of what is nearly 0 is noise in ONNX Runtime, too: more than a tenth of it."""
-    text = (
-        "g (float[4, 64] x) => (float[4, 1] y) { s = Softmax(x) t = ReduceSum(s, axis) "
-        "d = Sub(t, one) a = Abs(d) b = Add(a, tiny) y = Log(b) }"
-    )
-    model = onnx.parser.parse_model(
-        HEAD + text.replace("{ s", "<int64[1] axis = {1}, float[1] one = {1}, "
-                            "float[1] tiny = {1e-9}> { s"))  # fmt: skip
-    onnx.save(model, tmp_path / "in.onnx")
-    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
-    failed = []
-    real = measure.Measurer.compare
-
-    def compare(self, theirs, ours, wanted, got):
-        self.judging = seconds
-        try:
-            real(self, theirs, ours, wanted, [np.float32(9e-1) * wanted[0]])
-        except Failed as error:
-            failed.append(str(error))
-
-    monkeypatch.setattr(measure.Measurer, "compare", compare)
-    tuning = Tuning(True, (1,), None, {"x": x}, shipped={})
-    api.optimize_file(tmp_path / "in.onnx", tmp_path / "out.onnx", tuning=tuning)
-    assert not failed if taken else failed and "its results differ" in failed[0]
-
-
-def test_an_output_that_declares_a_wrong_rank_is_timed(tmp_path):
-    """ONNX Runtime warns and runs such models; bound outputs it refuses."""
-    text = "g (float[N, M] x) => (float[N] y) { a = Tanh(x) b = Softmax(a) y = Sin(b) }"
-    onnx.save(onnx.parser.parse_model(HEAD + text), tmp_path / "in.onnx")
-    options = ["--tune", "--threads", "1", "--dim", "N=4", "--dim", "M=8"]
-    out = tmp_path / "out.onnx"
-    assert main(["optimize", str(tmp_path / "in.onnx"), str(out), *options]) == 0
-    assert out.exists() and Database().entries()

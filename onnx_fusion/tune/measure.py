@@ -275,11 +275,14 @@ def evict(size: int) -> Callable[[], object] | None:
 
 
 def is_near(wanted: object, got: object) -> bool:
-    """Return whether arrays of floats differ nowhere by more than WRONG of the largest value."""
+    """Return whether arrays of floats are finite in the same places, and differ in none of these by
+    more than WRONG of the largest value."""
     if not (gate.is_float(wanted) and gate.is_float(got)) or np.shape(wanted) != np.shape(got):
         return False
     a, b = np.asarray(wanted, np.float64), np.asarray(got, np.float64)
-    both = np.isfinite(a) & np.isfinite(b)
-    if not both.any():
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)):
+        return False
+    if not finite.any():
         return True
-    return bool(np.abs(a - b)[both].max() <= WRONG * np.abs(a[both]).max() + 1e-6)
+    return bool(np.abs(a[finite] - b[finite]).max() <= WRONG * np.abs(a[finite]).max() + 1e-6)
