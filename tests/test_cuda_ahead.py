@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_ort_op import FLOAT, fused, model
+from op_models import FLOAT, fused, model
 
 import onnx_fusion
 from onnx_fusion.runtime.library import get_library_path

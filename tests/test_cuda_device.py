@@ -8,7 +8,7 @@ import ctypes
 import numpy as np
 import pytest
 from cuda_fake import cuda_session
-from test_ort_op import FLOAT, fused, model
+from op_models import FLOAT, fused, model
 
 from onnx_fusion.cli.main import main
 from onnx_fusion.runtime.library import get_library_path

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from cuda_fake import cuda_session
-from test_ort_op import FLOAT, GATHER, INT64, affine_model, fused, model
+from op_models import FLOAT, GATHER, INT64, affine_model, fused, model
 
 from onnx_fusion.errors import LibraryError, ModelError
 from onnx_fusion.runtime.library import get_library_path
