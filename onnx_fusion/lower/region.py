@@ -1,12 +1,8 @@
 """Lowering: a region of nodes becomes one tile program.
 
 Every value of the region becomes a lazy `Tensor` (ops/stage.py). Writing the program means choosing
-which of them are stored: the region's outputs always, and those a stage asked for (`NeedsTemp`).
-
-    outputs and temps, last first --> one stage each, at its own letters
-                                       |  an output met on the way whose elements are all passed is stored there
-                                       |  a letter met as i // 64 and i % 64 is split into two, and the stage redone
-                                       |  a tensor that would be computed twice becomes a temp, and all is redone
+which of them are stored (lower/assemble.py): the region's outputs always, and those a stage asked
+for (`NeedsTemp`).
 """
 
 from __future__ import annotations
@@ -17,13 +13,13 @@ import functools
 import itertools
 import operator
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from onnx_fusion.dtypes import HALVES, DType
 from onnx_fusion.errors import ProgramError
 from onnx_fusion.fusion.plan import Region
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
-from onnx_fusion.lower.build import Built, apart, build
+from onnx_fusion.lower.assemble import assemble, rename, source_name
 from onnx_fusion.lower.extents import (
     Binds,
     Multiples,
@@ -52,8 +48,6 @@ from onnx_fusion.program.verify import verify
 MAX_INPUTS = 64
 MAX_INLINE = 4096
 """Constants up to this many bytes may be written into a program or a portable function."""
-MOST_PARTS = 4
-"""Stages that may each compute a part of one contraction, such as the three of a QKV projection."""
 DEEPEST = 20_000
 """Calls inside each other while a region is lowered."""
 
@@ -83,7 +77,7 @@ def lower(
     try:
         # Reading a chain's last value reads all before it, each a few calls deep.
         sys.setrecursionlimit(max(before, DEEPEST))
-        stages, temps = _assemble(draft, roots)
+        stages, temps = assemble(roots, draft.sources)
     except RecursionError:
         raise Refused("too many operators in a row") from None
     finally:
@@ -192,9 +186,9 @@ class _Draft:
         """Name the output's extents that a shape tensor gives: an input of the region may hold
         it."""
         for dim in (value and value.shape) or ():
-            if isinstance(dim, str) and dim not in self.symbols:
-                if any(dim in (elements(v) or ()) for v in node.inputs):
-                    self.extent(dim)
+            unnamed = isinstance(dim, str) and dim not in self.symbols
+            if unnamed and any(dim in (elements(v) or ()) for v in node.inputs):
+                self.extent(dim)
 
     def known(self, value: Value) -> tuple[ex.Expr, ...] | None:
         """Return a value's inferred shape, None if it has extents that no input gives."""
@@ -230,7 +224,7 @@ class _Draft:
         loaded = {
             line.tensor for stage in stages for line in stage.body if isinstance(line, tp.Load)
         }
-        names = {t: f"s{t.serial}" for t in self.sources}
+        names = {t: source_name(t) for t in self.sources}
         used = [t for t in self.sources if names[t] in loaded]
         used = [*used, *self.kept(region, used)]
         needed = {d for t in (*used, *roots, *temps) for e in t.shape for d in e.dims()}
@@ -238,7 +232,7 @@ class _Draft:
         used, binds, multiples = self.with_binders(region, used, needed)
         if len(used) > MAX_INPUTS:
             raise Refused(f"{len(used)} inputs, and at most {MAX_INPUTS} are allowed")
-        rename = {names[t]: f"x{k}" for k, t in enumerate(used)}
+        tensors = {names[t]: f"x{k}" for k, t in enumerate(used)}
         whole, quotients = divide(multiples)
         shapes = {
             t: tuple(whole.get(e) or ex.substitute(e, quotients) for e in t.shape) for t in used
@@ -269,7 +263,7 @@ class _Draft:
             tuple((str(rename_dims[d]), again(e)) for d, e in quotients.items()),
             tuple(stated(tp.Tensor, n, t) for t, n in temps.items()),
             tuple(stated(tp.Tensor, f"y{k}", t) for k, t in enumerate(roots)),
-            tuple(_rename(stage, rename, again) for stage in stages),
+            tuple(rename(stage, tensors, again) for stage in stages),
         )
         try:
             verify(program)
@@ -325,91 +319,3 @@ class _Draft:
             if tensor in self.sources and tensor not in used:
                 found.append(tensor)
         return found
-
-
-def _assemble(draft: _Draft, roots: list[Tensor]) -> tuple[list[tp.Stage], dict[Tensor, str]]:
-    """Return the stages in order, and the temps they need."""
-    forced: dict[Tensor, None] = {}
-    built: dict[Tensor, Built] = {}
-    for _ in range(64):
-        try:
-            stages = _attempt(draft, roots, list(forced), built)
-        except NeedsTemp as need:
-            if need.tensor in draft.sources or need.tensor in forced:
-                raise Refused("an index map that memory cannot answer") from None
-            forced[need.tensor] = None
-            for root in [r for r, one in built.items() if need.tensor in one.met]:
-                del built[root]
-            continue
-        temps = [t for t in sorted(forced, key=lambda t: t.serial) if t not in roots]
-        names = {_temp_name(t): f"t{k}" for k, t in enumerate(temps)}
-        same = lambda e: e  # noqa: E731
-        stages = [_rename(stage, names, same) for stage in stages] if names else stages
-        return stages, {t: f"t{k}" for k, t in enumerate(temps)}
-    raise Refused("too many intermediate tensors")
-
-
-def _temp_name(tensor: Tensor) -> str:
-    return f"u{tensor.serial}"
-
-
-def _attempt(
-    draft: _Draft, roots: list[Tensor], forced: list[Tensor], built: dict[Tensor, Built]
-) -> list[tp.Stage]:
-    """Return the stages if no further tensor needs to be stored; those in `built` hold already."""
-    outputs = {t: f"y{k}" for k, t in enumerate(roots)}
-    names = {**{t: _temp_name(t) for t in forced}, **outputs}
-    memory = {t: f"s{t.serial}" for t in draft.sources}
-    memory.update({t: names[t] for t in forced})
-    absorbed: set[Tensor] = set()
-    summed: dict[Tensor, list[Built]] = {}
-    stages: list[tuple[int, tp.Stage]] = []
-    for root in sorted(names, key=lambda t: -t.serial):
-        if root in absorbed:
-            continue
-        one = built.get(root)
-        if one is None:
-            stored = {t: n for t, n in memory.items() if t is not root}
-            free = {t: n for t, n in outputs.items() if t not in memory and t is not root}
-            one = built[root] = build(root, names[root], stored, free)
-        twice = absorbed.intersection(one.taken)
-        if twice:
-            raise NeedsTemp(min(twice, key=lambda t: t.serial))
-        absorbed.update(one.taken)
-        for owner in sorted(one.owners.keys() & summed.keys(), key=lambda t: t.serial):
-            others = summed[owner]
-            parts = all(apart(one.owners[owner], other.owners[owner]) for other in others)
-            if parts and len(others) < MOST_PARTS:
-                continue
-            # What two stages would compute is stored as late as both have use for it.
-            raise NeedsTemp(max(one.contracted & others[0].contracted, key=lambda t: t.serial))
-        for owner in one.owners:
-            summed.setdefault(owner, []).append(one)
-        stages += [(root.serial, stage) for stage in one.stages]
-    return [stage for _, stage in sorted(stages, key=lambda s: s[0])]
-
-
-def _rename(
-    stage: tp.Stage, tensors: dict[str, str], again: Callable[[ex.Expr], ex.Expr]
-) -> tp.Stage:
-    """Return the stage with tensors and dims renamed."""
-
-    def index(entries: tuple) -> tuple:
-        return tuple(again(e) if isinstance(e, ex.Expr) else e for e in entries)
-
-    def line(entry: tp.Instruction | tp.Store) -> tp.Instruction | tp.Store:
-        match entry:
-            case tp.Load(tensor, at, fill):
-                return tp.Load(tensors.get(tensor, tensor), index(at), fill)
-            case tp.Index(value):
-                return tp.Index(again(value))
-            case tp.Select(conds, a, b):
-                return tp.Select(
-                    tuple(tp.Cond(again(c.left), c.op, again(c.right)) for c in conds), a, b
-                )
-            case tp.Store(tensor, at, value):
-                return tp.Store(tensors.get(tensor, tensor), index(at), value)
-        return entry
-
-    letters = tuple((name, again(extent)) for name, extent in stage.letters)
-    return tp.Stage(letters, tuple(map(line, stage.body)))

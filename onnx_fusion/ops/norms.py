@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from onnx_fusion.dtypes import DType
-from onnx_fusion.ops.contraction import root, to_power
 from onnx_fusion.ops.elementwise import EXPENSIVE, F, need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.row import Row, Site, axis_of, like, pointwise
@@ -12,6 +11,21 @@ from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Ref
+
+
+def to_power(s: Stage, a: Ref, p: int) -> Ref:
+    """Write |a| ** p."""
+    if p == 2:
+        return s.apply("mul", a, a)
+    grown = s.apply("abs", a)
+    return grown if p == 1 else s.apply("pow", grown, like(s, a, p))
+
+
+def root(s: Stage, a: Ref, p: int) -> Ref:
+    """Write a ** (1 / p)."""
+    if p == 1:
+        return a
+    return s.apply("sqrt", a) if p == 2 else s.apply("pow", a, like(s, a, 1 / p))
 
 
 def p_norm(x: Tensor, axes: list[int], p: int) -> Tensor:

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_fusion.dtypes import DType
-from onnx_fusion.ops.contraction import INLINE_STEPS
 from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType
 from onnx_fusion.ops.movement import MOVABLE, given, moved, number
 from onnx_fusion.ops.row import Row, Site, constant
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
+from onnx_fusion.ops.window import is_long
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 
@@ -252,7 +252,7 @@ def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if guard is not None:
             raise NeedsTemp(tensor)
-        if source.steps > INLINE_STEPS and not source.is_source and source not in stage.stored:
+        if is_long(source) and source not in stage.stored:
             raise NeedsTemp(source)
         at = number(index[k], tensor)
         cell, phase = (stage.simplify(e) for e in (at // step, at % step))

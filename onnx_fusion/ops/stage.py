@@ -14,25 +14,39 @@ first; lowering then gives it a stage of its own and starts again.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 
 from onnx_fusion.dtypes import HALVES, DType
+from onnx_fusion.ops.axes import Axes
 from onnx_fusion.ops.index import letters_in, linear
-from onnx_fusion.ops.tensor import ANY, Cut, Guard, Index, NeedsTemp, Refused, Tensor, is_one
+from onnx_fusion.ops.tensor import ANY, Cut, Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program import model as tp
 from onnx_fusion.program.model import literal
 
 
-class Stage:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Value:
+    """A value of the stage: what computes it, and facts of all it is made of; see `Stage`."""
+
+    instruction: tp.Instruction
+    dtype: DType
+    letters: frozenset[str]
+    contracted: bool
+    looked_up: bool
+    summed: frozenset[Tensor]
+
+
+class Stage(Axes):
     """Letters and instructions under construction.
 
-    `stored` names the tensors that memory holds already. `splits` gives, for an axis' key, the
-    extents its letter is split into. `absorb` names the region's outputs that this stage may store
-    on the way. `ranges` are the parts of the root's axes that are stored here, by axis, where not
-    all is; None if the root must not be cut. After `build`, `unclean` lists tensors that were read
-    through maps that repeat work, `partly` those stored on the way in parts, and `memo` has a key
-    (tensor, index, guard) for each element that was read. `choices` counts `select`s.
+    `stored` names the tensors that memory holds already. `absorb` names the region's outputs that
+    this stage may store on the way. `ranges` are the parts of the root's axes that are stored here,
+    by axis, where not all is; None if the root must not be cut. After `build`, `unclean` lists
+    tensors that were read through maps that repeat work, `partly` those stored on the way in parts,
+    and `memo` has a key (tensor, index, guard) for each element that was read. `choices` counts
+    `select`s.
     """
 
     def __init__(
@@ -43,63 +57,22 @@ class Stage:
         root: Tensor,
         ranges: Mapping[int, tuple[int, int]] | None = None,
     ) -> None:
+        super().__init__(splits)
         self.stored = stored
         self.ranges = ranges
         self.partly: set[Tensor] = set()
-        self.splits = splits
         self.absorb = absorb
         self.root = root
-        self.extents: dict[str, ex.Expr] = {}
-        self.owner: dict[str, tuple[Hashable, int]] = {}
         self.body: list[tp.Instruction | tp.Store] = []
         self.absorbed: dict[Tensor, tuple[Index, ...]] = {}
         self.unclean: list[Tensor] = []
         self.reductions: list[tuple[Tensor, frozenset[str], frozenset[str]]] = []
         self.dots: list[tuple[Tensor, frozenset[str], frozenset[str]]] = []
         self.maps: list[ex.Expr] = []
-        self._axes: list[tuple[Hashable, ex.Expr, tuple[ex.Expr, tuple[str, ...]]]] = []
         self.memo: dict[tuple, tp.Ref] = {}
-        self._cse: dict[tp.Instruction, tp.Ref] = {}
-        self._made: list[tp.Instruction] = []
-        self._types: list[DType] = []
-        self._letters: list[frozenset[str]] = []
-        self._contracted: list[bool] = []
-        self._looked_up: list[bool] = []
-        self._summed: list[frozenset[Tensor]] = []
         self.choices = 0
-
-    # letters
-
-    def axis(
-        self, key: Hashable, extent: ex.Expr, reuse: frozenset[str] | None = None
-    ) -> tuple[ex.Expr, tuple[str, ...]]:
-        """Return the index that runs over `extent`, and its letters.
-
-        With `reuse`, an axis of equal extent whose letters are not in that set is used again: this
-        is what lets a row be read, reduced and read again over one letter.
-        """
-        if is_one(extent):
-            return ex.const(0), ()
-        for known, _, made in self._axes:
-            if known == key:
-                return made
-        for _, size, made in self._axes if reuse is not None else ():
-            if size == extent and not reuse.intersection(made[1]):
-                return made
-        factors = self.splits.get(key, (extent,))
-        prefix = "i" if isinstance(key, int) else "r"
-        base = sum(1 for k, _, _ in self._axes if isinstance(k, int) == isinstance(key, int))
-        names = []
-        index: ex.Expr = ex.const(0)
-        for position, factor in enumerate(factors):
-            name = f"{prefix}{base}" + ("abcdefghijklmnop"[position] if len(factors) > 1 else "")
-            self.extents[name] = factor
-            self.owner[name] = (key, position)
-            names.append(name)
-            index = index * factor + ex.letter(name)
-        made = (index, tuple(names))
-        self._axes.append((key, extent, made))
-        return made
+        self._cse: dict[tp.Instruction, tp.Ref] = {}
+        self._values: list[_Value] = []
 
     def root_axis(self, axis: int) -> ex.Expr:
         """Return the index that runs over an axis of the root, or over the range of it."""
@@ -114,7 +87,7 @@ class Stage:
         Raises Cut if it would be known for parts of an axis of the root.
         """
         bounds = [ex.as_int(border) for border in borders]
-        found = self._span(index)
+        found = self.span(index)
         if found is None or self.ranges is None or any(bound is None for bound in bounds):
             return None
         axis, low, high = found
@@ -123,35 +96,6 @@ class Stage:
             first = self.ranges.get(axis, (0, 0))[0]
             raise Cut(axis, tuple(bound - low + first for bound in inside))
         return min(bisect.bisect_right(bounds, low), len(bounds) - 1) - 1
-
-    def _span(self, index: ex.Expr) -> tuple[int, int, int] | None:
-        """Return the axis of the root that an index is, but for a shift, its first and its end."""
-        for key, extent, (made, _) in self._axes:
-            begin, size = ex.as_int(self.simplify(index - made)), ex.as_int(extent)
-            if isinstance(key, int) and begin is not None and size is not None:
-                return key, begin, begin + size
-        begin = ex.as_int(index)
-        return None if begin is None else (-1, begin, begin + 1)
-
-    def bounds(self, index: Index) -> tuple[int, int] | None:
-        """Return the least and the greatest value of an index, None if they are not known."""
-        parts = None if isinstance(index, tp.Ref) else linear(index)
-        if parts is None:
-            return None
-        low = high = ex.as_int(parts[0])
-        for letter, coefficient in parts[1].items():
-            extent, factor = ex.as_int(self.extents[letter]), ex.as_int(coefficient)
-            if low is None or not extent or factor is None:
-                return None
-            ends = (0, factor * (extent - 1))
-            low, high = low + min(ends), high + max(ends)
-        return None if low is None else (low, high)
-
-    def simplify(self, index: ex.Expr) -> ex.Expr:
-        """Return `index` with the ranges of this stage's letters used."""
-        return ex.simplify(index, self.extents)
-
-    # values
 
     def read(self, tensor: Tensor, index: tuple[Index, ...], guard: Guard) -> tp.Ref:
         """Write `tensor`'s element at `index`; see `Tensor`."""
@@ -183,34 +127,9 @@ class Stage:
             self.absorbed[tensor] = index
             self.store(self.absorb[tensor], index, ref)
 
-    def covers(self, index: tuple[Index, ...], shape: tuple[ex.Expr, ...]) -> bool:
-        """Return whether `index` runs over every element of `shape` exactly once."""
-        seen: set[str] = set()
-        for entry, extent in zip(index, shape, strict=True):
-            if isinstance(entry, tp.Ref):
-                return False
-            digits = linear(entry)
-            if digits is None:
-                return False
-            offset, terms = digits
-            if ex.as_int(offset) != 0 or seen.intersection(terms):
-                return False
-            seen.update(terms)
-            radix: ex.Expr = ex.const(1)
-            left = dict(terms)
-            while left:
-                letter = next((name for name, c in left.items() if c == radix), None)
-                if letter is None:
-                    return False
-                del left[letter]
-                radix = radix * self.extents[letter]
-            if radix != extent:
-                return False
-        return True
-
     def _covers_part(self, tensor: Tensor, index: tuple[Index, ...]) -> bool:
         """Return whether `index` runs over the same part of `tensor` as of the root, once."""
-        own = [self._span(e) if isinstance(e, ex.Expr) else None for e in index]
+        own = [self.span(e) if isinstance(e, ex.Expr) else None for e in index]
         at = {
             axis: k
             for k, (axis, *run) in enumerate(s or (-1, 0, 0) for s in own)
@@ -270,7 +189,7 @@ class Stage:
         """Write a conversion; nothing if `a` has the type, or is such a half widened."""
         if self.type_of(a) is dtype:
             return a
-        line = self._made[a.k]
+        line = self._values[a.k].instruction
         if dtype in HALVES and isinstance(line, tp.Cast) and self.type_of(line.a) is dtype:
             return line.a
         return self._add(tp.Cast(dtype, a), dtype, self.letters_of(a))
@@ -290,7 +209,7 @@ class Stage:
         conditions are bounds of its index, it is written anew.
         """
         line = self.body[-1] if self.body else None
-        if ref.k != len(self._types) - 1 or not isinstance(line, tp.Load) or line.fill is None:
+        if ref.k != len(self._values) - 1 or not isinstance(line, tp.Load) or line.fill is None:
             return None
         shape = next(t.shape for t, name in self.stored.items() if name == line.tensor)
         bounds = {
@@ -302,13 +221,10 @@ class Stage:
         said = {(self.simplify(c.left), c.op, self.simplify(c.right)) for c in conds}
         if self._cse.get(line) != ref or not said <= bounds:
             return None
-        dtype, letters = self._types.pop(), self._letters.pop()
-        self._made.pop()
-        self._contracted.pop()
-        self._summed.pop()
+        value = self._values.pop()
         del self._cse[line], self.body[-1]
         self.memo = {key: known for key, known in self.memo.items() if known != ref}
-        return self._add(tp.Load(line.tensor, line.index, fill), dtype, letters)
+        return self._add(tp.Load(line.tensor, line.index, fill), value.dtype, value.letters)
 
     def apply(self, op: str, *args: tp.Ref) -> tp.Ref:
         """Write an element-wise instruction."""
@@ -372,44 +288,44 @@ class Stage:
 
     def type_of(self, ref: tp.Ref) -> DType:
         """Return the type of a value of this stage."""
-        return self._types[ref.k]
+        return self._values[ref.k].dtype
 
     def letters_of(self, ref: tp.Ref) -> frozenset[str]:
         """Return the letters a value of this stage depends on."""
-        return self._letters[ref.k]
+        return self._values[ref.k].letters
 
     def contracted(self, ref: tp.Ref) -> bool:
         """Return whether a value of this stage is made of a contraction's result."""
-        return self._contracted[ref.k]
+        return self._values[ref.k].contracted
 
     def looked_up(self, ref: tp.Ref) -> bool:
         """Return whether a value of this stage is made of an element at a computed index."""
-        return self._looked_up[ref.k]
+        return self._values[ref.k].looked_up
 
     def summed(self, ref: tp.Ref) -> frozenset[Tensor]:
         """Return the tensors whose sums or contractions a value of this stage is made of."""
-        return self._summed[ref.k]
+        return self._values[ref.k].summed
 
     def _add(
         self, instruction: tp.Instruction, dtype: DType, letters: frozenset[str],
         owner: Tensor | None = None,
     ) -> tp.Ref:  # fmt: skip
         ref = self._cse.get(instruction)
-        if ref is None:
-            ref = tp.Ref(len(self._types))
-            self._cse[instruction] = ref
-            self._made.append(instruction)
-            self._types.append(dtype)
-            self._letters.append(frozenset(letters))
-            self._contracted.append(
-                isinstance(instruction, tp.Dot) or any(map(self.contracted, tp.refs(instruction)))
-            )
-            self._looked_up.append(
-                isinstance(instruction, tp.Load)
-                and any(isinstance(entry, tp.Ref) for entry in instruction.index)
-                or any(map(self.looked_up, tp.refs(instruction)))
-            )
-            parts = [self._summed[r.k] for r in tp.refs(instruction)]
-            self._summed.append(frozenset(() if owner is None else (owner,)).union(*parts))
-            self.body.append(instruction)
+        if ref is not None:
+            return ref
+        refs = tp.refs(instruction)
+        looks_up = isinstance(instruction, tp.Load) and any(
+            isinstance(entry, tp.Ref) for entry in instruction.index
+        )
+        value = _Value(
+            instruction,
+            dtype,
+            frozenset(letters),
+            isinstance(instruction, tp.Dot) or any(map(self.contracted, refs)),
+            looks_up or any(map(self.looked_up, refs)),
+            frozenset(() if owner is None else (owner,)).union(*map(self.summed, refs)),
+        )
+        ref = self._cse[instruction] = tp.Ref(len(self._values))
+        self._values.append(value)
+        self.body.append(instruction)
         return ref

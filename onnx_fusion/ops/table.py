@@ -14,6 +14,7 @@ from onnx_fusion.ops import (
     movement,
     norms,
     pieces,
+    pool,
     position,
     quantized,
     resize,
@@ -26,7 +27,7 @@ from onnx_fusion.ops.row import Row
 
 MODULES = (
     classified, elementwise, activation, movement, pieces, position, rows, norms, contraction,
-    transposed, resize, einsum, series, quantized, attention, contrib,
+    pool, transposed, resize, einsum, series, quantized, attention, contrib,
 )  # fmt: skip
 TABLE: dict[tuple[str, str], Row] = {
     (row.domain, row.op_type): row for module in MODULES for row in module.ROWS

@@ -15,7 +15,6 @@ import math
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
-from onnx_fusion.ops.contraction import INLINE_STEPS
 from onnx_fusion.ops.elementwise import need
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import number
@@ -24,6 +23,7 @@ from onnx_fusion.ops.row import Row, Site, like, pointwise
 from onnx_fusion.ops.rows import per_channel
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import ANY, Guard, Index, NeedsTemp, Refused, Tensor
+from onnx_fusion.ops.window import is_long
 from onnx_fusion.program import expr as ex
 from onnx_fusion.program.model import Cond, Ref
 
@@ -146,7 +146,7 @@ def lower_conv_transpose(site: Site) -> list[Tensor | None]:
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
         if guard is not None or any(isinstance(e, Ref) for e in index):
             raise NeedsTemp(tensor)
-        if x.steps > INLINE_STEPS and not x.is_source and x not in stage.stored:
+        if is_long(x) and x not in stage.stored:
             raise NeedsTemp(x)
         stage.check_affine(tensor, index)
         channel, inner = stage.axis((tensor.serial, 0), depth)

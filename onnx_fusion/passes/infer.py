@@ -12,9 +12,10 @@ from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Node, Value, made_up
 from onnx_fusion.graph.view import read_type
 from onnx_fusion.passes import contradiction
 from onnx_fusion.passes.decided import taken
-from onnx_fusion.passes.extents import Extent, Extents, is_misjudged, output_extents
+from onnx_fusion.passes.extent_rules import is_misjudged, output_extents
+from onnx_fusion.passes.extents import Extents
 from onnx_fusion.passes.stand_in import stand_in
-from onnx_fusion.passes.windows import POOLS
+from onnx_fusion.passes.windows import POOLS, Extent
 
 _MAX_ROUNDS = 32
 _SHRINKING = frozenset(("Conv", "ConvTranspose", "Pad", *POOLS))
