@@ -94,8 +94,8 @@ def plan(
     exist.
     """
     return plan_programs(
-        model, policy=policy, device=device, strict=strict, skip=skip, only=only, max_regions=max_regions,
-        disabled=disabled,
+        model, policy=policy, device=device, strict=strict, skip=skip, only=only,
+        max_regions=max_regions, disabled=disabled,
     ).plan  # fmt: skip
 
 

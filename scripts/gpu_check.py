@@ -81,8 +81,8 @@ def programs(check: Check) -> None:
     right, host, wrong = check_programs(check.device, check.pattern, check.left)
     for line in wrong:
         print(f"wrong: {line}")
-    check.add("programs against the interpreter", f"{right} right, {len(wrong)} wrong, {host} read extents",
-              "0 wrong", not wrong and right > 0)  # fmt: skip
+    found = f"{right} right, {len(wrong)} wrong, {host} read extents"
+    check.add("programs against the interpreter", found, "0 wrong", not wrong and right > 0)
 
 
 def rates(check: Check) -> None:
@@ -108,8 +108,12 @@ def rates(check: Check) -> None:
         else:
             share, target = one.bytes() / found["own"] / copy, TARGETS[one.kind]
             text = f"{share:.0%} of copy"
-        check.add(one.name, f"{found['own'] * 1e6:.1f} us, {text}, {', '.join(beside)}, "
-                  f"error {found['error']:.0e}", f">= {target:.2f}", close and share >= target)  # fmt: skip
+        check.add(
+            one.name,
+            f"{found['own'] * 1e6:.1f} us, {text}, {', '.join(beside)}, error {found['error']:.0e}",
+            f">= {target:.2f}",
+            close and share >= target,
+        )
 
 
 def models(check: Check) -> None:
@@ -174,9 +178,9 @@ def _model(check: Check, name: str) -> None:
     check.add(
         name,
         f"{ratio:.2f} x ONNX Runtime ({own} ms{' graphs' if captured else ', NO GRAPH'} against "
-        f"{'/'.join(f'{t:.3f}' for t in found['ort'])}), {summary.regions} regions, {summary.nodes_after} "
-        f"nodes, error {found['error']:.0e} (theirs {found['ort_error']:.0e}), session "
-        f"{found['created']:.2f} s, made in {made:.0f} s",
+        f"{'/'.join(f'{t:.3f}' for t in found['ort'])}), {summary.regions} regions, "
+        f"{summary.nodes_after} nodes, error {found['error']:.0e} (theirs "
+        f"{found['ort_error']:.0e}), session {found['created']:.2f} s, made in {made:.0f} s",
         f">= {target:.2f}", good and captured and ratio >= target,
     )  # fmt: skip
 
@@ -192,8 +196,10 @@ def start(check: Check) -> None:
     count = 4 if check.small else KERNELS_OF_A_SESSION
     ops = ["Exp", "Sin", "Tanh", "Abs", "Neg", "Cos", "Sqrt", "Floor"]
     nodes, names = [], ["x"]
-    text = ("tile_program 1\ninput x0 f32[64, 256] row\noutput y0 f32[64, 256] row\nstage i: 64, j: 256\n"
-            "%0 = load x0 (i, j)\n{}store y0 (i, j) %{}\n")  # fmt: skip
+    text = (
+        "tile_program 1\ninput x0 f32[64, 256] row\noutput y0 f32[64, 256] row\n"
+        "stage i: 64, j: 256\n%0 = load x0 (i, j)\n{}store y0 (i, j) %{}\n"
+    )
     for k in range(count):
         body, digits = "", f"{k:o}"
         for n, digit in enumerate(digits + "12"):

@@ -114,7 +114,8 @@ def kernels(small: bool) -> Iterator[Kernel]:
         chain = ["a = load x0 (i, j)", "b = load x1 (j)", "c = mul $a $b", "d = sigmoid $c",
                  "e = mul $c $d", "store = (i, j) $e"]  # fmt: skip
         yield Kernel(
-            f"pointwise {dtype}", "pointwise", _text(dtype, [n, n[1:]], n, f"i: {n[0]}, j: {n[1]}", chain),
+            f"pointwise {dtype}", "pointwise",
+            _text(dtype, [n, n[1:]], n, f"i: {n[0]}, j: {n[1]}", chain),
             [n, n[1:]], n, lambda x, b: torch.nn.functional.silu(x * b), dtype,
         )  # fmt: skip
         for width in (96,) if small else (768, 4096, 8192):
@@ -123,8 +124,8 @@ def kernels(small: bool) -> Iterator[Kernel]:
             soft = ["a = load x0 (i, j)", "m = reduce_max $a over j", "b = sub $a $m", "c = exp $b",
                     "s = reduce_sum $c over j", "d = div $c $s", "store = (i, j) $d"]  # fmt: skip
             yield Kernel(
-                f"softmax {width} {dtype}", "rows", _text(dtype, [rows], rows, letters, soft), [rows],
-                rows, lambda x: torch.softmax(x, -1), dtype,
+                f"softmax {width} {dtype}", "rows", _text(dtype, [rows], rows, letters, soft),
+                [rows], rows, lambda x: torch.softmax(x, -1), dtype,
             )  # fmt: skip
             norm = ["p = load x0 (i, j)", "q = load x1 (i, j)", "a = add $p $q",
                     "s = reduce_sum $a over j", f"n = const f32 {width}", "m = div $s $n",
@@ -141,8 +142,8 @@ def kernels(small: bool) -> Iterator[Kernel]:
         t = n[::-1]
         flip = ["a = load x0 (j, i)", "z = const f32 0", "b = max $a $z", "store = (i, j) $b"]
         yield Kernel(
-            f"transpose {dtype}", "maps", _text(dtype, [n], t, f"i: {t[0]}, j: {t[1]}", flip), [n], t,
-            lambda x: torch.relu(x.T).contiguous(), dtype,
+            f"transpose {dtype}", "maps", _text(dtype, [n], t, f"i: {t[0]}, j: {t[1]}", flip),
+            [n], t, lambda x: torch.relu(x.T).contiguous(), dtype,
         )  # fmt: skip
         half = (n[0], n[1] // 2)
         join = ["a = load x0 (i, j) else 0", f"b = load x1 (i, j - {half[1]}) else 0",
@@ -154,10 +155,11 @@ def kernels(small: bool) -> Iterator[Kernel]:
             lambda x, y: torch.relu(torch.cat([x, y], 1)), dtype,
         )  # fmt: skip
         m = 64 if small else 4096
-        gelu = ["a = load x0 (i, k)", "b = load x1 (k, j)", "c = dot $a $b over k", "e = load x2 (j)",
-                "f = add $c $e", "r = const f32 0.70710678", "g = mul $f $r", "h = erf $g",
-                "o = const f32 1", "l = add $h $o", "p = mul $f $l", "q = const f32 0.5",
-                "s = mul $p $q", "store = (i, j) $s"]  # fmt: skip
+        gelu = ["a = load x0 (i, k)", "b = load x1 (k, j)", "c = dot $a $b over k",
+                "e = load x2 (j)", "f = add $c $e", "r = const f32 0.70710678",
+                "g = mul $f $r", "h = erf $g", "o = const f32 1", "l = add $h $o",
+                "p = mul $f $l", "q = const f32 0.5", "s = mul $p $q",
+                "store = (i, j) $s"]  # fmt: skip
         yield Kernel(
             f"gemm {m} {dtype}", "gemm",
             _text(dtype, [(m, m), (m, m), (m,)], (m, m), f"i: {m}, j: {m}, k: {m}", gelu),

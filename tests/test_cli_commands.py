@@ -62,7 +62,8 @@ def test_large_weights_have_a_file_of_their_own(
     data.write_bytes(b"before")
     assert main(["optimize", LENET, str(out), "--policy", "all", *verified]) == 0
     assert re.fullmatch(
-        rf"{data}: [0-9.]+ KiB of weights; keep it beside the model \('--single-file' writes none\)",
+        rf"{data}: [0-9.]+ KiB of weights; keep it beside the model "
+        r"\('--single-file' writes none\)",
         capsys.readouterr().out.splitlines()[1],
     )
     assert sorted(os.listdir(tmp_path)) == ["out.onnx", "out.onnx.data"]

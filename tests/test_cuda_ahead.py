@@ -42,8 +42,8 @@ def library(tmp_path):
     folder.mkdir()
     shutil.copy(get_library_path(), folder / "libonnx_fusion.so")
     program = folder / "onnx_fusion_compiler"
-    subprocess.run(["g++", "-std=c++17", str(NATIVE / "compiler" / "main.cc"), "-o", str(program), "-ldl"],
-                   check=True)  # fmt: skip
+    source = NATIVE / "compiler" / "main.cc"
+    subprocess.run(["g++", "-std=c++17", str(source), "-o", str(program), "-ldl"], check=True)
     return folder / "libonnx_fusion.so"
 
 

@@ -97,7 +97,8 @@ def half_model():
     graph = helper.make_graph(
         nodes, "half",
         [helper.make_tensor_value_info("x", code, [2, 3, 12, 12])],
-        [helper.make_tensor_value_info("y", code, None), helper.make_tensor_value_info("f", code, None),
+        [helper.make_tensor_value_info("y", code, None),
+         helper.make_tensor_value_info("f", code, None),
          helper.make_tensor_value_info("z", FLOAT, None)],
         [numpy_helper.from_array(np.asarray(a, np.float16), n) for n, a in weights.items()]
         + [numpy_helper.from_array(np.array([2, 8, 36]), "flat")],

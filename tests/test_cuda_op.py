@@ -242,9 +242,10 @@ def say(made, expected, fake, **variables):
     """Check what a new process says when it makes a session of the model."""
     text = made.SerializeToString()
     code = (
-        "import sys\nsys.path[:0] = [%r]\nimport onnx\nfrom cuda_fake import cuda_session\n"
+        f"import sys\nsys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
+        "import onnx\nfrom cuda_fake import cuda_session\n"
         "cuda_session(onnx.ModelProto.FromString(sys.stdin.buffer.read()))\n"
-    ) % str(Path(__file__).parent)
+    )
     env = {**os.environ, **variables}
     done = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, env=env)
     last = done.stderr.decode().strip().split("\n")[-1]

@@ -66,7 +66,7 @@ def test_a_constant_that_an_input_holds_in_another_shape_is_taken_from_it():
     assert [tensor.name for tensor in after.graph.initializer] == ["flat"]
 
 
-def attribute(numbers: list[int], dtype: np.dtype = np.dtype(np.int64)) -> dict:
+def attribute(numbers: list[int], dtype: np.dtype | type = np.int64) -> dict:
     """The attributes of a Constant node."""
     return {"value": numpy_helper.from_array(np.array(numbers, dtype))}
 

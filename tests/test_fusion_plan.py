@@ -53,7 +53,8 @@ HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 def diamond(middle):
     return parsed(
         HEAD
-        + f"g (float[4, 4] x) => (float[4, 4] y) {{\n a = Relu(x)\n b = {middle}\n y = Add(a, b)\n}}"
+        + "g (float[4, 4] x) => (float[4, 4] y) {\n a = Relu(x)\n"
+        + f" b = {middle}\n y = Add(a, b)\n}}"
     )
 
 

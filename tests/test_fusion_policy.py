@@ -157,7 +157,8 @@ def test_what_onnx_runtime_runs_on_integers_is_left():
     """A product between the marks of a quantised model has a kernel on 8-bit integers there."""
     model = onnx.parser.parse_model(
         HEAD
-        + """g (uint8[64, 256] x, int8[256, 256] w, float s, uint8 z, int8 n) => (uint8[64, 256] y) {
+        + """g (uint8[64, 256] x, int8[256, 256] w, float s, uint8 z, int8 n)
+          => (uint8[64, 256] y) {
           a = DequantizeLinear(x, s, z)
           b = DequantizeLinear(w, s, n)
           c = MatMul(a, b)

@@ -21,14 +21,16 @@ EXPANDED = """g (float[1, S, 4] x, float[B, S] like) => (float[B, S, 4] y)
   wide = Expand(x, target)
   y = Exp(wide)
 }"""
-FLAT = """g (float[B, S, 4] x, float[P] flat) => (float[B, S] y) <int64[2] two = {0, 1}, int64[1] axes = {2}> {
+FLAT = """g (float[B, S, 4] x, float[P] flat) => (float[B, S] y)
+<int64[2] two = {0, 1}, int64[1] axes = {2}> {
   shape = Shape(x)
   target = Gather(shape, two)
   wide = Reshape(flat, target)
   sums = ReduceSum <keepdims = 0> (x, axes)
   y = Add(wide, sums)
 }"""
-RANGE = """g (float[B, S] x) => (int64[S] y) <int64 one = {1}, int64 zero = {0}, int64 three = {3}> {
+RANGE = """g (float[B, S] x) => (int64[S] y)
+<int64 one = {1}, int64 zero = {0}, int64 three = {3}> {
   shape = Shape(x)
   length = Gather(shape, one)
   count = Range(zero, length, one)
@@ -36,7 +38,8 @@ RANGE = """g (float[B, S] x) => (int64[S] y) <int64 one = {1}, int64 zero = {0},
 }"""
 
 HEADS = """g (float[N, 50, 64] x) => (float[N, 4, 50, 16] y)
-<int64[3] flat = {-1, 50, 16}, int64[1] first = {0}, int64[3] rest = {4, 50, 16}, int64 axis = {1}> {
+<int64[3] flat = {-1, 50, 16}, int64[1] first = {0}, int64[3] rest = {4, 50, 16},
+ int64 axis = {1}> {
   shape = Shape(x)
   batch = Gather(shape, first)
   target = Concat <axis = 0> (batch, rest)

@@ -61,7 +61,7 @@ def test_each_piece_is_a_stage(axis):
     shapes = [[2, 3, 5], [2, 3, 5], [2, 3, 5]]
     for k, shape in enumerate(shapes):
         shape[axis] = k + 1
-    inputs = ", ".join(f"float{shape} {name}" for shape, name in zip(shapes, "abc"))
+    inputs = ", ".join(f"float{shape} {name}" for shape, name in zip(shapes, "abc", strict=True))
     total = list(shapes[0])
     total[axis] = 6
     stages = lowered(
@@ -265,7 +265,8 @@ def test_what_is_no_roll_is_none(axis, begin, end):
     stages = lowered(build(
         "float[4, 6, 5] x", f"float{shape} y",
         f"k = Constant <value = int64[1] {{{axis}}}> ()  o = Constant <value = int64[1] {{0}}> ()"
-        f"  b = Constant <value = int64[1] {{{begin}}}> ()  e = Constant <value = int64[1] {{{end}}}> ()"
+        f"  b = Constant <value = int64[1] {{{begin}}}> ()"
+        f"  e = Constant <value = int64[1] {{{end}}}> ()"
         "  two = Constant <value = int64[1] {2}> ()  h = Slice(x, b, e, k)  t = Slice(x, o, two, k)"
         f"  c = Concat <axis = {axis}> (h, t)  y = Neg(c)",
     ))  # fmt: skip

@@ -83,7 +83,8 @@ class Chain:
         moved = np.concatenate([np.full((n, c, 1, w), 0.5), self.value[:, :, :-1]], axis=2)
         body = (
             f"%0 = load SOURCE (n, c, h, w)\n%1 = load {self.add(gate)} (c)\n%2 = mul %0 %1\n"
-            "%3 = load SOURCE (n, c, h - 1, w) else 0.5\n%4 = add %2 %3\nstore TARGET (n, c, h, w) %4"
+            "%3 = load SOURCE (n, c, h - 1, w) else 0.5\n%4 = add %2 %3\n"
+            "store TARGET (n, c, h, w) %4"
         )
         value = self.value * gate.reshape(-1, 1, 1).astype(np.float64) + moved
         return self.store(f"n: {n}, c: {c}, h: {h}, w: {w}", body, value)

@@ -137,7 +137,8 @@ def test_rotation_of_onnx_runtime(interleaved: int, offset: bool) -> None:
 
 EINSUMS = [
     ("ij,jk->ik", (3, 4), (4, 5)), ("bij,bjk->bik", (2, 3, 4), (2, 4, 5)),
-    ("bhid,bhjd->bhij", (2, 3, 4, 5), (2, 3, 6, 5)), ("bhij,bjhd->bihd", (2, 3, 4, 6), (2, 6, 3, 5)),
+    ("bhid,bhjd->bhij", (2, 3, 4, 5), (2, 3, 6, 5)),
+    ("bhij,bjhd->bihd", (2, 3, 4, 6), (2, 6, 3, 5)),
     ("i,j->ij", (3,), (4,)), ("ij,ij->", (3, 4), (3, 4)), ("ijk,ij->k", (3, 4, 5), (3, 4)),
     ("...ij,...jk->...ik", (2, 3, 4), (2, 4, 5)), ("ab,bc", (3, 4), (4, 5)),
     ("bchw,hkc->bkhw", (2, 3, 4, 5), (4, 6, 3)), ("ij,k->i", (3, 4), (5,)),

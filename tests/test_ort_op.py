@@ -106,7 +106,7 @@ def test_threads_meet_at_the_first_run_with_kept_weights():
     for _ in range(5):
         made = session(kept_model("kept=1,2", {"w": w, "b": b}))
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _: made.run(None, {"x": x})[0], range(16)))
+            found = list(pool.map(lambda _, run=made.run: run(None, {"x": x})[0], range(16)))
         for y in found:
             np.testing.assert_allclose(y, np.maximum(x @ w + b, 0), rtol=1e-4, atol=1e-5)
 

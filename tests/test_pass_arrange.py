@@ -71,9 +71,10 @@ BLOCKS = f"""p = {CONV}(x, w0)
     s0 = {CONV}(r1, w1) s1 = Relu(s0) s2 = {DEPTHWISE}(s1, d) s = {CONV}(s2, w2)
     c2 = Concat<axis=1>(l1, s) {SHUFFLE.format("c2", "c3", 16)} {SPLIT.format("c3", "l2", "r2")}
     t0 = {CONV}(r2, w1) t = {CONV}(t0, w2) """
+BETWEEN = f"a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} y = {CONV}(b, w2)"
 CASES = {
-    "between convolutions": (f"a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} y = {CONV}(b, w2)", PAIR, {}),
-    "of a batch of one": (f"a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} y = {CONV}(b, w2)", PAIR, {"batch": 1}),
+    "between convolutions": (BETWEEN, PAIR, {}),
+    "of a batch of one": (BETWEEN, PAIR, {"batch": 1}),
     "before the output": (f"a = {CONV}(x, w1) {SHUFFLE.format('a', 'y', 8)}", PAIR, {}),
     "of the input": (f"{SHUFFLE.format('x', 'b', 8)} y = {CONV}(b, w2)", PAIR, {}),
     "by way of what passes channels on": (
@@ -82,48 +83,53 @@ CASES = {
         g = Reshape(f, five) h = Transpose<perm=[0,2,1,3,4]>(g) i = Reshape(h, four)
         j = PRelu(i, k) l = Resize<mode="nearest">(j, , scales) n = InstanceNormalization(l, s, t)
         o = GlobalAveragePool(n) p = Flatten(o) y = Gemm<transB=1>(p, w3)""",
-        {"w1": (8, 8, 1, 1), "s": (8,), "t": (8,), "m": (8,), "v": [2] * 8, "k": (8, 1, 1), "w3": (3, 8),
-         "scales": [1, 1, 2, 2]},
+        {"w1": (8, 8, 1, 1), "s": (8,), "t": (8,), "m": (8,), "v": [2] * 8, "k": (8, 1, 1),
+         "w3": (3, 8), "scales": [1, 1, 2, 2]},
         {"ints": [("five", [0, 2, 4, 5, 4]), ("four", [0, 8, 5, 4])]}),
     "with the channels' weights": (
-        f"""a = {CONV}(x, w1) m = GlobalAveragePool(a) n = {CONV}(m, w2) o = Relu(n) q = {CONV}(o, w3)
-        s = Sigmoid(q) b = Mul(a, s) {SHUFFLE.format("b", "c", 8)} y = {CONV}(c, w2)""",
+        f"""a = {CONV}(x, w1) m = GlobalAveragePool(a) n = {CONV}(m, w2) o = Relu(n)
+        q = {CONV}(o, w3) s = Sigmoid(q) b = Mul(a, s)
+        {SHUFFLE.format("b", "c", 8)} y = {CONV}(c, w2)""",
         {**PAIR, "w3": (8, 4, 1, 1)}, {}),
     "by an activation that the model spells out": (
-        f"""a = {CONV}(x, w1) b = Add(a, three) c = Clip(b, low, high) d = Mul(a, c) e = Div(d, high)
-        {SHUFFLE.format("e", "f", 8)} y = {CONV}(f, w2)""",
+        f"""a = {CONV}(x, w1) b = Add(a, three) c = Clip(b, low, high) d = Mul(a, c)
+        e = Div(d, high) {SHUFFLE.format("e", "f", 8)} y = {CONV}(f, w2)""",
         {**PAIR, "three": 3, "low": 0, "high": 6}, {}),
     "by a list of channels": (
         f"a = {CONV}(x, w1) b = Gather<axis=1>(a, order) y = {CONV}(b, w2)", PAIR,
         {"ints": [("order", [3, 1, 7, 5, 0, 2, 4, -2])]}),
-    "of joined halves": (BLOCKS + f"c4 = Concat<axis=1>(l2, t) y = {CONV}(c4, w5)", {**UNIT, "w5": (4, 16, 1, 1)}, {}),
+    "of joined halves": (BLOCKS + f"c4 = Concat<axis=1>(l2, t) y = {CONV}(c4, w5)",
+                         {**UNIT, "w5": (4, 16, 1, 1)}, {}),
     "with another output": (BLOCKS + f"c4 = Concat<axis=1>(l2, t) z = {CONV}(c4, w5) y = Tanh(q)",
                             {**UNIT, "w5": (4, 16, 1, 1)}, {"outputs": "y z"}),
     "sliced": (
-        f"""a = {CONV}(x, w1) {SHUFFLE.format("a", "b", 8)} c = Slice(b, i0, i4, i1) d = Slice(b, i4, i8, i1)
-        e = {CONV}(c, w3) f = {CONV}(d, w3) y = Add(e, f)""",
+        f"""a = {CONV}(x, w1) {SHUFFLE.format("a", "b", 8)} c = Slice(b, i0, i4, i1)
+        d = Slice(b, i4, i8, i1) e = {CONV}(c, w3) f = {CONV}(d, w3) y = Add(e, f)""",
         {"w1": (8, 8, 1, 1), "w3": (4, 4, 1, 1)}, {"ints": [(f"i{k}", [k]) for k in (0, 1, 4, 8)]}),
     "taken apart by the leading axis": (
         f"""a = {CONV}(x, w1) b = Reshape(a, b0) c = Transpose<perm=[1,0,2]>(b) d = Reshape(c, d0)
         e = Gather(d, zero) f = Gather(d, one) g = {CONV}(e, w3) h = {CONV}(f, w3) y = Add(g, h)""",
         {"w1": (8, 8, 1, 1), "w3": (4, 4, 1, 1)},
-        {"batch": 1, "ints": [("b0", [4, 2, 30]), ("d0", [2, -1, 4, 6, 5]), ("zero", 0), ("one", 1)]}),
+        {"batch": 1,
+         "ints": [("b0", [4, 2, 30]), ("d0", [2, -1, 4, 6, 5]), ("zero", 0), ("one", 1)]}),
     "of pixels flattened": (
-        f"""a = {CONV}(x, w1) b = Reshape(a, b0) c = Transpose<perm=[0,2,1,3]>(b) d = Reshape(c, four_8)
-        y = {CONV}(d, w2)""", PAIR, {"ints": [("b0", [0, 4, 2, 30])]}),
+        f"""a = {CONV}(x, w1) b = Reshape(a, b0) c = Transpose<perm=[0,2,1,3]>(b)
+        d = Reshape(c, four_8) y = {CONV}(d, w2)""", PAIR, {"ints": [("b0", [0, 4, 2, 30])]}),
     "between transposed convolutions": (
         f"a = ConvTranspose(x, w1) {SHUFFLE.format('a', 'b', 8)} y = ConvTranspose(b, w3)",
         {"w1": (8, 8, 1, 1), "w3": (8, 2, 2, 2)}, {}),
 }  # fmt: skip
 STAY = {
     "in front of groups": (
-        f"a = Conv<group=2>(x, w3) {SHUFFLE.format('a', 'b', 8)} y = Conv<group=2>(b, w3)", {"w3": (8, 4, 1, 1)}),
+        f"a = Conv<group=2>(x, w3) {SHUFFLE.format('a', 'b', 8)} y = Conv<group=2>(b, w3)",
+        {"w3": (8, 4, 1, 1)}),
     "from input to output": (f"a = Relu(x) {SHUFFLE.format('a', 'y', 8)}", {}),
     "added to what it shuffles": (
         f"a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} c = Add(a, b) y = {CONV}(c, w2)", PAIR),
     "and a channel taken out": (
-        f"""a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} c = Gather<axis=1>(b, one) d = Concat<axis=1>(c, c)
-        e = Unsqueeze(d, ones) f = Concat<axis=1>(e, e) g = {CONV}(f, w3) z = Relu(g) y = {CONV}(b, w2)""",
+        f"""a = {CONV}(x, w1) {SHUFFLE.format('a', 'b', 8)} c = Gather<axis=1>(b, one)
+        d = Concat<axis=1>(c, c) e = Unsqueeze(d, ones) f = Concat<axis=1>(e, e) g = {CONV}(f, w3)
+        z = Relu(g) y = {CONV}(b, w2)""",
         {**PAIR, "w3": (2, 2, 1, 1)}, {"outputs": "y z", "ints": [("one", 1), ("ones", [1])]}),
     "a softmax over channels": (
         f"a = Softmax<axis=1>(x) {SHUFFLE.format('a', 'b', 8)} y = Softmax<axis=1>(b)", {}),

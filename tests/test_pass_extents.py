@@ -199,7 +199,8 @@ def test_a_resize_to_sizes_has_them(policy, known):
       half = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (x)
       quarter = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (half)
       sizes = Shape(half)
-      y = Resize <mode = "nearest", keep_aspect_ratio_policy = "{policy}"> (quarter, none, none, sizes)
+      y = Resize <mode = "nearest", keep_aspect_ratio_policy = "{policy}">
+          (quarter, none, none, sizes)
     }}""",
             opset=18,
         )

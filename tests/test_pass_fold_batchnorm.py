@@ -187,8 +187,8 @@ def test_what_is_left_is_a_scale_and_a_shift(tail):
     x = R.standard_normal((1, 4 if tail == "no contraction" else 3, 2, 2)).astype("f4")
     made = api.optimize(proto, policy="all")
     for library in (True, False):
-        got = dict(zip([o.name for o in made.graph.output],
-                       onnx_fusion.session(made, library=library).run(None, {"x": x})))["z"]
+        session = onnx_fusion.session(made, library=library)
+        got = session.run(["z"], {"x": x})[0]
         np.testing.assert_allclose(got, run(proto, x), rtol=1e-5, atol=1e-5)
     program = next(one.program for one in api.plan_programs(proto, policy="all").lowered
                    if "z" in [v.name for v in one.outputs])

@@ -40,7 +40,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--embed-ptx",
         action="store_true",
-        help="write the CUDA kernels into the model, so that no compiler is needed where it is loaded",
+        help="write CUDA kernels into the model, so that no compiler is needed where it is loaded",
     )
     add_tuning(parser)
     parser.set_defaults(run=run)
@@ -146,7 +146,8 @@ def add_planning(parser: argparse.ArgumentParser, *, short: bool = False) -> Non
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="no change of arithmetic: no Winograd, Strassen, folded BatchNormalization, reassociation",
+        help="no change of arithmetic: no Winograd, Strassen, folded BatchNormalization, or "
+        "reassociation",
     )
     parser.add_argument(
         "--skip",

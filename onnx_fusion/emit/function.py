@@ -126,13 +126,13 @@ class _Body:
 
     def add_transposes(self, inside: Mapping[Value, str]) -> None:
         """Make the inputs that are no rows known as rows, and the outputs in memory's order."""
-        for value, order in self.lowered.layouts.items():
+        for value, layout in self.lowered.layouts.items():
             memory = inside[value]
             self.values[value.name] = self.values[memory] = value
             if value in self.lowered.inputs:
-                self.offer([transpose_back(memory, value.name, order)], -1)
+                self.offer([transpose_back(memory, value.name, layout)], -1)
             else:
-                self.offer([transpose(value.name, memory, order)], len(self.source))
+                self.offer([transpose(value.name, memory, layout)], len(self.source))
 
     def offer(self, nodes: list[onnx.NodeProto], position: int) -> None:
         """Make nodes known that stand together, in order; later ones replace earlier ones."""

@@ -113,9 +113,9 @@ class Blocks:
         for member in members:
             for value in (*member.inputs, *member.captures):
                 producer = value.producer if value is not None else None
-                if producer is not None and producer not in members:
-                    if not self.spares(member, value):
-                        outside.append(producer)
+                if producer is None or producer in members or self.spares(member, value):
+                    continue
+                outside.append(producer)
         return not outside or not self.reaches(members, list(dict.fromkeys(outside)))
 
 

@@ -199,15 +199,15 @@ class _Planner:
             if producer in block.nodes:
                 continue
             many = MappingType.MANY_TO_MANY
-            if block.mapping is many and self.mapping[producer] is not many:
-                if self.can_end(producer, set(block.nodes)):
-                    continue
+            ends = block.mapping is many and self.mapping[producer] is not many
+            if ends and self.can_end(producer, set(block.nodes)):
+                continue
             if self.fuse(block, producer, consumer, producer):
                 stack.extend((p, producer) for p in reversed(predecessors(producer)))
 
     def fuse(self, block: Block, producer: Node, consumer: Node, new: Node) -> bool:
         """Let `new`, one of the pair, join the block if nothing speaks against it."""
-        reason = self.objection(block, producer, consumer, new)
+        reason = self.objection(block, consumer, new)
         if reason is not None:
             self.refused.setdefault((producer, consumer), reason)
             return False
@@ -219,8 +219,8 @@ class _Planner:
         block.join(new, look_up(first, second)[1])
         return True
 
-    def objection(self, block: Block, producer: Node, consumer: Node, new: Node) -> str | None:
-        """Return why the pair must stay apart, None if it need not."""
+    def objection(self, block: Block, consumer: Node, new: Node) -> str | None:
+        """Return why `new` must stay apart, None if it need not: `consumer`, or what that reads."""
         if new in self.why_not:
             return self.why_not[new]
         if not self.blocks.free(new):
@@ -230,9 +230,9 @@ class _Planner:
         verdict, _ = look_up(first, second)
         if verdict is Verdict.RED:
             return f"{first.value} before {second.value} is never fused (mapping table)"
-        if verdict is Verdict.YELLOW and not self.target.take_yellow:
-            if not cost.pays(block.nodes, new, self.target.rates):
-                return f"{first.value} before {second.value} is not expected to pay"
+        asked = verdict is Verdict.YELLOW and not self.target.take_yellow
+        if asked and not cost.pays(block.nodes, new, self.target.rates):
+            return f"{first.value} before {second.value} is not expected to pay"
         if len(block.nodes) >= self.target.max_nodes:
             return f"the region has {self.target.max_nodes} nodes already"
         if not self.blocks.convex_after(block, new):

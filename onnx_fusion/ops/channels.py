@@ -1,6 +1,7 @@
 """Which axes of its operands an operator passes on, or sums over, in whatever order they are.
 
-    Conv   y[n, o, h] = sum of w[o, c] x[n, c, h] over c, + b[o]     (x, 1) (w, 1)   and   (w, 0) (b, 0) (y, 1)
+    Conv   y[n, o, h] = sum of w[o, c] x[n, c, h] over c, + b[o]     (x, 1) (w, 1)
+                                                               and   (w, 0) (b, 0) (y, 1)
     Add    y[n, c, h] = x[n, c, h] + b[c, 1]                         (x, 1) (b, 0) (y, 1)
     Conv, one group for each channel                                 (x, 1) (w, 0) (b, 0) (y, 1)
 
@@ -112,12 +113,14 @@ def _of_product(node: Node) -> list[Axes]:
 
 
 _FACTS: dict[str, Callable[[Node], list[Axes]]] = {
-    "Conv": _of_convolution, "ConvTranspose": _of_convolution, "Gemm": _of_product, "MatMul": _of_product,
+    "Conv": _of_convolution, "ConvTranspose": _of_convolution,
+    "Gemm": _of_product, "MatMul": _of_product,
     "BatchNormalization": _of_norm, "InstanceNormalization": _of_norm, "MaxPool": _of_planes,
     "AveragePool": _of_planes, "LpPool": _of_planes, "GlobalAveragePool": _of_planes,
-    "GlobalMaxPool": _of_planes, "GlobalLpPool": _of_planes, "Resize": _of_planes, "Upsample": _of_planes,
-    "Identity": _of_planes, "Dropout": _of_planes, "Reshape": _of_shape, "Flatten": _of_shape,
-    "Squeeze": _of_shape, "Unsqueeze": _of_shape, "ReduceMean": _of_reduction, "ReduceSum": _of_reduction,
-    "ReduceMax": _of_reduction, "ReduceMin": _of_reduction, "ReduceL1": _of_reduction,
+    "GlobalMaxPool": _of_planes, "GlobalLpPool": _of_planes,
+    "Resize": _of_planes, "Upsample": _of_planes, "Identity": _of_planes, "Dropout": _of_planes,
+    "Reshape": _of_shape, "Flatten": _of_shape, "Squeeze": _of_shape, "Unsqueeze": _of_shape,
+    "ReduceMean": _of_reduction, "ReduceSum": _of_reduction, "ReduceMax": _of_reduction,
+    "ReduceMin": _of_reduction, "ReduceL1": _of_reduction,
     "ReduceL2": _of_reduction, "ReduceSumSquare": _of_reduction,
 }  # fmt: skip

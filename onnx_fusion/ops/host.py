@@ -11,7 +11,9 @@ from onnx_fusion.graph.model import Graph, Node, Value
 MOST_ELEMENTS = 64
 _AXES = {
     f"Reduce{name}": (1,)
-    for name in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+    for name in (
+        "L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare",
+    )  # fmt: skip
 }
 HOST_INPUTS: dict[str, tuple[int, ...]] = {
     **_AXES,

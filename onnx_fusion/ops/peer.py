@@ -10,16 +10,21 @@ from collections.abc import Sequence
 
 from onnx_fusion.graph.model import Node
 
-BLOCKED = frozenset(
-    "Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool BatchNormalization Relu LeakyRelu Clip Sigmoid "
-    "Tanh HardSigmoid HardSwish Gelu QuickGelu Swish Add Sum Mul Concat Resize Upsample".split()
-)
+BLOCKED = frozenset((
+    "Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "BatchNormalization",
+    "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu", "QuickGelu",
+    "Swish", "Add", "Sum", "Mul", "Concat", "Resize", "Upsample",
+))  # fmt: skip
 """Operators that stay in the channel-blocked layout of a convolution next to them."""
 
-WINDOWS = frozenset("Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool".split())
+WINDOWS = frozenset(
+    ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
+)
 """Those that are there for it; the others follow where all they read is blocked."""
 
-ACTIVATIONS = frozenset("Relu LeakyRelu Clip Sigmoid Tanh HardSigmoid HardSwish".split())
+ACTIVATIONS = frozenset(
+    ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish")
+)
 
 FUSED_PAIRS: dict[str, frozenset[str]] = {
     "Conv": ACTIVATIONS | {"BatchNormalization", "Add", "Mul"},

@@ -76,7 +76,9 @@ def find_families(graph: Graph) -> list[Family]:
             count += base.ids.size
         given = [known.get(v) or fresh.get(v) for v in _moved(node)]
         made = move(node, given) if given and None not in given else None
-        if made is None or any(v is None or v.shape != a.shape for v, a in zip(node.outputs, made)):
+        if made is None or any(
+            v is None or v.shape != a.shape for v, a in zip(node.outputs, made, strict=False)
+        ):
             continue
         known.update(fresh)
         family = Family()
@@ -92,7 +94,7 @@ def find_families(graph: Graph) -> list[Family]:
         )
         for value, atoms in fresh.items():
             family.bases[value] = atoms.ids.reshape(-1)
-        for value, atoms in zip(node.outputs, made):
+        for value, atoms in zip(node.outputs, made, strict=False):
             known[value] = family.atoms[value] = atoms
         home.update(dict.fromkeys((*family.bases, *family.atoms), family))
     place = {node: k for k, node in enumerate(graph.nodes)}
@@ -233,5 +235,6 @@ def _gathered(node: Node, given: Sequence[Atoms]) -> list[Atoms] | None:
 
 _MOVES: dict[str, Move] = {
     "Reshape": _shaped, "Flatten": _shaped, "Squeeze": _shaped, "Unsqueeze": _shaped,
-    "Transpose": _transposed, "Concat": _joined, "Split": _split, "Slice": _sliced, "Gather": _gathered,
+    "Transpose": _transposed, "Concat": _joined, "Split": _split, "Slice": _sliced,
+    "Gather": _gathered,
 }  # fmt: skip

@@ -104,7 +104,8 @@ def _register(
         return
     if _entry(options, CUDA) != str(int(cuda)):
         raise LibraryError(
-            f"these session options were made {'without' if cuda else 'with'} CUDA kernels; use new ones"
+            f"these session options were made {'without' if cuda else 'with'} CUDA kernels; "
+            "use new ones"
         )
     if has < names:
         raise LibraryError(
