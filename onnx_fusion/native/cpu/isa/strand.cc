@@ -62,7 +62,7 @@ ONNX_FUSION_INLINE Floats apply(Floats a, [[maybe_unused]] Floats b) {
   if constexpr (Op == kStrandSigmoid) return v_sigmoid(a);
   if constexpr (Op == kStrandTanh) return v_tanh(a);
   if constexpr (Op == kStrandErf) return v_erf(a);
-  if constexpr (Op == kStrandSilu) return a * v_sigmoid(a);
+  if constexpr (Op == kStrandSilu) return v_silu(a);
   if constexpr (Op == kStrandSoftplus) return v_softplus(a);
   if constexpr (Op == kStrandTanhSoftplus) return v_tanh_softplus(a);
   if constexpr (Op == kStrandMish) return a * v_tanh_softplus(a);
