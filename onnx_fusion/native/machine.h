@@ -20,6 +20,12 @@ struct TensorView {
   DType dtype;
 };
 
+inline size_t bytes_of(const TensorView& view) {
+  size_t bytes = dtype_size(view.dtype);
+  for (size_t i = 0; i < view.rank; ++i) bytes *= static_cast<size_t>(view.dims[i]);
+  return bytes;
+}
+
 // How to run tasks on the caller's threads. `run` calls task(arg, 0..count-1), each once, in any
 // order and on any threads, and returns when all are done.
 struct Parallel {

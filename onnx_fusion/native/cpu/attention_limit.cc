@@ -9,14 +9,13 @@
 #include <limits>
 
 #include "cpu/attention_plan.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
 
 constexpr float kNothing = 104.0f;  // e to the minus this is 0
 constexpr float kLargest = 1e30f;   // of a first mask and of a bound that are calculated with
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 

@@ -5,6 +5,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion {
 
@@ -23,8 +24,6 @@ constexpr int64_t kLeastRows = 16, kMostRows = 64;
 constexpr int64_t kPieceRows = 16;  // of a block whose rows end at different keys
 constexpr int64_t kLongRow = 4096;  // keys that are taken at once
 constexpr int64_t kKeyBlock = 1024;
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // The distance of rows, off the multiples of 1 KiB at which they would share a set of the cache.
 int64_t spaced(int64_t floats) { return floats % 256 == 0 ? floats + 16 : floats; }

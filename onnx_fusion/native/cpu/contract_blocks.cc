@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cpu/contract_plan.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -17,8 +18,6 @@ constexpr int64_t kMostRows = 240;
 constexpr int64_t kStripFloats = 12 << 10;  // accumulators that wait for the epilogue
 constexpr int64_t kStripColumns = 256;      // of them at least, if there are as many
 constexpr int64_t kPointers = 6 << 10;      // to rows, per piece of k
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 

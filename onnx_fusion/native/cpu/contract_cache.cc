@@ -1,31 +1,11 @@
 // Constant operands of a contraction, packed for good.
 #include <algorithm>
 #include <cstring>
-#include <map>
 
 #include "cpu/contract_plan.h"
 
 namespace onnx_fusion::cpu {
 namespace {
-
-bool is_inside(const OperandTables& tables, int64_t outer, int64_t inner) {
-  return std::all_of(tables.guards.begin(), tables.guards.end(), [&](const TableGuard& guard) {
-    return static_cast<uint32_t>(guard.outer[outer] + guard.inner[inner]) < guard.extent;
-  });
-}
-
-// Batches that begin at the same element share a packing: the offsets in `slot` are filled, and the
-// distinct beginnings returned in order.
-std::vector<int64_t> number_slots(Side* side, int64_t slot_floats) {
-  std::map<int64_t, int64_t> seen;
-  std::vector<int64_t> begins;
-  for (int64_t begin : side->tables.batch) {
-    const auto [it, fresh] = seen.emplace(begin, static_cast<int64_t>(begins.size()) * slot_floats);
-    if (fresh) begins.push_back(begin);
-    side->slot.push_back(it->second);
-  }
-  return begins;
-}
 
 void name_layout(ContentHash* hash, const OperandTables& tables,
                  const std::vector<int64_t>& begins, int64_t panel,
@@ -42,12 +22,6 @@ void name_layout(ContentHash* hash, const OperandTables& tables,
     hash->add_values(guard.outer);
     hash->add_values(guard.inner);
   }
-}
-
-size_t bytes_of(const TensorView& view) {
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < view.rank; ++i) bytes *= static_cast<size_t>(view.dims[i]);
-  return bytes;
 }
 
 // out[k * width + i] for count columns of a panel, of elements that lie one after the other along
@@ -114,8 +88,8 @@ void cache_side(Side* side, const TensorView& constant, int64_t panel, int64_t u
   const int64_t outers = static_cast<int64_t>(side->tables.outer.size());
   const int64_t depth = static_cast<int64_t>(side->tables.inner.size());
   const int64_t slot_floats = (outers + panel - 1) / panel * panel * depth;
-  const std::vector<int64_t> begins = number_slots(side, slot_floats);
-  ContentHash key = hash_constant(constant.data, bytes_of(constant));
+  const std::vector<int64_t> begins = number_slots(side->tables, slot_floats, &side->slot);
+  ContentHash key = hash_constant(constant);
   name_layout(&key, side->tables, begins, panel, unit, kind);
   const float* data = static_cast<const float*>(constant.data);
   const size_t floats = begins.size() * static_cast<size_t>(slot_floats);

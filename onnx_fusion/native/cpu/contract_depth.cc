@@ -4,6 +4,7 @@
 
 #include "cpu/contract_axes.h"
 #include "cpu/contract_kernels.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -12,8 +13,6 @@ constexpr int64_t kStripFloats = 2048;
 constexpr int64_t kSetBytes = 2048;  // pixels a multiple apart share few sets of the L1 cache
 constexpr int64_t kBlock = 128;      // channels that are then copied at once
 constexpr int64_t kCopyFloats = 32768;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -129,9 +128,7 @@ void DepthPlan::pack(const BoundMap& map, const TensorView* weights) {
   weight_step_ = (channels_ + 15) / 16 * 16;
   if (weight_step_ * static_cast<int64_t>(sizeof(float)) % kSetBytes == 0) weight_step_ += 16;
   if (weights == nullptr) return;
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < weights->rank; ++i) bytes *= static_cast<size_t>(weights->dims[i]);
-  ContentHash key = hash_constant(weights->data, bytes);
+  ContentHash key = hash_constant(*weights);
   key.add("depth", 5);
   for (const int64_t number :
        {map.address.base, weight_step_, channels_, rows_.taps, columns_.taps}) {

@@ -7,6 +7,7 @@
 #include "cpu/contract_kernels.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -26,8 +27,6 @@ void find_inside(const WindowSide& side, int64_t first, int64_t apart, int64_t c
 float* tensor(const RunContext& context, int index) {
   return reinterpret_cast<float*>(context.tensors[index]);
 }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -109,10 +109,7 @@ bool DirectPlan::plan_vectors(int lanes, int64_t elements) {
     for (const int64_t k : shown) {
       uint32_t mask = 0;
       for (int64_t p = at; p < end; ++p) {
-        const bool inside = std::all_of(x_.guards.begin(), x_.guards.end(), [&](const TableGuard& g) {
-          return static_cast<uint32_t>(g.outer[p] + g.inner[k]) < g.extent;
-        });
-        mask |= (inside ? 1u : 0u) << (p - at);
+        mask |= (is_inside(x_, p, k) ? 1u : 0u) << (p - at);
       }
       whole = whole && mask == exists;
       masks_.push_back(static_cast<uint16_t>(mask));
@@ -139,25 +136,17 @@ bool DirectPlan::plan_weights(const TensorView& weights) {
   const int64_t tiles = (rows_ + most - 1) / most;
   tile_rows_ = std::min(most, ((rows_ + tiles - 1) / tiles + unit - 1) / unit * unit);
   const int64_t padded = (rows_ + tile_rows_ - 1) / tile_rows_ * tile_rows_;
-  std::map<int64_t, int64_t> begins;
-  for (const int64_t begin : w_.batch) {
-    begins.emplace(begin, static_cast<int64_t>(begins.size()) * padded * depth_);
-  }
-  for (const int64_t begin : w_.batch) slot_.push_back(begins[begin]);
-  ContentHash key;
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < weights.rank; ++i) bytes *= static_cast<size_t>(weights.dims[i]);
+  const std::vector<int64_t> begins = number_slots(w_, padded * depth_, &slot_);
+  ContentHash key = hash_constant(weights);
   key.add("direct", 6);
-  key.add(weights.data, bytes);
   key.add(&tile_rows_, sizeof tile_rows_);
   key.add_values(w_.batch);
   key.add_values(w_.outer);
   key.add_values(w_.inner);
   const float* data = static_cast<const float*>(weights.data);
   const size_t floats = begins.size() * static_cast<size_t>(padded * depth_);
-  weights_ = share_weights(key, floats, [&](float* to) {
-    for (const auto& [begin, slot] : begins) {
-      float* out = to + slot;
+  weights_ = share_weights(key, floats, [&](float* out) {
+    for (const int64_t begin : begins) {
       for (int64_t row = 0; row < padded; row += tile_rows_) {
         for (int64_t k = 0; k < depth_; ++k) {
           for (int64_t i = row; i < row + tile_rows_; ++i) {

@@ -5,6 +5,7 @@
 
 #include "cpu/contract_axes.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -15,8 +16,6 @@ constexpr int64_t kMostTapRows = 16;
 constexpr int64_t kMostLines = 64 << 10;  // floats
 constexpr int64_t kStripFloats = 1024;
 constexpr int64_t kOverlap = 8;  // sums
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -134,9 +133,7 @@ bool GroupPlan::choose_lines() {
 bool GroupPlan::pack(const BoundMap& map, const Letters& letters, const TensorView& weights) {
   tap_row_ = summed_ * kGroupTaps * unit_;
   unit_floats_ = tap_row_ * rows_.taps;
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < weights.rank; ++i) bytes *= static_cast<size_t>(weights.dims[i]);
-  ContentHash key = hash_constant(weights.data, bytes);
+  ContentHash key = hash_constant(weights);
   key.add("group", 5);
   for (const int64_t number : {map.address.base, int64_t{kind_}, unit_, block_out_, channels_,
                                summed_, group_, rows_.taps}) {

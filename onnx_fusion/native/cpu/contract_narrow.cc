@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 
 #include "cpu/narrow_kernels.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -14,8 +14,6 @@ constexpr int64_t kStripSums = 2048;
 constexpr int64_t kLeastRows = 16;
 constexpr int64_t kAdding = 3;  // products that adding up a sum's lanes costs
 constexpr double kGain = 0.8;   // of the products that vectors along the columns need
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 
@@ -99,28 +97,13 @@ bool NarrowPlan::plan_runs(int64_t lanes) {
   weight_floats_ = vectors * columns_ * lanes;
   if (x_.guards.empty()) return true;
   pieces_ = build_runs(x_).runs;
-  inside_.assign(static_cast<size_t>(rows_), 1);
-  for (const TableGuard& guard : x_.guards) {
-    const auto [low, high] = std::minmax_element(guard.inner.begin(), guard.inner.end());
-    for (int64_t row = 0; row < rows_; ++row) {
-      if (guard.outer[row] + *low < 0 ||
-          guard.outer[row] + *high >= static_cast<int64_t>(guard.extent)) {
-        inside_[row] = 0;
-      }
-    }
-  }
+  inside_ = find_inside(x_);
   return true;
 }
 
 bool NarrowPlan::plan_weights(const TensorView& weights, int64_t lanes) {
-  std::map<int64_t, int64_t> begins;
-  for (const int64_t begin : w_.batch) {
-    begins.emplace(begin, static_cast<int64_t>(begins.size()) * weight_floats_);
-  }
-  for (const int64_t begin : w_.batch) slot_.push_back(begins[begin]);
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < weights.rank; ++i) bytes *= static_cast<size_t>(weights.dims[i]);
-  ContentHash key = hash_constant(weights.data, bytes);
+  const std::vector<int64_t> begins = number_slots(w_, weight_floats_, &slot_);
+  ContentHash key = hash_constant(weights);
   key.add("narrow", 6);
   key.add(&lanes, sizeof lanes);
   key.add_values(w_.batch);
@@ -129,9 +112,8 @@ bool NarrowPlan::plan_weights(const TensorView& weights, int64_t lanes) {
   key.add_values(lengths_);
   const float* data = static_cast<const float*>(weights.data);
   const size_t floats = begins.size() * static_cast<size_t>(weight_floats_);
-  weights_ = share_weights(key, floats, [&](float* to) {
-    for (const auto& [begin, slot] : begins) {
-      float* out = to + slot;
+  weights_ = share_weights(key, floats, [&](float* out) {
+    for (const int64_t begin : begins) {
       for (size_t run = 0; run < lengths_.size(); ++run) {
         for (int64_t at = 0; at < lengths_[run]; at += lanes) {
           for (int64_t column = 0; column < columns_; ++column) {
@@ -150,12 +132,7 @@ bool NarrowPlan::plan_weights(const TensorView& weights, int64_t lanes) {
 // All k of one row, with what is outside filled in.
 void NarrowPlan::copy_row(const float* x, int64_t row, float* to) const {
   for (const Run& piece : pieces_) {
-    bool inside = true;
-    for (const TableGuard& guard : x_.guards) {
-      inside = inside &&
-               static_cast<uint32_t>(guard.outer[row] + guard.inner[piece.begin]) < guard.extent;
-    }
-    if (inside) {
+    if (is_inside(x_, row, piece.begin)) {
       std::memcpy(to + piece.begin, x + x_.outer[row] + x_.inner[piece.begin],
                   static_cast<size_t>(piece.end - piece.begin) * sizeof(float));
     } else {

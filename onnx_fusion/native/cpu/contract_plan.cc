@@ -13,6 +13,7 @@
 #include "cpu/contract_strassen.h"
 #include "cpu/contract_window.h"
 #include "cpu/contract_winograd.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion {
 
@@ -60,8 +61,6 @@ constexpr int64_t kMostLines = 192, kMostPages = 32;  // that an indexed row tou
 constexpr int64_t kIndexedRows = 9;                   // at least
 
 constexpr double kLoad = 0.05;  // cycles of a load beside a multiplication
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // An operand as far as the choice of its side needs it.
 struct Candidate {
@@ -253,16 +252,7 @@ void ContractPlan::choose_row_source(const BoundProgram& bound, const DotOperand
     if (rows_ < kIndexedRows || !is_near(stage_, *operand.map, k_)) return;
     side.source = Source::indexed;
     runs_ = runs.runs;
-    inside_.assign(static_cast<size_t>(rows_), 1);
-    for (const TableGuard& guard : side.tables.guards) {
-      const auto [low, high] = std::minmax_element(guard.inner.begin(), guard.inner.end());
-      for (int64_t row = 0; row < rows_ && depth_ > 0; ++row) {
-        if (guard.outer[row] + *low < 0 ||
-            guard.outer[row] + *high >= static_cast<int64_t>(guard.extent)) {
-          inside_[row] = 0;
-        }
-      }
-    }
+    inside_ = find_inside(side.tables);
     return;
   }
   side.source = Source::direct;

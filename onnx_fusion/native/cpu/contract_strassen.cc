@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/contract_plan.h"
+#include "cpu/sizes.h"
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -13,8 +14,6 @@ constexpr int64_t kDepthBlock = 384;   // k between two passes over the accumula
 constexpr int64_t kProductFloats = 96 << 10;  // that wait to be joined
 constexpr int64_t kHeldFloats = 100 << 10;    // the same over blocks of k
 constexpr int64_t kMostAlone = 64;     // rows without a partner, see pair_near
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // The part of the tables that one quarter of the columns' matrix is. Columns behind the last are
 // that one again: nobody reads what becomes of them.
@@ -126,9 +125,7 @@ Weights StrassenPlan::find_weights(int product, int64_t block, int64_t panel) co
 
 // As [product][panel][k][column of the panel].
 bool StrassenPlan::pack(const TensorView& constant, const OperandTables& tables) {
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < constant.rank; ++i) bytes *= static_cast<size_t>(constant.dims[i]);
-  ContentHash key = hash_constant(constant.data, bytes);
+  ContentHash key = hash_constant(constant);
   const int64_t layout[] = {'s', left_, width_, lanes_};
   key.add(layout, sizeof layout);
   key.add_values(tables.outer);

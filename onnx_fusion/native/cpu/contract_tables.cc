@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 
 namespace onnx_fusion::cpu {
 namespace {
@@ -93,6 +94,33 @@ bool build_tables(const BoundStage& stage, const BoundMap& map, float fill, cons
   fill_table(stage, outer, map.address, 0, &tables->outer);
   fill_table(stage, inner, map.address, 0, &tables->inner);
   return true;
+}
+
+std::vector<uint8_t> find_inside(const OperandTables& tables) {
+  std::vector<uint8_t> inside(tables.outer.size(), 1);
+  for (const TableGuard& guard : tables.guards) {
+    if (guard.inner.empty()) continue;
+    const auto [low, high] = std::minmax_element(guard.inner.begin(), guard.inner.end());
+    for (size_t i = 0; i < inside.size(); ++i) {
+      if (guard.outer[i] + *low < 0 ||
+          guard.outer[i] + *high >= static_cast<int64_t>(guard.extent)) {
+        inside[i] = 0;
+      }
+    }
+  }
+  return inside;
+}
+
+std::vector<int64_t> number_slots(const OperandTables& tables, int64_t floats,
+                                  std::vector<int64_t>* slots) {
+  std::map<int64_t, int64_t> seen;
+  std::vector<int64_t> begins;
+  for (const int64_t begin : tables.batch) {
+    const auto [it, fresh] = seen.emplace(begin, static_cast<int64_t>(begins.size()) * floats);
+    if (fresh) begins.push_back(begin);
+    slots->push_back(it->second);
+  }
+  return begins;
 }
 
 ColumnTables build_columns(const std::vector<int64_t>& outer, int lanes, int64_t padded) {

@@ -1,6 +1,7 @@
 // Where the elements of a contraction's operand lie: offsets that add up, computed once at binding.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -23,6 +24,20 @@ struct OperandTables {
   std::vector<TableGuard> guards;
   float fill = 0;
 };
+
+inline bool is_inside(const OperandTables& tables, int64_t outer, int64_t inner) {
+  return std::all_of(tables.guards.begin(), tables.guards.end(), [&](const TableGuard& guard) {
+    return static_cast<uint32_t>(guard.outer[outer] + guard.inner[inner]) < guard.extent;
+  });
+}
+
+// Per outer index, whether it is inside at every inner one.
+std::vector<uint8_t> find_inside(const OperandTables& tables);
+
+// Batches that begin at the same element share a packing of `floats`: appends where each one's
+// begins, and returns the distinct elements in order.
+std::vector<int64_t> number_slots(const OperandTables& tables, int64_t floats,
+                                  std::vector<int64_t>* slots);
 
 // False if the map cannot be written so: it is not linear, or a guard depends on the batch.
 bool build_tables(const BoundStage& stage, const BoundMap& map, float fill, const Axis& batch,

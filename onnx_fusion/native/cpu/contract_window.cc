@@ -12,12 +12,6 @@ namespace {
 constexpr int64_t kMostTaps = 128;
 constexpr int64_t kStripFloats = 2048;
 
-bool is_inside(const OperandTables& tables, int64_t outer, int64_t inner) {
-  return std::all_of(tables.guards.begin(), tables.guards.end(), [&](const TableGuard& guard) {
-    return static_cast<uint32_t>(guard.outer[outer] + guard.inner[inner]) < guard.extent;
-  });
-}
-
 void pack_weights(const float* data, const OperandTables& tables, int64_t padded, float* out) {
   const int64_t channels = static_cast<int64_t>(tables.batch.size());
   for (int64_t inner : tables.inner) {
@@ -115,9 +109,7 @@ void WindowPlan::plan_channels(int lanes, const TensorView* weights) {
   strip_ = std::max<int64_t>(4, kStripFloats / channels_ / 4 * 4);
   strip_ = std::min(strip_, pixels_);
   if (weights == nullptr) return;
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < weights->rank; ++i) bytes *= static_cast<size_t>(weights->dims[i]);
-  ContentHash key = hash_constant(weights->data, bytes);
+  ContentHash key = hash_constant(*weights);
   key.add("window", 6);
   key.add(&padded_, sizeof padded_);
   key.add_values(w_.batch);

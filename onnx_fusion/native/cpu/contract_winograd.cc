@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/contract_kernels.h"
+#include "cpu/sizes.h"
 #include "cpu/winograd_kernels.h"
 
 namespace onnx_fusion::cpu {
@@ -15,8 +16,6 @@ constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
 constexpr double kGain = 0.9;          // that a larger size must bring
 constexpr int64_t kMostDepth = 4096;   // of a long window
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 // How long a convolution takes, in products of one weight and one tile; direct convolution has tiles of
 // one output. Measured on Zen 4 with weights that come from memory, and ones that do not:
@@ -258,9 +257,7 @@ bool WinogradPlan::pack(const TensorView& weights, const BoundMap& map) {
                                 along_.parts,
                                 down_.all_taps,
                                 along_.all_taps};
-  size_t bytes = sizeof(float);
-  for (size_t i = 0; i < weights.rank; ++i) bytes *= static_cast<size_t>(weights.dims[i]);
-  ContentHash key = hash_constant(weights.data, bytes);
+  ContentHash key = hash_constant(weights);
   const int64_t layout[] = {static_cast<int64_t>(shape_), width_,
                             at.base,                      filters_,
                             channels_,                    frames_.taps,

@@ -4,15 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/sizes.h"
 #include "program/bind.h"
 
 namespace onnx_fusion::cpu {
-
-inline int64_t ceil_div(int64_t a, int64_t b) {  // b > 0, nearly always 1 or 2
-  if (b == 1) return a;
-  if (b == 2) return (a + 1) >> 1;
-  return a >= 0 ? (a + b - 1) / b : -(-a / b);
-}
 
 // Narrows [lo, hi) to the i for which 0 <= at + i * step < extent.
 inline void clip_run(int64_t at, int64_t step, int64_t extent, int64_t* lo, int64_t* hi) {

@@ -123,7 +123,9 @@ void ConstantHashes::give_back() const {
   }
 }
 
-ContentHash hash_constant(const void* data, size_t bytes) {
+ContentHash hash_constant(const TensorView& constant) {
+  const void* const data = constant.data;
+  const size_t bytes = bytes_of(constant);
   if (in_use != nullptr) {
     const auto found = in_use->known_.find({data, bytes});
     if (found != in_use->known_.end()) return found->second;

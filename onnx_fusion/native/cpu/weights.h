@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "machine.h"
+
 namespace onnx_fusion::cpu {
 
 // 128 bits that name what was hashed.
@@ -46,12 +48,12 @@ class ConstantHashes {
   void give_back() const;
 
  private:
-  friend ContentHash hash_constant(const void* data, size_t bytes);
+  friend ContentHash hash_constant(const TensorView& constant);
   std::map<std::pair<const void*, size_t>, ContentHash> known_;
 };
 
 // The hash of a constant's bytes; more can be added to it.
-ContentHash hash_constant(const void* data, size_t bytes);
+ContentHash hash_constant(const TensorView& constant);
 
 class WeightSlab;
 

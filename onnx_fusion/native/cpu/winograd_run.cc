@@ -5,14 +5,13 @@
 #include "cpu/contract_kernels.h"
 #include "cpu/contract_winograd.h"
 #include "cpu/parallel.h"
+#include "cpu/sizes.h"
 #include "cpu/winograd_kernels.h"
 
 namespace onnx_fusion::cpu {
 namespace {
 
 constexpr int kMostPlanes = 36;
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 }  // namespace
 

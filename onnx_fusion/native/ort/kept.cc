@@ -12,12 +12,6 @@ namespace {
 constexpr int kMostChanges = 8;  // after so many, inputs are what they are called
 constexpr size_t kMostInputs = 256;
 
-size_t bytes_of(const TensorView& view) {
-  size_t bytes = dtype_size(view.dtype);
-  for (size_t d = 0; d < view.rank; ++d) bytes *= static_cast<size_t>(view.dims[d]);
-  return bytes;
-}
-
 std::vector<uint16_t> read_kept(const std::string& schedule, size_t count) {
   std::vector<uint16_t> kept;
   for (size_t at = 0; at < schedule.size();) {
