@@ -19,6 +19,19 @@ SPECIALS = {
     "i": (0, 1, -1, 2, 127, -128, 2**31 - 1, -(2**31), 2**62, -(2**62)),
     "u": (0, 1, 2, 127, 128, 254, 255),
 }  # fmt: skip
+SUMS = frozenset((
+    "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "ReduceSum", "ReduceMean", "ReduceL1",
+    "ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp", "CumSum", "AveragePool",
+    "GlobalAveragePool", "LpPool", "LpNormalization", "LRN", "InstanceNormalization",
+    "LayerNormalization", "GroupNormalization", "RMSNormalization", "Attention", "GRU", "LSTM",
+    "RNN",
+))  # fmt: skip
+"""What sums in an order of its own: where some orders overflow, any result is right."""
+CHOICES = frozenset((
+    "MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceMin", "ArgMax", "ArgMin", "TopK", "Hardmax",
+    "Softmax", "LogSoftmax",
+))  # fmt: skip
+"""What ONNX Runtime does with a NaN among its operands depends on where it stands."""
 Shape = tuple[int, ...]
 
 
@@ -151,6 +164,9 @@ class Grower:
             raise Rejected("too large, or no tensor")
         if any(a.dtype.kind not in "fiub" for a in found):
             raise Rejected("no numbers")
+        known = self.values | dict(zip(outputs, found, strict=True))
+        for node in nodes:
+            need_defined(node, [known[name] for name in node.input if name in known])
         self.nodes.extend(nodes)
         self.values.update(zip(outputs, found, strict=True))
 
@@ -182,6 +198,18 @@ class Grower:
         keep = [d if self.chance(0.6) else 1 for d in a.shape]
         array = self.data(tuple(keep[self.number(0, len(keep)) :]), a.dtype, self.chance(0.3))
         return self.constant(array) if self.chance(0.7) else self.given(array)
+
+
+def need_defined(node: onnx.NodeProto, inputs: Sequence[np.ndarray]) -> None:
+    """Raise Rejected if the numbers are such that more than one result of the node is right."""
+    floats = [a.astype(np.float64) for a in inputs if a.dtype.kind == "f" and a.size]
+    if node.op_type in CHOICES and any(np.isnan(a).any() for a in floats):
+        raise Rejected("not a number")
+    if node.op_type in SUMS and floats:
+        most = max(float(np.finfo(a.dtype).max) for a in inputs if a.dtype.kind == "f")
+        largest = max(float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in floats)
+        if max(largest, largest**2) * max(a.size for a in floats) > most:
+            raise Rejected("a sum may overflow")
 
 
 def fits(a: np.ndarray, b: np.ndarray) -> bool:

@@ -92,7 +92,9 @@ def finish(g: Grower) -> Case:
     if g.chance(0.3):
         for n, a in g.values.items():
             if n in made and n not in shown and g.chance(0.5) and not functions:
-                graph.value_info.append(info(n, a))
+                # An extent said here is a promise for all extents of the inputs.
+                dims = None if all(map(is_fixed, types)) else [None] * a.ndim
+                graph.value_info.append(info(n, a, dims))
     label(g, graph, notes)
     feeds = dict(inputs)
     if g.chance(0.1):
@@ -123,6 +125,11 @@ def typed(g: Grower, name: str, array: np.ndarray, notes: list[str]) -> onnx.Val
         return info(name, array, [f"d{d}" if d > 1 else d for d in array.shape])
     notes.append("nameless extents")
     return info(name, array, [None] * array.ndim)
+
+
+def is_fixed(value: onnx.ValueInfoProto) -> bool:
+    """Return whether a type has all its extents."""
+    return all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
 
 
 def result(g: Grower, name: str) -> onnx.ValueInfoProto:

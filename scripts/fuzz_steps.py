@@ -151,6 +151,8 @@ def pad(g: Grower) -> None:
     x = g.value("fi", 1, 5)
     a = g.of(x)
     mode = g.pick(["constant", "constant", "reflect", "edge", "wrap"])
+    if mode != "constant" and not a.size:
+        raise Rejected("no elements to pad with")
     least = -1 if mode == "constant" else 0
     pads = [g.number(least, 2) if g.chance(0.5) else 0 for _ in range(2 * a.ndim)]
     if g.opset < 11:
@@ -317,6 +319,12 @@ def pool(g: Grower) -> None:
         more["count_include_pad"] = 1
     if kind == "MaxPool" and g.opset >= 10 and g.chance(0.2):
         more["dilations"] = [2] * spatial
+    if "auto_pad" not in more:
+        pads, apart = more.get("pads", [0] * 2 * spatial), more.get("dilations", [1] * spatial)
+        for k, extent in enumerate(g.of(x).shape[2:]):
+            room = extent + pads[k] + pads[k + spatial]
+            if room <= (more["kernel_shape"][k] - 1) * apart[k]:
+                raise Rejected("a window larger than what it slides over")
     g.add(kind, [x], 2 if kind == "MaxPool" and g.chance(0.15) else 1, **more)
 
 

@@ -190,6 +190,25 @@ def test_a_fused_body_is_not_fused_again() -> None:
         api.plan(made)
 
 
+def test_a_body_s_folded_constants_are_no_inputs_of_it_in_ir_3() -> None:
+    """Below IR 4 an initializer is an input, and a Loop gives its body inputs of its own."""
+    text = """<ir_version: 3, opset_import: ["" : 17]> g (float[4] x, int64 n) => (float[4] y)
+        <int64 n = {2}> { y = Loop(n, , x) <body = body (int64 i, bool c, float[4] a)
+            => (bool d, float[4] b) {
+              d = Identity(c)
+              w = Constant <value = float[4] {1.0, 2.0, 3.0, 4.0}>()
+              v = Exp(w)
+              s = Neg(a)
+              b = Add(s, v)
+            }> }"""
+    made = fused(parse(text), fallback=False)
+    assert made.ir_version == 3
+    assert not body_of(made, "body").initializer
+    x = {"x": np.arange(4, dtype=np.float32)}
+    wanted, got = run(parse(text), x), run(made, x, True)
+    np.testing.assert_allclose(got[0], wanted[0], rtol=1e-6)
+
+
 def test_equal_input_gives_equal_bytes() -> None:
     first, second = (fused(parse(NESTED)).SerializeToString(deterministic=True) for _ in range(2))
     assert first == second

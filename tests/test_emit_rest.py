@@ -336,3 +336,36 @@ def test_initializers_that_are_inputs_are_named_in_the_schedule_and_can_be_repla
     for more in ({}, {}, {"v": arrays[2]}, {}, {"v": weights["v"]}):
         (want,), (got,) = (one.run(None, feeds | more) for one in (plain, made))
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["region_0", "region_0_1"])
+def test_no_two_nodes_have_one_name(name):
+    """ONNX Runtime refuses such a model."""
+    other = "abs" if name == "region_0" else "region_0"
+    chained = (("Relu", "x", "a", "relu"), ("Exp", "a", "y", "exp"), ("Softmax", "y", "b", name),
+               ("Neg", "b", "z", "neg"), ("Abs", "z", "v", other))  # fmt: skip
+    proto = helper.make_model(helper.make_graph([
+        helper.make_node(kind, [given], [made], label) for kind, given, made, label in chained
+    ], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("v", TensorProto.FLOAT, ["N", 4])]),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    after = onnx_fusion.optimize(proto, policy="all", only=("Relu", "Exp", "Neg"))
+    names = [node.name for node in after.graph.node]
+    assert len(names) == len(set(names)) and name in names
+    x = {"x": floats(3, 4)}
+    got = onnx_fusion.session(after).run(None, x)
+    wanted = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, x)
+    np.testing.assert_allclose(got[0], wanted[0], rtol=1e-6)
+
+
+def test_a_node_made_anew_has_a_name_of_its_own():
+    """The Shape that is written for the unfused ConstantOfShape is called as its value."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 4] x, int64[2] s) => (float[n, 4] y) {
+          a = Reshape(x, s) b = Relu(a) z = Shape(x) c = Reshape(b, z)
+          region_0 = Shape(c) d = ConstantOfShape(region_0) y = Add(d, c) }""")
+    after = onnx_fusion.optimize(proto, policy="all")
+    names = [node.name for node in after.graph.node if node.name]
+    assert len(names) == len(set(names))
+    got = onnx_fusion.session(after).run(None, {"x": floats(3, 4), "s": np.array([-1, 4])})
+    assert got[0].shape == (3, 4)

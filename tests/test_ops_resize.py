@@ -215,6 +215,13 @@ def test_padding_of_unknown_extents(mode: str) -> None:
     compare(model, {"x": x}, {"x": floats(3, 3)}, {"x": floats(3, 50)})
 
 
+def test_wrapping_goes_round_a_short_axis_more_than_once() -> None:
+    x = floats(2, 4)
+    nodes = [node("Pad", ["x", "p"], ["y"], mode="wrap")]
+    model = build(nodes, {"x": x}, {"p": np.array([3, 0, 4, 1])}, opset=19, symbols={"x": ["n", 4]})
+    compare(model, {"x": x}, {"x": floats(1, 4)}, {"x": floats(9, 4)})
+
+
 def test_reflection_behind_a_convolution_window() -> None:
     """The window reads the padded signal, which is not stored."""
     x = floats(1, 1, 16)

@@ -14,7 +14,7 @@ from onnx_fusion.emit.demand import Demand, find_demand, initializer_names
 from onnx_fusion.emit.function import FUNCTION_IR, build_function, node_proto, plain_domain
 from onnx_fusion.emit.live import find_read
 from onnx_fusion.emit.order import Item, order
-from onnx_fusion.emit.supply import ANY_CONSTANT_OPSET, constant_nodes
+from onnx_fusion.emit.supply import write_constants
 from onnx_fusion.errors import ModelError, OnnxFusionError
 from onnx_fusion.graph import scope
 from onnx_fusion.graph.model import walk
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnx_fusion.dtypes import DType
     from onnx_fusion.fusion.plan import Region
     from onnx_fusion.graph.load import Model
-    from onnx_fusion.graph.model import Body, Dim, Graph, Value
+    from onnx_fusion.graph.model import Body, Dim, Graph, Node, Value
     from onnx_fusion.graph.weights import Weight
     from onnx_fusion.lower import Lowered
 
@@ -81,10 +81,10 @@ def emit(model: Model, graph: Graph, fused: Sequence[Lowered], *, fallback: bool
     if all(entry.domain != naming.DOMAIN for entry in proto.opset_import):
         proto.opset_import.append(helper.make_opsetid(naming.DOMAIN, naming.VERSION))
     where = _by_graph(graph, fused, kinds)
-    folded = _fuse(proto, graph, where)
+    folded = _fuse(proto, graph, where, proto.ir_version)
     for body in graph.functions:
         if body.graph in where:
-            _fuse_function(proto.functions[body.index], body.graph, where)
+            _fuse_function(proto.functions[body.index], body.graph, where, proto.ir_version)
     names = {tensor.name for tensor in proto.graph.initializer}
     weights = {name: weight for name, weight in model.weights.items() if name in names}
     return Emitted(proto, weights | folded, left_out)
@@ -108,9 +108,12 @@ def _by_graph(graph: Graph, fused: Sequence[Lowered], kinds: Sequence[str]) -> d
     return found
 
 
-def _fuse(proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused]) -> dict[str, Weight]:
+def _fuse(
+    proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused], ir: int
+) -> dict[str, Weight]:
     """Write the fused nodes into `proto`, a copy of the graph's; return its new constants, which
-    have no data yet. Bodies come first: what they no longer read may go from the graphs around."""
+    have no data yet. Bodies come first: what they no longer read may go from the graphs around.
+    `ir` is the whole model's IR version."""
     source = graph.model.proto
     for body in graph.bodies:
         if body.graph not in where:
@@ -120,7 +123,11 @@ def _fuse(proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused]) ->
             source.CopyFrom(graph.model.proto)
         inner = onnx.ModelProto()
         inner.CopyFrom(body.graph.model.proto)
-        folded = _fuse(inner, body.graph, where)
+        folded = _fuse(inner, body.graph, where, ir)
+        if ir < CONSTANT_INITIALIZERS_IR:  # a body's inputs are what its node gives it
+            write_constants(inner.graph, folded, graph.opsets)
+            _keep(inner.graph.initializer, list(inner.graph.initializer),
+                  lambda tensor, gone=folded: tensor.name not in gone)
         for tensor in inner.graph.initializer:
             if tensor.name in folded:
                 tensor.raw_data = bytes(folded[tensor.name].raw())
@@ -137,16 +144,13 @@ def _fuse(proto: onnx.ModelProto, graph: Graph, where: Mapping[Graph, Fused]) ->
 
 
 def _fuse_function(
-    function: onnx.FunctionProto, graph: Graph, where: Mapping[Graph, Fused]
+    function: onnx.FunctionProto, graph: Graph, where: Mapping[Graph, Fused], ir: int
 ) -> None:
     """Write the fused nodes into one of the model's own functions; constants become nodes there."""
     inner = onnx.ModelProto()
     inner.CopyFrom(graph.model.proto)
-    folded = _fuse(inner, graph, where)
-    opset = graph.opsets.get("", ANY_CONSTANT_OPSET)
+    write_constants(inner.graph, _fuse(inner, graph, where, ir), graph.opsets)
     del function.node[:]
-    for name, weight in folded.items():
-        function.node.extend(constant_nodes(name, weight, opset))
     function.node.extend(inner.graph.node)
     if function.value_info:
         del function.value_info[:]
@@ -187,8 +191,10 @@ def _write_nodes(
         (k, _without(demand.reread.get(k, original[k]), provided, taken))
         for k in sorted(demand.kept)
     ]
-    nodes += [(max(node.origin, default=-1), node_proto(node)) for node in demand.extra]
     regions = [one for one, _ in fused]
+    called = {node.name for _, node in nodes}
+    own = {one.region.name: layout.fresh(one.region.name, called) for one in regions}
+    nodes += [(max(node.origin, default=-1), _called(node, called)) for node in demand.extra]
     names = layout.name_layouts(regions, taken)
     given = {tensor.name for tensor in source.graph.initializer}
     for one, kind in fused:
@@ -196,7 +202,7 @@ def _write_nodes(
             kind,
             layout.called(one.inputs, one, names),
             layout.called(one.outputs, one, names),
-            one.region.name,
+            own[one.region.name],
             domain=naming.DOMAIN,
             program=one.program,
             **({"ptx": one.ptx} if one.ptx else {}),
@@ -214,6 +220,14 @@ def _write_nodes(
     del proto.graph.node[:]
     proto.graph.node.extend(item.content for item in ordered)
     return names
+
+
+def _called(node: Node, taken: set[str]) -> onnx.NodeProto:
+    """Return what is written of a node that a pass made, under a name of its own."""
+    proto = node_proto(node)
+    if proto.name:
+        proto.name = layout.fresh(proto.name, taken)
+    return proto
 
 
 def _schedule(one: Lowered, given: Collection[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ character that no other name has.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 ANY_CONSTANT_OPSET = 9
 """The first opset whose Constant may have any element type."""
+
+
+def write_constants(
+    graph: onnx.GraphProto, constants: Mapping[str, Weight], opsets: Mapping[str, int]
+) -> None:
+    """Put nodes that give these constants before all others."""
+    opset = opsets.get("", ANY_CONSTANT_OPSET)
+    nodes = [made for name, weight in constants.items()
+             for made in constant_nodes(name, weight, opset)]  # fmt: skip
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def constant_nodes(name: str, weight: Weight, opset: int) -> list[onnx.NodeProto]:

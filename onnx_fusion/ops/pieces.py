@@ -275,7 +275,8 @@ def mirrored(
 ) -> Tensor:
     """Return x padded with its own elements: the edge's, those reflected at it, or the other end's.
 
-    Reflection is once at each end, so pads must be smaller than the axis.
+    Reflection is once at each end, so pads must be smaller than the axis; an axis of unknown extent
+    may be shorter than what it is wrapped by, and is gone round as often as need be.
     """
     if mode not in ("edge", "reflect", "wrap"):
         raise Refused(f"Pad mode {mode}")
@@ -306,6 +307,8 @@ def mirrored_axis(
         if guard not in (None, ANY):
             raise NeedsTemp(tensor)
         at = number(index[k], tensor) - before
+        if mode == "wrap" and ex.as_int(size) is None:
+            return x.at(stage, (*index[:k], stage.simplify(at % size), *index[k + 1 :]), ANY)
         head = {"edge": ex.const(0), "reflect": -at, "wrap": at + size}[mode]
         tail = {"edge": size - 1, "reflect": (size - 1) * 2 - at, "wrap": at - size}[mode]
         piece = lambda e: x.at(stage, (*index[:k], stage.simplify(e), *index[k + 1 :]), ANY)  # noqa: E731
