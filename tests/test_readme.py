@@ -64,6 +64,22 @@ def test_the_python_of_use_runs(folder, monkeypatch):
     assert np.isfinite(got[0]).all()
 
 
+def test_the_page_of_the_code_names_what_exists():
+    text = (ROOT / "onnx_fusion" / "docs" / "code.md").read_text()
+    named = re.findall(r"`(onnx_fusion/[\w./*]+)`(?:\s+\(((?:`\w+`(?:, )?)+)\))?", text)
+    assert len(named) > 30
+    for path, names in named:
+        assert (ROOT / path).exists(), path
+        for name in re.findall(r"\w+", names):
+            source = (ROOT / path).read_text()
+            assert re.search(rf"(def|class|::|^) ?{name}\b", source, re.MULTILINE), (path, name)
+    table = text.split("| files of")[1].split("\n\n")[0]
+    native = ROOT / "onnx_fusion" / "native" / "cpu"
+    words = [word for word in re.findall(r"`([\w.*]+)`", table) if word != "plan_contraction"]
+    for word in words:
+        assert any(native.glob(word if "." in word else f"{word}.*")), word
+
+
 def test_the_map_names_folders_that_exist():
     for path in re.findall(r"`((?:onnx_fusion|models|scripts)/[a-z_/]*)`", TEXT):
         assert (ROOT / path).exists(), path
