@@ -11,6 +11,7 @@ from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import transpose
 from onnx_fusion.ops.product import of_matrices, of_windows
 from onnx_fusion.ops.row import Row, Site, align, broadcast, like, pointwise
+from onnx_fusion.ops.rows import per_channel
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.ops.window import read_window, window_of
@@ -114,12 +115,8 @@ def lower_conv(site: Site) -> list[Tensor | None]:
     tensor = Tensor(DType.F32, shape, read, 1)
     if bias is None:
         return [tensor]
-    flat = Tensor(
-        DType.F32, (ex.const(1), outputs) + (ex.const(1),) * (x.rank - 2),
-        lambda s, i, g: bias.at(s, (i[1],), g), bias.steps,
-    )  # fmt: skip
     add = lambda s, a, b: s.apply("add", a, b)  # noqa: E731
-    return [pointwise(shape, DType.F32, (tensor, flat), add)]
+    return [pointwise(shape, DType.F32, (tensor, per_channel(bias, x.rank)), add)]
 
 
 def matmul_flops(node: Node) -> float:

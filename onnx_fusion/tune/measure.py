@@ -249,10 +249,6 @@ class Measurer:
                 raise Unfit(f"'{name}' is no tensor of numbers")
             self.arrays[name] = array
 
-    def forget(self, kept: Collection[str] = ()) -> None:
-        """Let go of captured values but those named."""
-        self.arrays = {name: array for name, array in self.arrays.items() if name in kept}
-
     def footprint(self) -> int:
         """Return how many bytes of weights a run of the whole model reads."""
         return sum(weight.nbytes for weight in self.model.weights.values())
