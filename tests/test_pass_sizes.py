@@ -4,7 +4,9 @@ import onnx.parser
 import pytest
 
 from onnx_fusion.graph.load import load
+from onnx_fusion.graph.view import view
 from onnx_fusion.passes import sizes
+from onnx_fusion.passes.infer import has_room
 from onnx_fusion.passes.pipeline import prepare
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -69,3 +71,27 @@ def test_sizes_that_leave_windows_no_room_are_not_shown_to_onnx():
           d = AveragePool <kernel_shape = [20]> (s)  r = Slice(d, a, e, t)  y = Relu(r) }"""
     )
     assert [extents["T"] for extents in sizes.usual_extents(graph)] == [384]
+
+
+NO_ROOM = {
+    "Conv": "c = Conv <dilations = [9, 9]> (x, w)",
+    "MaxPool": "c = MaxPool <kernel_shape = [50, 50], pads = [6, 6, 6, 6], strides = [2, 2]> (x)",
+    "Pad": "p = Constant <value_ints = [0, 0, -9, -9, 0, 0, -29, -29]> ()  c = Pad(x, p)",
+    "ConvTranspose": "c = ConvTranspose <pads = [19, 19, 20, 20]> (x, w)",
+}
+
+
+@pytest.mark.parametrize("kind", NO_ROOM)
+def test_an_extent_below_0_is_found_before_a_slice_is_shown(kind):
+    """At 32 each of these leaves less than nothing; at 96 there is room."""
+    proto = onnx.parser.parse_model(
+        HEAD
+        + f"""g (float[1, 3, H, W] x, float[3, 3, 5, 5] w) => (float[a, b, c, d] y) {{
+          {NO_ROOM[kind]}
+          a = Constant <value_ints = [0]> ()  e = Constant <value_ints = [-1]> ()
+          t = Constant <value_ints = [2]> ()  s = Slice(c, a, e, t)  y = Neg(s) }}"""
+    )
+    for extent, room in ((32, False), (96, True)):
+        graph = view(load(proto))
+        graph.inputs[0].shape = (1, 3, extent, extent)
+        assert has_room(graph) == room, extent

@@ -11,6 +11,12 @@ from onnx_fusion.errors import ModelError
 from onnx_fusion.graph.model import Dim, Graph, Node, Value
 
 _MAX_BYTES = 1 << 26
+_SMALL = 1 << 10
+"""Up to so many bytes of a constant may be a shape, an axis or a size, which decide."""
+_ACCEPTED: set[tuple] = set()
+"""What nodes were seen as when they were accepted: each is looked at after every pass, and at every
+size that is tried."""
+_MOST = 1 << 15
 Info = tuple[DType | None, tuple[Dim | None, ...] | None]
 
 
@@ -20,14 +26,20 @@ def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
     onnx alone is no judge: it complains about models that run. Returns if ONNX Runtime accepts them
     all.
     """
+    if len(_ACCEPTED) > _MOST:
+        _ACCEPTED.clear()
+    accepted = set() if proto.functions else _ACCEPTED
     for node in graph.nodes:
         if node.proto is None or node.parts or node.captures:
             continue
-        alone = _alone(graph, node, proto, found)
-        if alone is None or _infers(alone):
+        seen = (graph.opsets.get(node.domain), *_seen(node, found))
+        if seen in accepted:
             continue
-        reason = _refusal(alone)
-        if reason:
+        alone = _alone(graph, node, proto, found)
+        reason = "" if alone is None or _infers(alone) else _refusal(alone)
+        if not reason:
+            accepted.add(seen)
+        else:
             shapes = ", ".join(
                 "-" if value is None else _show(value.name, found, graph) for value in node.inputs
             )
@@ -36,6 +48,27 @@ def check(graph: Graph, proto: onnx.ModelProto, found: dict[str, Info]) -> None:
                 f"{graph.model.where}: node {node.name!r} ({node.op_type}, opset "
                 f"{version}): {reason}; its inputs have the shapes {shapes}"
             )
+
+
+def _seen(node: Node, found: dict[str, Info]) -> tuple:
+    """Return what inference sees of a node: equal ones are accepted or refused alike."""
+    inputs = []
+    for value in node.inputs:
+        if value is None:
+            inputs.append(None)
+        elif value.weight is not None:
+            weight = value.weight
+            small = weight.array().tobytes() if weight.nbytes <= _SMALL else b""
+            inputs.append((weight.dtype, weight.shape, small))
+        elif _is_constant(value):
+            inputs.append(tuple(a.SerializeToString() for a in value.producer.proto.attribute))
+        elif value.producer is None:
+            inputs.append((value.dtype, value.shape))
+        else:
+            dtype, shape = found.get(value.name, (None, None))
+            inputs.append((dtype, shape and _numbers(shape)))
+    attributes = tuple(a.SerializeToString() for a in node.proto.attribute)
+    return node.domain, node.op_type, attributes, tuple(inputs), len(node.outputs)
 
 
 def _alone(
@@ -61,7 +94,7 @@ def _alone(
             dtype, shape = found.get(value.name, (None, None))
             if dtype is None:
                 return None
-            dims = shape and [dim if isinstance(dim, int) else None for dim in shape]
+            dims = shape and _numbers(shape)
             alone.graph.input.append(
                 onnx.helper.make_tensor_value_info(value.name, dtype.onnx, dims)
             )
@@ -69,6 +102,11 @@ def _alone(
     for value in filter(None, node.outputs):
         alone.graph.output.add(name=value.name)
     return alone
+
+
+def _numbers(shape: tuple[Dim | None, ...]) -> tuple[int | None, ...]:
+    """Return the extents that are known in numbers."""
+    return tuple(dim if isinstance(dim, int) else None for dim in shape)
 
 
 def _is_constant(value: Value) -> bool:

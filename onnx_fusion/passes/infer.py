@@ -15,10 +15,9 @@ from onnx_fusion.passes.decided import taken
 from onnx_fusion.passes.extent_rules import is_misjudged, output_extents
 from onnx_fusion.passes.extents import Extents
 from onnx_fusion.passes.stand_in import stand_in
-from onnx_fusion.passes.windows import POOLS, Extent
+from onnx_fusion.passes.windows import Extent, shrinks
 
 _MAX_ROUNDS = 32
-_SHRINKING = frozenset(("Conv", "ConvTranspose", "Pad", *POOLS))
 _WITH_DATA = 1024
 """Constants up to this many bytes are shown to onnx, which computes with shape tensors."""
 
@@ -70,9 +69,9 @@ def has_room(graph: Graph) -> bool:
     stages: list[list[Node]] = [[]]
     for node in graph.nodes:
         turn = max((turns.get(value, 0) for value in filter(None, node.inputs)), default=0)
-        kinds = {part.op_type for part in node.parts or (node,)}
-        turn += turn % 2 if "Slice" in kinds else 0
-        turn |= not kinds.isdisjoint(_SHRINKING)
+        parts = node.parts or (node,)
+        turn += turn % 2 if any(part.op_type == "Slice" for part in parts) else 0
+        turn |= any(map(shrinks, parts))
         turns.update(dict.fromkeys(filter(None, node.outputs), turn))
         stages.extend([] for _ in range(len(stages), turn // 2 + 1))
         stages[turn // 2].append(node)

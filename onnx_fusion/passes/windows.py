@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from onnx_fusion.graph.model import Dim, Node
+from onnx_fusion.passes.fold import read_constant
 
 Extent = int | str | tuple[Any, ...] | None
 Shape = tuple[Dim, ...]
@@ -54,6 +55,30 @@ def steps_of(dim: Dim, shift: int, stride: int) -> Extent:
     if isinstance(dim, int):
         return (dim + shift) // stride + 1
     return dim if (shift, stride) == (-1, 1) else ("steps", dim, shift, stride)
+
+
+def shrinks(node: Node) -> bool:
+    """Return whether the node may make an extent below 0 of those that are not, as onnx infers
+    them.
+
+    A window that steps over all it reaches beyond the padding finds room once too often, not too
+    seldom. Of a Pad onnx knows constants only.
+    """
+    if node.op_type == "Pad":
+        given = node.inputs[1] if len(node.inputs) > 1 else None
+        made = given.producer if given is not None else None
+        known = given.weight if given is not None else None
+        if made is not None and made.op_type == "Constant":
+            known = read_constant(made)
+        pads = node.attrs.get("pads", ()) if known is None else known.array().reshape(-1)
+        return any(int(pad) < 0 for pad in pads)
+    if node.op_type not in (*POOLS, "Conv", "ConvTranspose"):
+        return False
+    weight = node.inputs[1].shape if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    kernel = node.attrs.get("kernel_shape") or (weight or ())[2:]
+    none = (1, 1, *(0 for _ in kernel))
+    extents = (upsampled if node.op_type == "ConvTranspose" else windows)(node, [none, weight])
+    return extents is None or any(isinstance(n, int) and n < 0 for n in extents[2:])
 
 
 def upsampled(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
