@@ -219,7 +219,8 @@ def test_equal_nodes_are_looked_at_once_in_a_model_that_onnx_complains_about(mon
     proto = parse(f"""
         g (float[N, 4, H, W] x, float[5] a, bool c) => (float[A, B, C, D] r30, float[E, F] y) {{
         r0 = Neg(x)  {chain}
-        y = If (c) <then_branch = one () => (float[E, F] p) <float[] q> {{ q = Relu(x)  p = Neg(q) }},
+        y = If (c) <then_branch = one () => (float[E, F] p) <float[] q> {{
+                      q = Relu(x)  p = Neg(q) }},
                     else_branch = two () => (float[E, F] r) {{ r = Neg(x) }}> }}""")
     shown, infer_shapes = [], contradiction.infer_shapes
 

@@ -70,6 +70,22 @@ def test_symbolic_sizes_are_given_or_told(tmp_path, capsys):
     assert {entry.shapes for entry in Database().entries()} >= {"1x64", "32x64", "5x64"}
 
 
+def test_a_body_that_reads_symbolic_sizes_is_told_to_be_one(tmp_path, capsys):
+    """What goes in is no value of the graph: it was asked for as one, and ONNX Runtime's error was
+    told."""
+    path = tmp_path / "in.onnx"
+    body = """Scan <num_scan_inputs = 1, body = step (float[N] prev, float[N] row) =>
+        (float[N] next, float[N] made) { a = Tanh(row)  b = Sin(prev)  c = Mul(a, b)
+        next = Exp(c)  made = Cos(c) }>"""
+    text = f"""g (float[N] s, float[16, N] x) => (float[N] e, float[16, N] y) {{
+      e, y = {body} (s, x) }}"""
+    onnx.save(onnx.parser.parse_model(HEAD + text), path)
+    tune = ["optimize", str(path), str(tmp_path / "out.onnx"), "--tune", "--threads", "1"]
+    assert main(tune) == 0
+    told = capsys.readouterr().err
+    assert "1 stretch could not be timed alone: it is inside a body\n" in told
+
+
 def test_a_wrong_kernel_is_found_out(source, tmp_path, monkeypatch):
     """The real measurer compares results before it times anything."""
     right = reuse.lower

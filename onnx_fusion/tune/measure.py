@@ -49,6 +49,7 @@ WRONG = 1e-2
 """A difference above this share of the range is wrong where no float64 value says otherwise."""
 TRUTH_SECONDS = 10.0
 """What float64 values of one stretch may take."""
+INSIDE = "it is inside a body"
 
 
 class Unfit(Exception):
@@ -102,7 +103,12 @@ class Measurer:
     truth: tuple[Cut, Truth] | None = None
 
     def sizes(self, unit: Unit | None) -> str:
-        """Return the shapes that a stretch reads (None: the whole model) in a run on the inputs."""
+        """Return the shapes that a stretch reads (None: the whole model) in a run on the inputs.
+
+        Raises Unfit as `part` does.
+        """
+        if unit is not None and unit.graph is not self.graph:
+            raise Unfit(INSIDE)
         if unit is None:
             named = [(name, array) for name, array in sorted(self.inputs.items())]
         else:
@@ -116,7 +122,7 @@ class Measurer:
         Raises Unfit if it cannot be timed by itself, Failed if the regions do not do their work.
         """
         if unit.graph is not self.graph:
-            raise Unfit("it is inside a body")
+            raise Unfit(INSIDE)
         original = find_cut(self.model.proto, unit.graph, unit.nodes)
         if original is None:
             raise Unfit("it cannot be cut out")

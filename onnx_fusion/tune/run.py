@@ -224,12 +224,13 @@ def sentences(units: Sequence[Unit], decision: Decision, asker: Asker) -> list[s
     taken = {region.nodes[0] for region in decision.regions}
     count = sum(any(r.nodes[0] in taken for o in u.options for r in o) for u in units)
     told = [
-        f"{asker.measured} measurements taken, {asker.known} known, with {threads}; "
-        f"{count} of {len(units)} stretches fused"
+        f"{number(asker.measured, 'measurement')} taken, {asker.known} known, with {threads}; "
+        f"{count} of {number(len(units), 'stretch', 'stretches')} fused"
     ]
     if asker.unfit:
         reason = next(iter(asker.unfit.values()))
-        told.append(f"{len(asker.unfit)} stretches could not be timed alone: {reason}")
+        unfit = number(len(asker.unfit), "stretch", "stretches")
+        told.append(f"{unfit} could not be timed alone: {reason}")
     if asker.spreads and statistics.median(asker.spreads) > BUSY:
         told.append(
             f"the machine was busy: intervals of {statistics.median(asker.spreads):.0%}; "
@@ -248,3 +249,8 @@ def sentences(units: Sequence[Unit], decision: Decision, asker: Asker) -> list[s
     else:
         told.append("nothing is faster on this machine, so the original is written as it is")
     return told
+
+
+def number(count: int, word: str, many: str = "") -> str:
+    """Return `1 stretch`, `2 stretches`."""
+    return f"{count} {word if count == 1 else many or f'{word}s'}"
