@@ -108,9 +108,23 @@ def test_windows_two_wide_side_by_side(kind):
             pads = ((0, 0), (0, 0))
             check((2, 5, 8, width), kind, (height, 2), (2, 2), pads, None, (False, False))
     check((3, 6, 21), kind, (2,), (2,), ((0, 0),), None, (False, False))
-    x = RNG.uniform(-1, 1, (1, 3, 8, 36)).astype(np.float32)
-    x[0, 1, 4, 5] = x[0, 2, 0, 19] = np.nan
-    check(x.shape, kind, (2, 2), (2, 2), ((0, 0), (0, 0)), None, (False, False), x=x)
+    for width in (10, 28, 36):
+        x = RNG.uniform(-1, 1, (1, 3, 8, width)).astype(np.float32)
+        x[0, 1, 4, 5] = x[0, 2, 0, width // 2 + 1] = np.nan
+        x[0, 0, 7, width - 1] = np.inf
+        check(x.shape, kind, (2, 2), (2, 2), ((0, 0), (0, 0)), None, (False, False), x=x)
+
+
+@pytest.mark.parametrize("kind", JOIN)
+def test_whole_planes(kind):
+    pads = ((0, 0), (0, 0))
+    for channels in (1, 3, 5, 8, 9, 12, 16, 23, 33, 48):
+        for kernel in ((5, 100), (3, 1), (2, 7)):
+            x = RNG.uniform(0.1, 1, (2, channels, *kernel)).astype(np.float32)
+            check(x.shape, kind, kernel, (1, 1), pads, None, (True, False), x=x)
+    x = RNG.uniform(-1, 1, (1, 12, 9, 8)).astype(np.float32)
+    x[0, 3, 4, 5] = x[0, 11, 0, 0] = np.nan
+    check(x.shape, kind, (9, 8), (1, 1), pads, None, (True, False), x=x)
 
 
 @pytest.mark.parametrize("layouts", LAYOUTS)

@@ -121,7 +121,9 @@ void ContractPlan::choose_blocks() {
   }
   panel_block_ = std::min(panel_block_, panels_);
   strip_panels_ = std::min(strip_panels_, panel_block_);
-  if (streams_) panel_block_ = std::max<int64_t>(1, panel_block_ / stream * stream);
+  if (streams_ && panel_block_ < panels_) {
+    panel_block_ = std::max<int64_t>(1, panel_block_ / stream * stream);
+  }
 
   if (packs(rows_side_)) row_floats_ = row_block_ * depth;
   if (packs(columns_side_)) column_floats_ = panel_block_ * width_ * deepest;

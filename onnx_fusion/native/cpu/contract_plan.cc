@@ -120,6 +120,19 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
   return x.extent >= kIndexedRows && is_near(stage, *map, k) ? gemm_kernels().lanes / 40.0 : 1.0;
 }
 
+// Of one or two rows: so that all panels are read in the fewest goes, `most` panels of one width each.
+int choose_streams(int64_t vectors, int64_t most) {
+  int best = 1;
+  int64_t least = 0;
+  for (int v = 1; v <= tile_kernels().max_vectors && v <= vectors; ++v) {
+    const int64_t goes = (vectors / v + most - 1) / most + (vectors % v != 0 ? 1 : 0);
+    if (least > 0 && goes > least) continue;
+    best = v;
+    least = goes;
+  }
+  return best;
+}
+
 }  // namespace
 
 // Multiplications two at once, four steps late, and some time for each load.
@@ -222,7 +235,8 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
 
   const int64_t vectors = round_up(columns_, lanes) / lanes;
   unit_ = unit(best);
-  vectors_ = choose_width(vectors, round_up(columns_, unit_) % lanes != 0);
+  vectors_ = rows_ <= 2 ? choose_streams(vectors, tile_kernels().streams[std::max<int64_t>(rows_, 1)])
+                        : choose_width(vectors, round_up(columns_, unit_) % lanes != 0);
   width_ = static_cast<int64_t>(vectors_) * lanes;
   panels_ = round_up(columns_, width_) / width_;
   tile_rows_ = tiles_.rows[vectors_];

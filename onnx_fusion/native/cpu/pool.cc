@@ -132,7 +132,13 @@ void PoolPlan::run_pairs(const RunContext& context) const {
     rows.rows = rows_.outputs;
     rows.outputs = columns_.outputs;
     rows.divisor = divisor_.uniform();
-    for (int64_t i = begin; i < end; ++i) {
+    int64_t planes = 1;  // that follow each other as a plane's rows do
+    if (outer_.count == 1 && address_->coef[outer_.letters[0]] == rows.rows * rows.row &&
+        store_->coef[outer_.letters[0]] == rows.rows * rows.out_row) {
+      planes = end - begin;
+      rows.rows *= planes;
+    }
+    for (int64_t i = begin; i < end; i += planes) {
       locate(context.bound->stages[stage_index_], outer_, i, letters);
       int64_t in = address_->base, to = store_->base;
       for (int k = 0; k < outer_.count; ++k) {

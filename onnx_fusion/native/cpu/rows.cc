@@ -24,7 +24,7 @@ enum class Schedule { rows, streamed_rows, lanes, streamed_lanes };
 double worth(int64_t extent, int64_t stride) {
   const double length = static_cast<double>(std::min<int64_t>(extent, 64));
   stride = stride < 0 ? -stride : stride;
-  return stride == 0 ? 0 : stride == 1 ? length : stride <= 4 ? length / 2 : length / 8;
+  return stride == 0 ? 0 : stride == 1 ? length : stride <= 4 ? length / 2 : length / 10;
 }
 
 class RowsPlanner {

@@ -41,7 +41,9 @@ bool list_points(const Linear& form, const int* axis, const int64_t* size, int r
       return false;
     }
     const int64_t run = std::min<int64_t>(size[last] - at[last], kPoints - points->count);
-    for (int64_t k = 0; k < run; ++k, offset += step) points->offset[points->count++] = offset;
+    int64_t* const to = points->offset + points->count;
+    for (int64_t k = 0; k < run; ++k) to[k] = offset + k * step;
+    points->count += static_cast<int>(run);
     at[last] += run - 1;
     more = next_position(reduced, size, at);
   }

@@ -175,6 +175,91 @@ void pool(const PoolRows& p) {
   }
 }
 
+// The elements of an even index of two vectors, and those of an odd one.
+#if defined(__AVX512F__)
+#define EVERY_SECOND 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#elif defined(__AVX2__)
+#define EVERY_SECOND 0, 2, 4, 6, 8, 10, 12, 14
+#else
+#define EVERY_SECOND 0, 2, 4, 6
+#endif
+ONNX_FUSION_INLINE Floats even_of(Floats a, Floats b) {
+  return __builtin_shuffle(a, b, Ints{EVERY_SECOND});
+}
+ONNX_FUSION_INLINE Floats odd_of(Floats a, Floats b) {
+  return __builtin_shuffle(a, b, Ints{EVERY_SECOND} + 1);
+}
+#undef EVERY_SECOND
+
+// The first `count` of two vectors' elements; the others are 0.
+ONNX_FUSION_INLINE void load_two(const float* x, int64_t count, Floats* a, Floats* b) {
+  const int first = static_cast<int>(count);
+  *a = first >= kLanes ? load(x) : load_some(x, first);
+  *b = Floats{};
+  if (first <= kLanes) return;
+  *b = first == 2 * kLanes ? load(x + kLanes) : load_some(x + kLanes, first - kLanes);
+}
+
+// Outputs [q, q + kLanes) of a row, as many as there are.
+template <class F, int Lines>
+ONNX_FUSION_INLINE void pair_vector(const PairRows& p, const float* x, float* out, int64_t count,
+                                    Floats* seen) {
+  Floats a, b;
+  load_two(x, 2 * count, &a, &b);
+  if constexpr (F::kChecks) *seen += a * 0.0f + b * 0.0f;
+  const int64_t lines = Lines > 0 ? Lines : p.lines;
+#pragma GCC unroll 2
+  for (int64_t i = 1; i < lines; ++i) {
+    Floats c, d;
+    x += p.line;
+    load_two(x, 2 * count, &c, &d);
+    if constexpr (F::kChecks) *seen += c * 0.0f + d * 0.0f;
+    a = F::join(a, c);
+    b = F::join(b, d);
+  }
+  a = F::join(even_of(a, b), odd_of(a, b));
+  if (p.divisor != 0.0f) a = a / p.divisor;
+  if (count >= kLanes) {
+    store(out, a);
+  } else {
+    store_some(out, a, static_cast<int>(count));
+  }
+}
+
+// False if F asks that all numbers are finite, and some are not.
+template <class F, int Lines>
+bool pair_rows(const PairRows& p) {
+  const int64_t last = p.outputs - kLanes;
+  // Rows that lie close together may read, and write, what belongs to later ones.
+  Floats seen{};
+  for (int64_t r = 0; r < p.rows; ++r) {
+    const float* const x = p.x + r * p.row;
+    float* const out = p.out + r * p.out_row;
+    if (last < 0) {
+      const bool near = p.out_row == p.outputs && (p.rows - 1 - r) * p.outputs + last >= 0 &&
+                        p.row >= 2 * p.outputs && (p.rows - 1 - r) * p.row + 2 * last >= 0;
+      pair_vector<F, Lines>(p, x, out, near ? kLanes : p.outputs, &seen);
+      continue;
+    }
+    for (int64_t q = 0; q < last; q += kLanes) {
+      pair_vector<F, Lines>(p, x + 2 * q, out + q, kLanes, &seen);
+    }
+    pair_vector<F, Lines>(p, x + 2 * last, out + last, kLanes, &seen);
+  }
+  return !F::kChecks || all_finite(seen);
+}
+
+template <class F>
+bool pair_lines(const PairRows& p) {
+  return p.lines == 2 ? pair_rows<F, 2>(p) : pair_rows<F, 0>(p);
+}
+
+// F keeps NaN; Number is the same where there are none.
+template <class F, class Number>
+void pairs(const PairRows& p) {
+  if (!pair_lines<Number>(p)) pair_lines<F>(p);
+}
+
 void divide(float* x, int64_t ld, const float* divisors, int64_t apart, int64_t rows, int64_t n) {
   for (int64_t r = 0; r < rows; ++r, x += ld) {
     const Floats d = broadcast(divisors[r]), reciprocal = broadcast(divisors[r + apart]);
@@ -188,6 +273,9 @@ void divide(float* x, int64_t ld, const float* divisors, int64_t apart, int64_t 
 }  // namespace
 
 void fill_pool(Kernels* k) {
+  k->pairs[0] = pairs<Sum, Sum>;
+  k->pairs[1] = pairs<Max, MaxNumber>;
+  k->pairs[2] = pairs<Min, MinNumber>;
   k->pool[0] = pool<Sum, Sum>;
   k->pool[1] = pool<Max, MaxNumber>;
   k->pool[2] = pool<Min, MinNumber>;

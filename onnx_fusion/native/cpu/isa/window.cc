@@ -93,24 +93,44 @@ ONNX_FUSION_INLINE Vector load_every(const float* p, int64_t step) {
   }
 }
 
+// Joins follow each other at a latency of some cycles, so few vectors are joined in several strands.
 template <class F, int Stride, int Vectors>
 ONNX_FUSION_INLINE void block(float* out, const float* base, const int64_t* offsets, int64_t count,
                               int64_t stride) {
-  Vector acc[Vectors];
+  constexpr int kStrands = Vectors > 2 ? 1 : 4 / Vectors;
+  Vector acc[kStrands][Vectors];
+  const int64_t strands = count >= 2 * kStrands ? kStrands : 1;
+  const auto at = [&](int64_t k, int v) {
+    return load_every<Stride>(base + offsets[k] + v * kLanes * stride, stride);
+  };
 #pragma GCC unroll 4
-  for (int v = 0; v < Vectors; ++v) {
-    acc[v] = load_every<Stride>(base + offsets[0] + v * kLanes * stride, stride);
+  for (int s = 0; s < kStrands; ++s) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) acc[s][v] = at(s < strands ? s : 0, v);
   }
+  int64_t k = strands;
+  if (kStrands > 1 && strands > 1) {
 #pragma GCC unroll 1
-  for (int64_t k = 1; k < count; ++k) {
-    const float* x = base + offsets[k];
+    for (; k + kStrands <= count; k += kStrands) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      acc[v] = F::join(acc[v], load_every<Stride>(x + v * kLanes * stride, stride));
+      for (int s = 0; s < kStrands; ++s) {
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) acc[s][v] = F::join(acc[s][v], at(k + s, v));
+      }
+    }
+#pragma GCC unroll 4
+    for (int s = 1; s < kStrands; ++s) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) acc[0][v] = F::join(acc[0][v], acc[s][v]);
     }
   }
+#pragma GCC unroll 1
+  for (; k < count; ++k) {
 #pragma GCC unroll 4
-  for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + v * kLanes, &acc[v], sizeof(Vector));
+    for (int v = 0; v < Vectors; ++v) acc[0][v] = F::join(acc[0][v], at(k, v));
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + v * kLanes, &acc[0][v], sizeof(Vector));
 }
 
 // Fewer lanes than a vector has: shorter vectors, the last one again covering the rest.
@@ -121,9 +141,7 @@ ONNX_FUSION_INLINE void narrow(float* out, const float* base, const int64_t* off
   typename Even<N>::Lanes second;
   __builtin_memcpy(&second, Even<N>::indices.at, sizeof second);
   for (int64_t j = 0;; j = lanes - N) {
-    Short acc{};
-#pragma GCC unroll 1
-    for (int64_t k = 0; k < count; ++k) {
+    const auto at = [&](int64_t k) {
       const float* const x = base + offsets[k] + j * Stride;
       Short low, high;
       __builtin_memcpy(&low, x, sizeof low);
@@ -131,8 +149,23 @@ ONNX_FUSION_INLINE void narrow(float* out, const float* base, const int64_t* off
         __builtin_memcpy(&high, x + N - 1, sizeof high);
         low = __builtin_shuffle(low, high, second);
       }
-      acc = k == 0 ? low : F::join(acc, low);
+      return low;
+    };
+    Short acc = at(0);
+    int64_t k = 1;
+    if (count >= 8) {
+      Short b = at(1), c = at(2), d = at(3);
+#pragma GCC unroll 1
+      for (k = 4; k + 4 <= count; k += 4) {
+        acc = F::join(acc, at(k));
+        b = F::join(b, at(k + 1));
+        c = F::join(c, at(k + 2));
+        d = F::join(d, at(k + 3));
+      }
+      acc = F::join(F::join(acc, b), F::join(c, d));
     }
+#pragma GCC unroll 1
+    for (; k < count; ++k) acc = F::join(acc, at(k));
     __builtin_memcpy(out + j, &acc, sizeof acc);
     if (j == lanes - N) return;
   }
@@ -178,78 +211,6 @@ void window(float* out, const float* base, const int64_t* offsets, int64_t count
   if (stride == 1) return lanes_of<F, 1>(out, base, offsets, count, stride, lanes);
   if (stride == 2) return lanes_of<F, 2>(out, base, offsets, count, stride, lanes);
   lanes_of<F, 0>(out, base, offsets, count, stride, lanes);
-}
-
-// The elements of an even index of two vectors, and those of an odd one.
-template <int N>
-struct Apart;
-#define APART(N, ...)                                                          \
-  template <>                                                                  \
-  struct Apart<N> {                                                            \
-    typedef float Vector __attribute__((vector_size(N * 4)));                  \
-    typedef int32_t Lanes __attribute__((vector_size(N * 4)));                 \
-    ONNX_FUSION_INLINE Vector even(Vector a, Vector b) {                       \
-      return __builtin_shuffle(a, b, Lanes{__VA_ARGS__});                      \
-    }                                                                          \
-    ONNX_FUSION_INLINE Vector odd(Vector a, Vector b) {                        \
-      return __builtin_shuffle(a, b, Lanes{__VA_ARGS__} + 1);                  \
-    }                                                                          \
-  };
-APART(4, 0, 2, 4, 6)
-#if defined(__AVX2__)
-APART(8, 0, 2, 4, 6, 8, 10, 12, 14)
-#endif
-#if defined(__AVX512F__)
-APART(16, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
-#endif
-#undef APART
-
-template <class F, int N>
-void pair_rows(const PairRows& p) {
-  using V = typename Apart<N>::Vector;
-  for (int64_t r = 0; r < p.rows; ++r) {
-    float* const out = p.out + r * p.out_row;
-    for (int64_t q = 0;; q = q + 2 * N <= p.outputs ? q + N : p.outputs - N) {
-      const float* x = p.x + r * p.row + 2 * q;
-      V a, b;
-      __builtin_memcpy(&a, x, sizeof a);
-      __builtin_memcpy(&b, x + N, sizeof b);
-      for (int64_t i = 1; i < p.lines; ++i) {
-        V c, d;
-        x += p.line;
-        __builtin_memcpy(&c, x, sizeof c);
-        __builtin_memcpy(&d, x + N, sizeof d);
-        a = F::join(a, c);
-        b = F::join(b, d);
-      }
-      a = F::join(Apart<N>::even(a, b), Apart<N>::odd(a, b));
-      if (p.divisor != 0.0f) a = a / p.divisor;
-      __builtin_memcpy(out + q, &a, sizeof a);
-      if (q + N >= p.outputs) break;
-    }
-  }
-}
-
-template <class F>
-void pairs(const PairRows& p) {
-  if constexpr (kLanes > 8) {
-    if (p.outputs >= 16) return pair_rows<F, 16>(p);
-  }
-  if constexpr (kLanes > 4) {
-    if (p.outputs >= 8) return pair_rows<F, 8>(p);
-  }
-  if (p.outputs >= 4) return pair_rows<F, 4>(p);
-  for (int64_t r = 0; r < p.rows; ++r) {
-    for (int64_t q = 0; q < p.outputs; ++q) {
-      const float* x = p.x + r * p.row + 2 * q;
-      float result = F::join(x[0], x[1]);
-      for (int64_t i = 1; i < p.lines; ++i) {
-        x += p.line;
-        result = F::join(result, F::join(x[0], x[1]));
-      }
-      p.out[r * p.out_row + q] = p.divisor != 0.0f ? result / p.divisor : result;
-    }
-  }
 }
 
 struct Itself {
@@ -311,9 +272,6 @@ void fill_window(Kernels* k) {
   k->window[0] = window<Sum>;
   k->window[1] = window<Max>;
   k->window[2] = window<Min>;
-  k->pairs[0] = pairs<Sum>;
-  k->pairs[1] = pairs<Max>;
-  k->pairs[2] = pairs<Min>;
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
