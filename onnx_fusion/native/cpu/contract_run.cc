@@ -139,11 +139,7 @@ void ContractPlan::run(const RunContext& context) const {
     buffers.whole = take<uint8_t>(&at, pointers_);
     buffers.prologue = at;
     buffers.epilogue = at + (prologue_bytes_ + 63) / 64 * 64;
-    if (scaled) {
-      const int64_t nowhere[kMaxLetters] = {};
-      columns_side_.prologue->run(context, nowhere, 0, 1, 0, depth_, buffers.factors, depth_, 1,
-                                  buffers.prologue);
-    }
+    int64_t scaled_for = -1;  // batch
     for (int64_t i = begin; i < end; ++i) {
       int64_t fixed[kMaxLetters] = {};
       const int64_t row_part = i % parts / split.panels, panel_part = i % split.panels;
@@ -155,6 +151,11 @@ void ContractPlan::run(const RunContext& context) const {
       item.panel1 = panels_ * (panel_part + 1) / split.panels;
       locate(stage, batch_, item.batch, fixed);
       item.fixed = fixed;
+      if (scaled && item.batch != scaled_for) {
+        columns_side_.prologue->run(context, fixed, 0, 1, 0, depth_, buffers.factors, depth_, 1,
+                                    buffers.prologue);
+        scaled_for = item.batch;
+      }
       const auto memory = [&](const Side& side) -> const float* {
         if (side.source == Source::computed) return nullptr;
         const bool packed = side.source == Source::cached || side.source == Source::scaled;

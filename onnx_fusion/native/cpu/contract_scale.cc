@@ -11,9 +11,20 @@ const Instruction& line_of(const Stage& stage, int value) {
   return stage.body[static_cast<size_t>(stage.values[static_cast<size_t>(value)])];
 }
 
+// Whether the line depends on a letter that is neither reduced nor in the axis.
+bool has_others(const BoundStage& stage, const Instruction& line, LetterSet over, const Axis& axis) {
+  LetterSet left = static_cast<LetterSet>(line.letters & ~over);
+  for (int k = 0; k < axis.count; ++k) left &= static_cast<LetterSet>(~(1u << axis.letters[k]));
+  for (int l = 0; l < kMaxLetters; ++l) {
+    if ((left >> l & 1) && stage.extents[l] > 1) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 // The operand becomes its image alone, and the other factor's value is returned; -1 if there is none.
+// Letters that the factor has besides k (one gate for each image of several) become batches.
 int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* letters,
                 const TensorView* constants, size_t count) {
   if (bound.program->strict) return -1;
@@ -29,8 +40,20 @@ int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* 
       DotOperand image = operand;
       read_operand(stage, product.args[a], &image);
       const int factor = product.args[1 - a];
-      if (image.map == nullptr || (line_of(s, factor).letters & ~over) != 0) continue;
+      if (image.map == nullptr) continue;
+      Axis apart, own;
+      for (int k = 0; k < operand.own.count; ++k) {
+        const uint8_t letter = operand.own.letters[k];
+        const bool varies = (line_of(s, factor).letters >> letter & 1) && stage.extents[letter] > 1;
+        Axis& to = varies ? apart : own;
+        to.letters[to.count++] = letter;
+      }
+      if (axis_extent(stage, own) < kLeastRows || has_others(stage, line_of(s, factor), over, apart)) {
+        continue;
+      }
       operand = image;
+      operand.own = own;
+      letters->batch = apart;
       return factor;
     }
   }
