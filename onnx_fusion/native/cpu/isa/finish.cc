@@ -1,6 +1,7 @@
 // Scale, bias, residual, clamp and activation of a rectangle of accumulators.
 #include "cpu/finish.h"
 
+#include "cpu/isa/gelu.h"
 #include "cpu/isa/lanes.h"
 #include "cpu/isa/vector_math.h"
 
@@ -18,7 +19,7 @@ inline Floats activate(Floats x, const float* p) {
     case Activation::sigmoid: return v_sigmoid(x);
     case Activation::tanh: return v_tanh(x);
     case Activation::silu: return v_silu(x);
-    case Activation::gelu: return x * p[0] * (v_erf(x * p[1]) + 1.0f);
+    case Activation::gelu: return v_gelu(x, p[0], p[1]);
     case Activation::gelu_tanh: return x * p[0] * (v_tanh((x + x * x * (x * p[1])) * p[2]) + 1.0f);
   }
   return x;
@@ -33,7 +34,8 @@ inline void each_part(int64_t columns, const Body& body) {
 }
 
 template <Activation A, bool Late>
-void activate_rows(const FinishRows& f) {
+void activate_rows(const FinishRows& rows) {
+  const FinishRows f = rows;  // which no store to `out` can change
   for (int64_t r = 0; r < f.rows; ++r) {
     float* out = f.out + r * f.out_ld;
     const float* more = Late ? f.residual + r * f.residual_ld : nullptr;
