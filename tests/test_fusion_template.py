@@ -16,10 +16,11 @@ from onnx_fusion.passes.pipeline import prepare
 WEIGHTS = {
     "w3": (64, 64, 3, 3), "w1": (64, 64, 1, 1), "wd": (64, 1, 3, 3), "wr": (16, 64, 1, 1),
     "we": (64, 16, 1, 1), "wide": (256, 256), "thin": (256, 64), "back": (64, 256), "g": (256,),
+    "square": (64, 64),
 }  # fmt: skip
 
 
-def planned(body, inputs, result, templates=NAMES - {"small"}):
+def planned(body, inputs, result, templates=NAMES - {"small", "chain"}):
     text = f'<ir_version: 8, opset_import: ["" : 20]>\ng ({inputs}) => ({result}) {{\n{body}\n}}'
     model = onnx.parser.parse_model(text)
     random = np.random.default_rng(0)
@@ -180,6 +181,30 @@ def test_what_a_template_made_is_left_by_the_others():
     assert made == [("norm", "LayerNormalization MatMul Relu"), (None, "MatMul")]
 
 
+@pytest.mark.parametrize("rows,products,regions", [(128, 3, 1), (1024, 3, 3), (256, 7, 3)])
+def test_products_of_a_millisecond_together_are_one_region(rows, products, regions):
+    lines = [f"t{i} = MatMul({f'r{i - 1}' if i else 'x'}, wide)\n" for i in range(products)]
+    lines = [line + f"r{i} = Relu(t{i})" for i, line in enumerate(lines)]
+    body = "\n".join(lines) + f"\ny = Exp(r{products - 1})"
+    made = planned(body, f"float[{rows}, 256] x", f"float[{rows}, 256] y", {"chain"})
+    assert len(made) == regions and sum(text.count("MatMul") for _, text in made) == products
+
+
+def test_an_attention_comes_first_in_its_chain():
+    scores = SCORES.replace("(q, t)", "(a, t)").replace("Add(s, mask)", "Relu(s)")
+    body = "a = MatMul(q, square)\n" + scores
+    body += " p = Softmax(m)\n o = MatMul(p, v)\n y = MatMul(o, square)"
+    heads = HEADS.replace("12, 128", "2, 128")
+    made = planned(body, heads, "float[2, 128, 64] y", {"attention", "chain"})
+    assert [text.split()[0] for _, text in made] == ["MatMul", "Transpose"]
+
+
+def test_convolutions_make_no_chain():
+    body = "a = Conv(x, wr)\n b = Relu(a)\n y = Conv(b, we)"
+    made = planned(body, "float[1, 64, 7, 7] x", "float[1, 64, 7, 7] y", {"chain"})
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_every_template_can_be_left_out(name):
     body = "n = LayerNormalization(x, g)\n a = MatMul(n, thin)\n b = Relu(a)\n y = MatMul(b, back)"
@@ -209,4 +234,5 @@ def test_what_is_stored_only_turned_stays():
     body = "k = MatMul(x, wide)\n t = Transpose<perm = [1, 0]>(k)\n y = MatMul(t, wide)"
     inputs = "float[256, 256] x"
     first = (None, "MatMul Transpose")
-    assert planned(body, inputs, "float[256, 256] y", NAMES - {"small", "mlp"})[0] == first
+    apart = NAMES - {"small", "mlp", "chain"}
+    assert planned(body, inputs, "float[256, 256] y", apart)[0] == first

@@ -3,7 +3,7 @@
 The table keeps two many-to-many operators apart because one loop nest cannot run both well. A
 region may hold several stages, though, that pass a tile, a few rows or a vector on in the cache.
 Each template is a row: which neighbouring blocks it joins. A block that one template made is left
-by the others, but for the last one, which is about the cost of a node itself.
+by the others, but for the last two, which are about the cost of a node itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx_fusion.fusion.block import Block, Blocks
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import table
-from onnx_fusion.ops.mapping import CONTRACTIONS, Role
+from onnx_fusion.ops.mapping import CONTRACTIONS, WINDOWS, Role
 
 Fits = Callable[[Sequence[Node]], bool]
 
@@ -31,6 +31,10 @@ MOST_IMAGES = 3
 _WINDOWS = frozenset((Role.CONVOLUTION, Role.DEPTHWISE))
 MOST_MLP_BYTES = 1 << 20
 """Weights and intermediate results of two layers that are one region."""
+MOST_CHAIN_SECONDS = 1e-3
+"""What products in a row that are one region may take on a CPU, at one rate for all operators. A
+node costs 6 to 9 microseconds there, since weights push the session's own code out of the caches.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -248,6 +252,25 @@ def _is_small(first: Block, second: Block, rates: cost.Rates) -> bool:
     return min(cost.compute_seconds(b.nodes, plain) for b in (first, second)) <= MOST_SECONDS
 
 
+def _chain(blocks: Blocks, block: Block) -> list[list[Block]]:
+    """Matrix products of which one reads what the other makes: what counts is the node itself."""
+    return [[block, b] for b in blocks.after(block) if _is_chain(block, b)]
+
+
+def _is_chain(first: Block, second: Block) -> bool:
+    # An attention comes first in its region, so that no other stage gets between its own.
+    roles = [_roles(first), _roles(second)]
+    if any(Role.PRODUCT not in r or not WINDOWS.isdisjoint(r) for r in roles):
+        return False
+    if _multiplies_activations(second):
+        return False
+    if sum(map(irs_bytes, _between(first, second))) > MOST_BYTES:
+        return False
+    plain = dataclasses.replace(cost.FUSED, side=None)
+    seconds = sum(cost.compute_seconds(b.nodes, plain) for b in (first, second))
+    return seconds <= MOST_CHAIN_SECONDS
+
+
 TEMPLATES = (
     Template("attention", "MatMul, mask, softmax and MatMul are one region", _attention),
     Template("excite", "squeeze-and-excite on a vector of channels is one region", _excite),
@@ -260,6 +283,7 @@ TEMPLATES = (
     ),
     Template("mlp", "two layers that stay in the cache with their weights", _mlp),
     Template("small", "neighbouring regions of a few microseconds each", _small, again=True),
+    Template("chain", "matrix products in a row, of a millisecond together", _chain, again=True),
 )
 """The templates, in the order they are tried."""
 NAMES = frozenset(template.name for template in TEMPLATES)
