@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import onnx
 import pytest
-from ops_run import build, compare, fuse
+from ops_run import build, by_machine, compare, fuse, run
 
 node = onnx.helper.make_node
 
@@ -148,15 +148,55 @@ def test_nearest_elements(mode: str, rounding: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sizes", [[8, 10], [12, 5], [4, 20], [4, 5], [16, 15], [6, 5], [2, 10]])
+@pytest.mark.parametrize(
+    "sizes",
+    [[8, 10], [12, 5], [4, 20], [4, 5], [16, 15], [6, 5], [2, 10], [7, 3], [3, 13], [1, 1], [9, 1]],
+)
 def test_linear_elements(mode: str, sizes: list[int]) -> None:
     x = floats(2, 3, 4, 5)
     model = resize(x, sizes=[2, 3, *sizes], mode="linear", coordinate_transformation_mode=mode)
-    whole = sizes[0] % 4 == 0 and sizes[1] % 5 == 0 and mode != "align_corners"
-    if whole or sizes == [4, 5]:
-        compare(model, {"x": x}, atol=1e-5)
-    else:
-        assert "no whole number" in str(fuse(model).reasons)
+    compare(model, {"x": x}, atol=1e-5, regions=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_linear_elements_of_a_line_and_of_one_pixel(mode: str) -> None:
+    for shape, sizes in (((3, 40), (3, 61)), ((1, 2, 1, 1), (1, 2, 3, 5)), ((2, 3, 9), (2, 3, 4))):
+        model = resize(
+            floats(*shape), sizes=sizes, mode="linear", coordinate_transformation_mode=mode
+        )
+        compare(model, {"x": floats(*shape)}, atol=1e-5, regions=1)
+
+
+@pytest.mark.parametrize("size", [(25, 31), (7, 40), (30, 9), (33, 66)])
+@pytest.mark.parametrize("mode", ["half_pixel", "align_corners"])
+def test_linear_elements_between_convolutions(mode: str, size: tuple[int, int]) -> None:
+    """Channels-last, and with what is added, joined and multiplied behind."""
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        node("Relu", ["a"], ["b"]),
+        node("Resize", ["b", "", "", "sizes"], ["c"], mode="linear",
+             coordinate_transformation_mode=mode),
+        node("Add", ["c", "z"], ["d"]),
+        node("Concat", ["d", "c"], ["e"], axis=1),
+        node("Conv", ["e", "v"], ["y"]),
+    ]  # fmt: skip
+    x, z = floats(1, 8, 11, 20), floats(1, 24, *size)
+    constants = {
+        "w": floats(24, 8, 3, 3, seed=1),
+        "v": floats(8, 48, 1, 1, seed=2),
+        "sizes": np.array([1, 24, *size]),
+    }
+    model = build(nodes, {"x": x, "z": z}, constants)
+    compare(model, {"x": x, "z": z}, atol=2e-4)
+
+
+def test_linear_elements_far_from_the_first_are_exact() -> None:
+    """float32 positions are off by 1e-4 there; against float64."""
+    x = np.arange(3000, dtype=np.float32).reshape(1, 3000)
+    fused = fuse(resize(x, sizes=[1, 4999], mode="linear"))
+    (made,) = run(fused, {"x": x}, by_machine)
+    at = ((np.arange(4999) + 0.5) * 3000 / 4999 - 0.5).clip(0, 2999)
+    np.testing.assert_allclose(made[0], -at, atol=3e-4)
 
 
 @pytest.mark.parametrize("scales", [[1, 1, 2, 2], [1, 1, 4, 3], [1, 1, 1, 5], [1, 1, 1, 1]])

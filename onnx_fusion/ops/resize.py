@@ -213,7 +213,10 @@ def lower_resize(site: Site) -> list[Tensor | None]:
     if site.attr("exclude_outside", 0):
         raise Refused("Resize with exclude_outside")
     made = moved(x, x.shape, lambda s, i: i)
-    for axis in sorted(axes, reverse=True):
+    # What shrinks does so first, what grows last: columns are dearer than rows.
+    shrinking = [axis for axis in sorted(axes) if axes[axis].up < axes[axis].down]
+    growing = [axis for axis in sorted(axes, reverse=True) if axis not in shrinking]
+    for axis in (*shrinking, *growing):
         made = between(made, axis, axes[axis], coordinates, x)
     return [made]
 
@@ -239,14 +242,14 @@ def closest(x: Tensor, axes: dict[int, Axis], mode: str, rounding: str) -> Tenso
 
 
 def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
-    """Return x, made of elements of `source`, interpolated along axis k, by a whole scale.
+    """Return x, made of elements of `source`, interpolated along axis k.
 
-    With i = step * cell + phase, phases before `turn` lie between the cell before and this one,
-    the others between this one and the next. Each piece's maps are linear.
+    By a whole scale, with i = step * cell + phase, phases before `turn` lie between the cell before
+    and this one, the others between this one and the next. Each piece's maps are linear.
     """
     p, q, d = axis.place(mode)
     if p == 0 or d % p or not -d < q <= 0:
-        raise Refused("linear elements by a scale that is no whole number")
+        return weighed(x, k, axis, (p, q, d), source)
     step, turn = d // p, -(q // p)
 
     def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
@@ -278,6 +281,42 @@ def between(x: Tensor, k: int, axis: Axis, mode: str, source: Tensor) -> Tensor:
         return stage.select((Cond(phase, "<", ex.const(turn)),), ahead, behind)
 
     tensor = Tensor(DType.F32, scaled_shape(x, {k: axis}), read, 2 * x.steps + 4)
+    return tensor
+
+
+def weighed(x: Tensor, k: int, axis: Axis, place: tuple[int, int, int], source: Tensor) -> Tensor:
+    """Return x, made of elements of `source`, interpolated along axis k, with the places of both
+    neighbours computed.
+
+    It is stored by a stage of its own, and so is what is interpolated along another axis before:
+    the kernel for two weighed neighbours does nothing else (cpu/mix.cc).
+    """
+    p, q, d = place
+    if ex.as_int(axis.size) is None or ex.as_int(axis.extent) is None:
+        raise Refused("linear elements by this scale on an axis of unknown extent")
+    last = ex.as_int(axis.size) - 1
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if guard is not None:
+            raise NeedsTemp(tensor)
+        before = source if x.origin is source else x
+        if not before.is_source and before not in stage.stored:
+            raise NeedsTemp(before)
+        if tensor is not stage.root and tensor not in stage.absorb and not stage.ranges:
+            raise NeedsTemp(tensor)
+        at = number(index[k], tensor) * p + q
+
+        def there(place: ex.Expr) -> Ref:
+            inside = ex.minimum(ex.maximum(place, 0), last)
+            return x.at(stage, (*index[:k], stage.simplify(inside), *index[k + 1 :]))
+
+        share = stage.cast(DType.F32, stage.index(at % d))
+        share = stage.apply("mul", share, stage.const(DType.F32, 1 / d))
+        left = stage.apply("sub", stage.const(DType.F32, 1), share)
+        low = stage.apply("mul", there(at // d), left)
+        return stage.apply("add", low, stage.apply("mul", there(at // d + 1), share))
+
+    tensor = Tensor(DType.F32, scaled_shape(x, {k: axis}), read, x.steps + 8)
     return tensor
 
 

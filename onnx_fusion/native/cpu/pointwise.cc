@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/compile.h"
+#include "cpu/mix.h"
 #include "cpu/tiles_plan.h"
 
 namespace onnx_fusion {
@@ -237,6 +238,7 @@ std::unique_ptr<TileProgram> tile(const Slice& slice) {
 
 std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t index) {
   const BoundStage& stage = bound.stages[index];
+  if (std::unique_ptr<cpu::MixPlan> mix = cpu::MixPlan::make(bound, index)) return mix;
   auto plan = std::make_unique<cpu::TilesPlan>();
   cpu::Slice slice{};
   slice.bound = &bound;

@@ -235,6 +235,20 @@ bool TileRun::addresses(const TileLoad& load, const Runs& runs, const int64_t* i
       add(reinterpret_cast<const int32_t*>(values) + begin, apart);
     }
   }
+  for (const TileExpr& expr : load.exprs) {
+    int64_t letters[kMaxLetters];
+    std::copy(program_.letter_lo, program_.letter_lo + kMaxLetters, letters);
+    letters_at(runs, inside, letters);
+    const TileAxis& axis = program_.axes[static_cast<size_t>(runs.axis[last])];
+    const int64_t apart = axis.letters == 1 ? expr.table.place.coef[axis.letter[0]] : 0;
+    const int64_t* const values = &expr.table.values[place_of(expr.table, letters)];
+    for (int64_t i = 0; i < length; ++i) {
+      const int64_t value = values[i * apart];
+      const bool is_inside = value >= 0 && value < expr.extent;
+      outside = outside || !is_inside;
+      to[i] = is_inside ? to[i] + value * expr.stride : kOutside;
+    }
+  }
   return outside;
 }
 
@@ -243,7 +257,8 @@ void TileRun::load_scattered(const Step& step, const TileLoad& load, const char*
   const int64_t start = at(load.address);
   int64_t inside[kMaxLetters] = {};
   int64_t element = 0;
-  bool by_runs = load.exprs.empty() && runs.count > 0;
+  bool by_runs = runs.count > 0;
+  for (const TileExpr& expr : load.exprs) by_runs = by_runs && !expr.table.values.empty();
   for (const TileIndirect& indirect : load.indirects) {
     by_runs = by_runs && (indirect.width != Width::row || &runs != &this->runs(Width::full));
   }

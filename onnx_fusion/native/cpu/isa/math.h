@@ -36,9 +36,6 @@ FOR_FLOATS(m_floor, __builtin_floorf, __builtin_floor)
 FOR_FLOATS(m_ceil, __builtin_ceilf, __builtin_ceil)
 FOR_FLOATS(m_round, __builtin_rintf, __builtin_rint)
 FOR_FLOATS(m_tan, __builtin_tanf, __builtin_tan)
-FOR_FLOATS(m_asin, __builtin_asinf, __builtin_asin)
-FOR_FLOATS(m_acos, __builtin_acosf, __builtin_acos)
-FOR_FLOATS(m_atan, __builtin_atanf, __builtin_atan)
 FOR_FLOATS(m_sinh, __builtin_sinhf, __builtin_sinh)
 FOR_FLOATS(m_cosh, __builtin_coshf, __builtin_cosh)
 FOR_FLOATS(m_asinh, __builtin_asinhf, __builtin_asinh)
@@ -47,6 +44,9 @@ FOR_FLOATS(m_atanh, __builtin_atanhf, __builtin_atanh)
 
 ONNX_FUSION_INLINE double m_exp(double a) { return __builtin_exp(a); }
 ONNX_FUSION_INLINE double m_log(double a) { return __builtin_log(a); }
+ONNX_FUSION_INLINE double m_asin(double a) { return __builtin_asin(a); }
+ONNX_FUSION_INLINE double m_acos(double a) { return __builtin_acos(a); }
+ONNX_FUSION_INLINE double m_atan(double a) { return __builtin_atan(a); }
 ONNX_FUSION_INLINE double m_sin(double a) { return __builtin_sin(a); }
 ONNX_FUSION_INLINE double m_cos(double a) { return __builtin_cos(a); }
 ONNX_FUSION_INLINE double m_tanh(double a) { return __builtin_tanh(a); }
@@ -175,6 +175,55 @@ ONNX_FUSION_INLINE float m_cos(float a) {
   const float r = quadrant(a, &q);
   const float y = (q & 1) ? sine(r) : cosine(r);
   return ((q + 1) & 2) ? -y : y;
+}
+
+constexpr float kHalfPi = 1.57079632679489661923f;
+ONNX_FUSION_INLINE float with_sign(float magnitude, float sign) {
+  return bits<float>(bits<uint32_t>(magnitude) | (bits<uint32_t>(sign) & 0x80000000u));
+}
+
+// |x| is brought below tan(pi/8): atan(x) = pi/4 + atan((x-1) / (x+1)) = pi/2 - atan(1 / x).
+ONNX_FUSION_INLINE float m_atan(float a) {
+  const float x = __builtin_fabsf(a);
+  const bool above = x > 0.41421356f, far = x > 2.41421356f;
+  float over = above ? x - 1.0f : x, under = above ? x + 1.0f : 1.0f;
+  over = far ? -1.0f : over;
+  under = far ? x : under;
+  float begin = above ? kHalfPi / 2 : 0.0f;
+  begin = far ? kHalfPi : begin;
+  const float r = over / under;
+  const float z = r * r;
+  float p = 8.05374449538e-2f;
+  p = p * z - 1.38776856032e-1f;
+  p = p * z + 1.99777106478e-1f;
+  p = p * z - 3.33329491539e-1f;
+  return with_sign(begin + (p * z * r + r), a);
+}
+
+// asin(x) for 0 <= x <= 1/2; above it is pi/2 - 2 asin(sqrt((1 - x) / 2)).
+ONNX_FUSION_INLINE float arc_sine(float x, float squared) {
+  float p = 4.2163199048e-2f;
+  p = p * squared + 2.4181311049e-2f;
+  p = p * squared + 4.5470025998e-2f;
+  p = p * squared + 7.4953002686e-2f;
+  p = p * squared + 1.6666752422e-1f;
+  return p * squared * x + x;
+}
+ONNX_FUSION_INLINE float m_asin(float a) {
+  const float x = __builtin_fabsf(a);
+  const bool above = x > 0.5f;
+  const float half = 0.5f * (1.0f - x);
+  const float z = above ? half : x * x;
+  const float y = arc_sine(above ? __builtin_sqrtf(half) : x, z);
+  return with_sign(above ? kHalfPi - 2.0f * y : y, a);
+}
+ONNX_FUSION_INLINE float m_acos(float a) {
+  const float x = __builtin_fabsf(a);
+  const bool above = x > 0.5f;
+  const float half = 0.5f * (1.0f - x);
+  const float y = arc_sine(above ? __builtin_sqrtf(half) : x, above ? half : x * x);
+  const float outer = a < 0.0f ? 2.0f * kHalfPi - 2.0f * y : 2.0f * y;
+  return above ? outer : kHalfPi - with_sign(y, a);
 }
 
 template <class T>
