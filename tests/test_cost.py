@@ -36,6 +36,21 @@ def conv(size, channels, kernel, filters, *, step=1, group=1, then=""):
     )
 
 
+def transposed(kernel, pad):
+    return graph_of(
+        "(float[1,128,28,28] x) => (float[1,64,56,56] y)",
+        f"y = ConvTranspose <strides = [2, 2], pads = [{pad}, {pad}, {pad}, {pad}]> (x, w)",
+        w=(128, 64, kernel, kernel),
+    )
+
+
+def pool(op, channels, size, kernel):
+    image = f"float[1,{channels},{size},{size}]"
+    pads = ",".join([str(kernel // 2)] * 4)
+    attributes = f"kernel_shape = [{kernel}, {kernel}], pads = [{pads}]"
+    return graph_of(f"({image} x) => ({image} y)", f"y = {op} <{attributes}> (x)")
+
+
 def product(rows, depth, columns, then="y = Add(c, b)"):
     return graph_of(
         f"(float[{rows},{depth}] x) => (float[{rows},{columns}] y)",
@@ -52,7 +67,7 @@ MEASURED = {
     "3x3 64@56": (lambda: conv((56, 56), 64, 3, 64), 701, 2050),
     "3x3 128@28": (lambda: conv((28, 28), 128, 3, 128), 675, 2040),
     "3x3 256@14": (lambda: conv((14, 14), 256, 3, 256), 857, 2040),
-    "3x3 512@7": (lambda: conv((7, 7), 512, 3, 512), 1460, 2422),
+    "3x3 512@7": (lambda: conv((7, 7), 512, 3, 512), 1230, 2450),
     "3x3 steps of 2": (lambda: conv((56, 28), 128, 3, 128, step=2), 2132, 2050),
     "1x1 256-64@80": (lambda: conv((80, 80), 256, 1, 64), 1990, 1900),
     "1x1 1152-192@7": (lambda: conv((7, 7), 1152, 1, 192), 207, 206),
@@ -64,7 +79,13 @@ MEASURED = {
         ), 4434, 3810,
     ),
     "stem 7x7": (lambda: conv((224, 112), 3, 7, 64, step=2), 2180, 2136),
-    "depthwise 5x5": (lambda: conv((28, 28), 240, 5, 240, group=240), 90, 120),
+    "depthwise 5x5 in rows": (lambda: conv((28, 28), 240, 5, 240, group=240), 273, 152),
+    "depthwise 7x7 in rows": (lambda: conv((56, 56), 96, 7, 96, group=96), 780, 357),
+    "ConvTranspose in rows": (lambda: transposed(2, 0), 1108, 527),
+    "ConvTranspose 4x4 in rows": (lambda: transposed(4, 1), 2965, 2448),
+    "MaxPool in rows": (lambda: pool("MaxPool", 832, 7, 3), 75, 23),
+    "MaxPool of wide rows": (lambda: pool("MaxPool", 64, 56, 3), 87, 82),
+    "AveragePool in rows": (lambda: pool("AveragePool", 512, 13, 5), 122, 76),
     "groups of 4": (lambda: conv((56, 56), 128, 3, 128, group=32), 540, 1120),
     "groups of 8": (lambda: conv((28, 28), 256, 3, 256, group=32), 350, 805),
     "groups of 8, steps of 2": (lambda: conv((56, 28), 256, 3, 256, group=32, step=2), 640, 1370),
@@ -79,7 +100,7 @@ MEASURED = {
     ),
     "1x3072x768": (lambda: product(1, 3072, 768), 330, 411),
     "128x768x768": (lambda: product(128, 768, 768), 1377, 1364),
-    "128x768x3072": (lambda: product(128, 768, 3072), 5450, 5607),
+    "128x768x3072": (lambda: product(128, 768, 3072), 5010, 5607),
     "49x3072x768": (lambda: product(49, 3072, 768), 2200, 2450),
     "Sigmoid": (lambda: chain("Sigmoid"), 60, 76),
     "Softplus": (lambda: chain("Softplus"), 93, 2874),
@@ -87,9 +108,10 @@ MEASURED = {
     "LayerNormalization of a sum": (
         lambda: graph_of(
             NORM, "a = Add(x, z) y = LayerNormalization <axis = -1> (a, s, b)", s=(768,), b=(768,)
-        ), 48, 486,
+        ), 32, 481,
     ),
-    "Softmax": (lambda: chain("Softmax", "12,128,128"), 67, 75),
+    "Softmax": (lambda: chain("Softmax", "12,128,128"), 50, 78),
+    "LogSoftmax": (lambda: chain("LogSoftmax", "1536,128"), 56, 93),
 }  # fmt: skip
 """Microseconds, (here, ONNX Runtime)."""
 
@@ -122,6 +144,34 @@ def test_onnx_runtime_runs_what_the_model_says_not_what_a_pass_made_of_it():
     assert node.op_type == "Mish"
     assert [part.op_type for part in peer.apart([node])] == ["Softplus", "Tanh", "Mul"]
     assert cost.peer_seconds([node]) > 9 * cost.kernel_seconds([node], cost.FUSED)
+
+
+BETWEEN = {
+    "depthwise 5x5": (240, "c = Conv <group = 240, pads = [2, 2, 2, 2]> (b, k)", (240, 1, 5, 5)),
+    "MaxPool": (240, "c = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b)", None),
+    "ConvTranspose": (240, "c = ConvTranspose <strides = [2, 2]> (b, k)", (240, 240, 2, 2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_windows_in_rows_take_longer_than_between_convolutions(name):
+    """Which hand them channels-last; a window behind a Transpose reads rows, too."""
+    channels, middle, weights = BETWEEN[name]
+    size = 28 * (2 if name == "ConvTranspose" else 1)
+    given = {"k": weights} if weights else {}
+    image, made = f"float[1,{channels},28,28]", f"float[1,{channels},{size},{size}]"
+    around = graph_of(
+        f"({image} x) => ({made} y)", f"a = Conv (x, w) b = Relu(a) {middle} y = Conv(c, w)",
+        w=(channels, channels, 1, 1), **given,
+    )  # fmt: skip
+    alone = graph_of(
+        f"(float[1,28,28,{channels}] x) => ({made} y)",
+        f"b = Transpose <perm = [0, 3, 1, 2]> (x) {middle} y = Identity(c)", **given,
+    )  # fmt: skip
+    inner, outer = around.nodes[2], next(n for n in alone.nodes if n.op_type != "Transpose")
+    assert inner.op_type == outer.op_type
+    near, far = cost.kernel_seconds([inner], cost.FUSED), cost.kernel_seconds([outer], cost.FUSED)
+    assert far > 1.3 * near
 
 
 def test_a_value_that_others_read_is_not_fused_away():

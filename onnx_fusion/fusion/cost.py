@@ -10,6 +10,7 @@ import dataclasses
 import enum
 from collections.abc import Collection, Mapping, Sequence
 
+from onnx_fusion.fusion.apart import stands_alone
 from onnx_fusion.graph.model import Node, Value
 from onnx_fusion.graph.view import irs_bytes
 from onnx_fusion.ops import pace, peer, table
@@ -176,7 +177,9 @@ def contraction_seconds(node: Node, rates: Rates) -> float:
         return flops(node) / rates.contraction
     if rates.side is Side.THERE:
         return pace.run_there(product)
-    return pace.run_here(product, rates.side is Side.STRICT)
+    rows = pace.in_rows(product)
+    longer = rows if rows and stands_alone(node) else 0.0
+    return pace.run_here(product, rates.side is Side.STRICT) + longer
 
 
 def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
@@ -191,7 +194,8 @@ def element_seconds(node: Node, rates: Rates, named: str = "") -> float:
     each = pair[rates.side is Side.THERE] * 1e-9
     made = elements(node.outputs[0]) if node.outputs else 0
     if row.role_of(node) is Role.POOL:
-        return each * flops(node)
+        pools = pace.pooled(node, stands_alone(node), made)
+        return pools[rates.side is Side.THERE] if pools else each * flops(node)
     if row.role_of(node) in ROWS and node.inputs:
         made = max(made, elements(node.inputs[0]))
     return each * made

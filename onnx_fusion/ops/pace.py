@@ -31,19 +31,19 @@ ELEMENTS: dict[str, tuple[float, float]] = {
     "Div": (0.04, 0.07), "Reciprocal": (0.02, 0.12), "Floor": (0.02, 0.17), "Ceil": (0.02, 0.17),
     "Round": (0.03, 0.1), "LeakyRelu": (0.04, 0.06), "And": (0.02, 0.5), "Or": (0.02, 0.5),
     "BatchNormalization": (0.03, 0.03), "Identity": (0.0, 0.0),
-    # Rows and windows; of an input's element, of a pooling for each tap.
-    "Softmax": (0.28, 0.33), "LogSoftmax": (0.4, 0.42), "LayerNormalization": (0.25, 0.53),
-    "RMSNormalization": (0.2, 0.5), "SimplifiedLayerNormalization": (0.2, 0.5),
+    # Rows; of an input's element. LpPool: for each tap.
+    "Softmax": (0.12, 0.2), "LogSoftmax": (0.15, 0.25), "LayerNormalization": (0.08, 0.45),
+    "RMSNormalization": (0.1, 0.5), "SimplifiedLayerNormalization": (0.1, 0.5),
     "InstanceNormalization": (0.25, 0.2),
-    "GroupNormalization": (0.25, 0.2), "SkipLayerNormalization": (0.3, 4.8),
-    "SkipSimplifiedLayerNormalization": (0.25, 0.5), "MeanVarianceNormalization": (0.3, 0.5),
-    "CumSum": (21.0, 2.2), "LRN": (0.8, 1.0), "MaxPool": (0.035, 0.04), "AveragePool": (0.05, 0.08),
-    "LpPool": (0.1, 1.0),
+    "GroupNormalization": (0.25, 0.2), "SkipLayerNormalization": (0.12, 4.8),
+    "SkipSimplifiedLayerNormalization": (0.12, 0.5), "MeanVarianceNormalization": (0.15, 0.6),
+    "CumSum": (30.0, 3.0), "LRN": (0.8, 1.0), "LpPool": (0.1, 1.0),
     # What moves elements: what it takes beyond reading and writing.
     "Transpose": (0.08, 0.3), "Concat": (0.2, 0.05), "Split": (0.0, 0.14), "Slice": (0.0, 0.05),
     "Gather": (0.1, 0.03), "Pad": (0.02, 0.1), "Expand": (0.02, 0.35), "Tile": (0.02, 0.35),
-    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.25, 1.6), "GatherElements": (1.9, 0.7),
-    "GatherND": (0.7, 0.5), "Trilu": (0.2, 0.12), "nearest": (0.15, 0.55), "doubled": (0.14, 0.11),
+    "DepthToSpace": (0.25, 1.6), "SpaceToDepth": (0.28, 0.16), "GatherElements": (1.9, 0.7),
+    "GatherND": (0.7, 0.5), "Trilu": (0.1, 0.02), "QuantizeLinear": (0.1, 0.03),
+    "DequantizeLinear": (0.1, 0.03), "nearest": (0.15, 0.55), "doubled": (0.14, 0.11),
     "linear": (0.68, 0.72), "aligned": (0.5, 0.7), "fractions": (0.6, 1.4),
 }  # fmt: skip
 """Nanoseconds per element beyond memory's, (here, ONNX Runtime), by op_type."""
@@ -98,6 +98,37 @@ def element(node: Node, named: str = "") -> tuple[float, float] | None:
     return ELEMENTS["doubled" if plain and doubled else "nearest"]
 
 
+POOLED = frozenset(("MaxPool", "AveragePool"))
+
+
+def pooled(node: Node, alone: bool, made: float) -> tuple[float, float] | None:
+    """Return the seconds, (here, ONNX Runtime), of a pooling that makes so many elements; None for
+    other operators.
+
+    Here windows that overlap are joined row by row, then column by column; `alone`, in rows, each
+    line of the result is set up anew.
+    """
+    taps = [int(extent) for extent in node.attrs.get("kernel_shape", ())]
+    if node.op_type not in POOLED or not taps:
+        return None
+    here, there = 0.04 * sum(taps), 0.15 + 0.022 * math.prod(taps)
+    steps = [int(step) for step in node.attrs.get("strides", ())]
+    if alone and any(tap > step for tap, step in zip(taps, steps or [1] * len(taps), strict=True)):
+        shape = node.outputs[0].shape
+        width = shape[-1] if shape and isinstance(shape[-1], int) else 1
+        here = 0.025 * sum(taps) + 0.005 * math.prod(taps) + 10.5 / max(width, 1)
+    return here * 1e-9 * made, there * 1e-9 * made
+
+
+def in_rows(product: Product) -> float:
+    """Return the seconds that windows of these kinds take longer where images lie in rows."""
+    if product.kind is Kind.DEPTHWISE:
+        return (0.35 + 0.027 * product.taps) * 1e-9 * product.rows * product.count
+    if product.kind is not Kind.TRANSPOSED:
+        return 0.0
+    return 3e-9 * math.prod(product.pixels) * product.columns / product.taps * product.count
+
+
 def filled(product: Product, edge: float = 3.0) -> float:
     """Return the share of PEAK that a matrix product of this shape reaches; `edge` rows are
     lost."""
@@ -122,7 +153,18 @@ def run_here(product: Product, strict: bool = False) -> float:
         share = share if strict else max(share, winograd(product))
         if product.count > 1:
             share = grouped(product)
-    return max(product.flops * reached(product) / (PEAK * share), stream)
+    done = 1.0 if strict else strassen(product)
+    return max(product.flops * done * reached(product) / (PEAK * share), stream)
+
+
+def strassen(product: Product) -> float:
+    """Return the share of a large matrix product's time that is left with seven products of halves
+    (cpu/contract_strassen.cc), 1 if it is run as it is."""
+    least = min(product.rows, product.columns, product.depth)
+    if product.kind is not Kind.MATRIX or not product.constant or least < 64:
+        return 1.0
+    share = 0.875 + 20 / product.columns + 24 / product.depth + 2 / product.rows
+    return share if share < 0.932 else 1.0
 
 
 def grouped(product: Product) -> float:
