@@ -58,7 +58,8 @@ def measure(case: Case, threads: int, rounds: int) -> tuple[float, float]:
     error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30))
     if error > 1e-5:
         raise SystemExit(f"{case.name}: relative error {error:.1e}")
-    repeats = max(1, min(MOST_REPEATS, int(2e8 / case.flops)))
+    # The first run into new memory waits for its pages.
+    repeats = max(3, min(MOST_REPEATS, int(2e8 / case.flops)))
     own, other = [], []
     for _ in range(rounds):
         kernel.run(kernel.kept, threads, repeats, align=True)
