@@ -190,6 +190,13 @@ def test_products_of_a_millisecond_together_are_one_region(rows, products, regio
     assert len(made) == regions and sum(text.count("MatMul") for _, text in made) == products
 
 
+def test_products_that_read_the_same_are_one_region():
+    body = "a = MatMul(x, wide)\n b = MatMul(x, thin)"
+    results = "float[128, 256] a, float[128, 64] b"
+    assert planned(body, ROWS, results, {"chain"}) == [("chain", "MatMul MatMul")]
+    assert len(planned(body, ROWS, results, set())) == 2
+
+
 def test_an_attention_comes_first_in_its_chain():
     scores = SCORES.replace("(q, t)", "(a, t)").replace("Add(s, mask)", "Relu(s)")
     body = "a = MatMul(q, square)\n" + scores

@@ -253,8 +253,22 @@ def _is_small(first: Block, second: Block, rates: cost.Rates) -> bool:
 
 
 def _chain(blocks: Blocks, block: Block) -> list[list[Block]]:
-    """Matrix products of which one reads what the other makes: what counts is the node itself."""
-    return [[block, b] for b in blocks.after(block) if _is_chain(block, b)]
+    """Matrix products of which one reads what the other makes, or both the same: what counts is the
+    node itself."""
+    read = [v for n in block.nodes for v in n.inputs if v is not None and v.weight is None]
+    beside = dict.fromkeys(
+        blocks.of[c]
+        for v in read
+        if v.producer not in block.nodes
+        for c in v.consumers
+        if c in blocks.of and blocks.of[c] is not block
+    )
+    groups = [[block, b] for b in blocks.after(block) if _is_chain(block, b)]
+    if not _multiplies_activations(block):
+        groups += [
+            [block, b] for b in beside if b not in blocks.after(block) and _is_chain(block, b)
+        ]
+    return groups
 
 
 def _is_chain(first: Block, second: Block) -> bool:
