@@ -33,8 +33,8 @@ def silu(x: np.ndarray) -> np.ndarray:
         return x * (1 / (1 + np.exp(-x.astype(np.float64))))
 
 
-# The exponential's argument is rounded, so that its error grows with x; where the sigmoid is denormal
-# it may be 0.
+# The exponential's argument is rounded, so that its error grows with x; where the sigmoid is
+# denormal it may be 0.
 def check(text: str, x: np.ndarray, want: np.ndarray, weights: np.ndarray | None = None) -> None:
     inputs = [x] if weights is None else [x, weights]
     for isa in native_lib.isas():

@@ -80,6 +80,7 @@ struct TileCall {
   const float* fetch = nullptr;      // lines of 64 bytes to bring near meanwhile, or null
   int fetch_lines = 0;               // of them, per kFetchStep of k
   int64_t tiles = 1;    // one after the other: a, ahead, c and finish go on
+  bool dense = false;   // each row lies behind the one before, of this and of the further tiles
   bool halved = false;  // of the last vector only the lower half exists, in b too
 };
 

@@ -179,6 +179,10 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
   epilogue_ = transposed_ ? std::make_unique<Epilogue>(bound, stage, column_, row_)
                           : std::make_unique<Epilogue>(bound, stage, row_, column_);
   choose_blocks();
+  dense_ = rows_side_.source == Source::direct && row_step_ == 1 && padding_.empty() &&
+           pieces_.size() == 1;
+  const std::vector<int64_t>& rows_at = rows_side_.tables.outer;
+  for (int64_t r = 1; dense_ && r < rows_; ++r) dense_ = rows_at[r] - rows_at[r - 1] == depth_;
 }
 
 void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* constants,

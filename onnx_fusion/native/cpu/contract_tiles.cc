@@ -253,6 +253,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   if (indexed) call.offsets = offsets.data() + pieces_[block.first].k0;
   call.add = add;
   call.ldc = ldc;
+  call.dense = dense_;
   call.a_step = direct ? row_step_ : tile_rows_;
   FinishRows rows;
   const float* starts[kMostTileRows];

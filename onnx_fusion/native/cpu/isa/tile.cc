@@ -9,6 +9,7 @@
 #include "cpu/contract_kernels.h"
 #include "cpu/finish.h"
 #include "cpu/isa/lanes.h"
+#include "cpu/isa/sums.h"
 #include "cpu/isa/tile.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -18,41 +19,6 @@ extern const FinishPasses finish_passes;
 namespace {
 
 constexpr int kStream = 4;
-constexpr int kLineFloats = 16;
-
-template <typename Vector>
-inline Vector load_as(const float* p) {
-  typedef Vector Loose __attribute__((aligned(4), may_alias));
-  return *reinterpret_cast<const Loose*>(p);
-}
-
-template <typename Vector>
-inline void store_as(float* p, Vector x) {
-  typedef Vector Loose __attribute__((aligned(4), may_alias));
-  *reinterpret_cast<Loose*>(p) = x;
-}
-
-template <typename Vector>
-inline Vector splat(float x) {
-  return x - Vector{};
-}
-
-// Accumulators: R rows of N vectors.
-template <typename Vector, int R, int N>
-struct Sums {
-  static constexpr int kLength = sizeof(Vector) / sizeof(float), kColumns = N * kLength;
-  Vector rows[R][N];
-
-  // body(sums, row, column) for all of them.
-  template <typename Body>
-  inline __attribute__((always_inline)) void each(const Body& body) {
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-      for (int v = 0; v < N; ++v) body(rows[i][v], i, v * kLength);
-    }
-  }
-};
 
 template <typename Vector>
 inline Vector load_part(const float* p, int count) {
@@ -257,6 +223,7 @@ constexpr Tile kTiles[4][kMostTileRows][3][2] = {KIND(TileRows::direct), KIND(Ti
 #undef PAIR
 
 void run_tile(TileRows kind, int rows, int vectors, const TileCall& call) {
+  if (call.dense && kind == TileRows::direct && run_dense(rows, vectors, call)) return;
   kTiles[static_cast<int>(kind)][rows - 1][vectors - 1][call.halved ? 1 : 0](call);
 }
 

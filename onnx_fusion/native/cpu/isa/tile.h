@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/contract_kernels.h"
+
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 
 // Whether a tile's results are activated as soon as they are stored: few of them would wait for each
@@ -27,6 +29,9 @@ inline constexpr int kHalvedVectors = 2;
 #else
 inline constexpr int kHalvedVectors = 0;
 #endif
+
+// False if the tiles are not of this kind (isa/dense.cc).
+bool run_dense(int rows, int vectors, const TileCall& call);
 
 void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths,
                     const float* const* a, int64_t a_step, const float* b, int64_t b_step,
