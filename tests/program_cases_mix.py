@@ -42,6 +42,10 @@ def mixes() -> list[Case]:
         sides = (f"a: 4, b: 3, i: {after}", f"f32[3, 4, {before}] row", f"f32[4, 3, {after}] row")
         text = mixed(before, after, "b, a, PLACE", "a, b, i", sides)
         cases.add(f"mix_lines_{before}_{after}", text, f32(3, 4, before))
+    for n in (7, 8, 40, 300):
+        turned = (f"a: 2, j: {n}, i: 37", f"f32[2, {n}, 20] order(0, 2, 1)", f"f32[2, {n}, 37] row")
+        text = mixed(20, 37, "a, j, PLACE", "a, j, i", turned)
+        cases.add(f"mix_into_rows_{n}", text, f32(2, 20, n))
     # Weights that depend on something else, and a sum that is shared.
     cases.add("mix_by_another_letter", """
         input x f32[9, 16] row

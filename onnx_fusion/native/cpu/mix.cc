@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kLeastRun = 8;
 constexpr int64_t kPiece = 1024;  // floats of a run at once, so that the first product stays in L1
+constexpr int64_t kTurnedRun = 256, kTurnedLines = 32;  // of a block that is brought into order
 constexpr int64_t kMostPairs = 1 << 16;
 constexpr int kDeepest = 6;  // steps behind a weight: what is shared is computed again
 constexpr double kRunNanoseconds = 0.25, kLineNanoseconds = 1.0;  // of an element
@@ -164,7 +165,15 @@ bool MixPlan::arrange(std::vector<Loop> loops, int64_t step) {
     loops.pop_back();
   }
   loops_ = std::move(loops);
-  if (run_ == 1) return step == 1;
+  if (run_ == 1) {
+    const auto lies = [](const Loop& l) { return l.in == 1 && l.extent >= kLeastRun; };
+    const auto across = std::find_if(loops_.begin(), loops_.end(), lies);
+    if (step == 1 && across != loops_.end()) {
+      turned_ = *across;
+      loops_.erase(across);
+    }
+    return step == 1;
+  }
   if (run_ < kLeastRun) return false;
   const Loop mixed{static_cast<int64_t>(pairs_.size()), 0, step};
   const auto at = std::upper_bound(loops_.begin(), loops_.end(), mixed, slower);
@@ -173,10 +182,11 @@ bool MixPlan::arrange(std::vector<Loop> loops, int64_t step) {
   return true;
 }
 
-void MixPlan::mix_run(const float* x, float* out, const Pair& pair, float* room) const {
+void MixPlan::mix_run(const float* x, float* out, const Pair& pair, int64_t length,
+                      float* room) const {
   const Kernels& k = kernels();
-  for (int64_t i = 0; i < run_; i += kPiece) {
-    const int64_t n = std::min(kPiece, run_ - i);
+  for (int64_t i = 0; i < length; i += kPiece) {
+    const int64_t n = std::min(kPiece, length - i);
     k.binary[static_cast<int>(Op::op_mul)][0][kSplatSecond](room, x + pair.places[0] + i,
                                                             &pair.weights[0], nullptr, n);
     k.chain[kChainMul][kChainAdd][1](out + i, x + pair.places[1] + i, &pair.weights[1], room, n);
@@ -192,6 +202,21 @@ void MixPlan::mix_line(const float* x, float* out) const {
   }
 }
 
+// What lies side by side in the input is mixed into a block, which is written line by line.
+void MixPlan::mix_turned(const float* x, float* out, float* room, float* block) const {
+  const int64_t lines = static_cast<int64_t>(pairs_.size());
+  for (int64_t i = 0; i < turned_.extent; i += kTurnedRun) {
+    const int64_t n = std::min(kTurnedRun, turned_.extent - i);
+    for (int64_t j = 0; j < lines; j += kTurnedLines) {
+      const int64_t some = std::min(kTurnedLines, lines - j);
+      for (int64_t l = 0; l < some; ++l) {
+        mix_run(x + i, block + l * kTurnedRun, pairs_[static_cast<size_t>(j + l)], n, room);
+      }
+      kernels().transpose[2](out + i * turned_.out + j, turned_.out, block, kTurnedRun, some, n);
+    }
+  }
+}
+
 void MixPlan::run(const RunContext& context) const {
   const float* const x = reinterpret_cast<const float*>(context.tensors[input_]);
   float* const out = reinterpret_cast<float*>(context.tensors[output_]) + out_base_;
@@ -202,11 +227,13 @@ void MixPlan::run(const RunContext& context) const {
     points *= size[k];
   }
   const bool lines = run_ == 1;
-  const double each = lines ? kLineNanoseconds * static_cast<double>(pairs_.size())
-                            : kRunNanoseconds * static_cast<double>(run_);
+  const bool turns = turned_.extent > 1;
+  const int64_t elements =
+      lines ? static_cast<int64_t>(pairs_.size()) * turned_.extent : run_;
+  const double each = (lines ? kLineNanoseconds : kRunNanoseconds) * static_cast<double>(elements);
   const int64_t tasks = task_count(*context.parallel, each * static_cast<double>(points));
   parallel_ranges(*context.parallel, points, tasks, [&](int64_t begin, int64_t end, int64_t) {
-    alignas(64) float room[kPiece];
+    alignas(64) float room[kPiece], block[kTurnedRun * kTurnedLines];
     int64_t inside[kMaxLetters] = {};
     int64_t rest = begin;
     for (int k = count; k-- > 0;) {
@@ -219,10 +246,12 @@ void MixPlan::run(const RunContext& context) const {
         from += inside[k] * loops_[static_cast<size_t>(k)].in;
         to += inside[k] * loops_[static_cast<size_t>(k)].out;
       }
-      if (lines) {
+      if (turns) {
+        mix_turned(x + from, out + to, room, block);
+      } else if (lines) {
         mix_line(x + from, out + to);
       } else {
-        mix_run(x + from, out + to, pairs_[static_cast<size_t>(inside[mixed_])], room);
+        mix_run(x + from, out + to, pairs_[static_cast<size_t>(inside[mixed_])], run_, room);
       }
       next_position(count, size, inside);
     }

@@ -28,8 +28,9 @@ class MixPlan final : public StagePlan {
 
   MixPlan() = default;
   bool arrange(std::vector<Loop> loops, int64_t step);
-  void mix_run(const float* x, float* out, const Pair& pair, float* room) const;
+  void mix_run(const float* x, float* out, const Pair& pair, int64_t length, float* room) const;
   void mix_line(const float* x, float* out) const;
+  void mix_turned(const float* x, float* out, float* room, float* block) const;
 
   int input_ = -1, output_ = -1;
   int64_t out_base_ = 0;
@@ -37,6 +38,7 @@ class MixPlan final : public StagePlan {
   std::vector<Loop> loops_;  // slowest first, without the elements of a run
   size_t mixed_ = 0;         // which of them is the mixed axis; of lines, none
   int64_t run_ = 1;          // elements that lie side by side on both sides; 1: lines of mixed ones
+  Loop turned_{1, 1, 1};     // where lines are mixed: what lies side by side in the input
 };
 
 }  // namespace onnx_fusion::cpu
