@@ -263,10 +263,12 @@ def plan_programs(
     templates = NAMES - set(disabled)
     graphs = list(walk(graph))
     machines = MACHINES[device]
+    extents = usual_extents(graph)
     target = Target(
         _outside(lowering.refusal, graphs) if cost.CUDA in machines else lowering.refusal,
         lambda region: lowering.lower(region).inputs,
         take_yellow=policy == "all", templates=templates, rates=machines[0].fused,
+        extents=extents,
     )  # fmt: skip
     layouts = layout.RULE not in disabled
     asked = [() if is_inside(one.path, only) else only for one in graphs]
@@ -274,7 +276,7 @@ def plan_programs(
     plans = [plan_graph(one, target, skip, names) for one, names in pairs]
     tuned = None
     if policy == "default":
-        chosen, extents = plans, usual_extents(graph) if any(p.regions for p in plans) else []
+        chosen = plans
         for machine in machines:
             both = zip(chosen, graphs, strict=True)
             chosen = [

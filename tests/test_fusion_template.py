@@ -12,15 +12,16 @@ from onnx_fusion.fusion.template import NAMES, TEMPLATES
 from onnx_fusion.graph.load import load
 from onnx_fusion.lower import Lowering
 from onnx_fusion.passes.pipeline import prepare
+from onnx_fusion.passes.sizes import usual_extents
 
 WEIGHTS = {
     "w3": (64, 64, 3, 3), "w1": (64, 64, 1, 1), "wd": (64, 1, 3, 3), "wr": (16, 64, 1, 1),
     "we": (64, 16, 1, 1), "wide": (256, 256), "thin": (256, 64), "back": (64, 256), "g": (256,),
-    "square": (64, 64),
+    "square": (64, 64), "even": (96, 96),
 }  # fmt: skip
 
 
-def planned(body, inputs, result, templates=NAMES - {"small", "chain"}):
+def planned(body, inputs, result, templates=NAMES - {"small", "chain"}, sized=False):
     text = f'<ir_version: 8, opset_import: ["" : 20]>\ng ({inputs}) => ({result}) {{\n{body}\n}}'
     model = onnx.parser.parse_model(text)
     random = np.random.default_rng(0)
@@ -29,9 +30,12 @@ def planned(body, inputs, result, templates=NAMES - {"small", "chain"}):
         model.graph.initializer.append(onnx.numpy_helper.from_array(data, name))
     onnx.checker.check_model(model)
     graph = prepare(load(model))
-    made = plan_graph(
-        graph, Target(Lowering(graph, lambda made: None).refusal, templates=templates)
+    target = Target(
+        Lowering(graph, lambda made: None).refusal,
+        templates=templates,
+        extents=usual_extents(graph) if sized else (),
     )
+    made = plan_graph(graph, target)
     return [(r.template, " ".join(n.op_type for n in r.nodes)) for r in made.regions]
 
 
@@ -243,3 +247,25 @@ def test_what_is_stored_only_turned_stays():
     first = (None, "MatMul Transpose")
     apart = NAMES - {"small", "mlp", "chain"}
     assert planned(body, inputs, "float[256, 256] y", apart)[0] == first
+
+
+def test_small_regions_of_symbols_are_those_of_the_sizes_met():
+    body = """a = MatMul(x, even)
+ b = Softmax(a)
+ c = MatMul(b, even)
+ d = Softmax(c)
+ y = MatMul(d, even)"""
+    free = (body, "float[N, L, 96] x", "float[N, L, 96] y")
+    assert len(planned(*free)) == len(planned(*free, sized=True))
+    assert len(planned(*free, NAMES - {"chain"}, sized=True)) < len(
+        planned(*free, NAMES - {"chain"})
+    )
+    # Images of 64 channels would not stay in the cache at their usual size.
+    body = """a = Conv(x, wr)
+ b = Relu(a)
+ c = MaxPool<kernel_shape = [3, 3]>(b)
+ y = Conv(c, we)"""
+    free = (body, "float[N, 64, H, W] x", "float[N, 64, P, Q] y")
+    assert len(planned(*free, NAMES - {"chain"}, sized=True)) == len(
+        planned(*free, NAMES - {"chain"})
+    )

@@ -12,6 +12,8 @@ Finished blocks count as one node each, so that two blocks cannot wait for each 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from onnx_fusion.fusion import cost
 from onnx_fusion.graph.model import Graph, Node, Value
 from onnx_fusion.ops.mapping import MappingType
@@ -28,12 +30,19 @@ COMPLEXITY = (
 class Blocks:
     """All blocks of a graph: which node is in which, and the order of nodes.
 
-    `rates` are those of the machine's kernels; `spared` has the values that a node need not wait
-    for once it is in a block.
+    `rates` are those of the machine's kernels; `bound` has each node with numbers for the graph's
+    symbols, at the usual size and at a small one if `extents` says any; `spared` has the values
+    that a node need not wait for once it is in a block.
     """
 
-    def __init__(self, graph: Graph, rates: cost.Rates = cost.FUSED) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        rates: cost.Rates = cost.FUSED,
+        extents: Sequence[Mapping[str, int]] = (),
+    ) -> None:
         self.rates = rates
+        self.bound = [cost.bind(graph.nodes, one) for one in extents[:2] or ({},)]
         self.position = {node: k for k, node in enumerate(graph.nodes)}
         self.of: dict[Node, Block] = {}
         self.spared: dict[Node, frozenset[Value]] = {}

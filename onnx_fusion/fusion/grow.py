@@ -42,7 +42,7 @@ class _Planner:
     ) -> None:
         self.graph = graph
         self.target = target
-        self.blocks = Blocks(graph, target.rates)
+        self.blocks = Blocks(graph, target.rates, target.extents)
         self.mapping: dict[Node, MappingType] = {}
         self.why_not: dict[Node, str] = {}
         self.refused: dict[tuple[Node, Node], str] = {}

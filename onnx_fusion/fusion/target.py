@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.plan import Region
@@ -24,8 +24,9 @@ class Target:
     paper's "fuse whatever is legal"). `leave_renames` gives up regions that only give values
     another shape (ops.peer). `max_inputs` and `max_nodes` are the paper's constraint check (section
     4.3.2); `templates` names the rules that may open red cells (template.TEMPLATES); `rates` are
-    those of the machine's kernels. `reads` returns what the kernel of an accepted region reads;
-    without it, that is all the region's inputs.
+    those of the machine's kernels; `extents` are numbers for the graph's symbols, the usual ones
+    and small ones (passes.sizes), for rules about the size of kernels. `reads` returns what the
+    kernel of an accepted region reads; without it, that is all the region's inputs.
     """
 
     accept: Accept
@@ -36,3 +37,4 @@ class Target:
     leave_renames: bool = True
     templates: Collection[str] = NAMES
     rates: cost.Rates = cost.FUSED
+    extents: Sequence[Mapping[str, int]] = ()

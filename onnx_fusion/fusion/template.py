@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from onnx_fusion.fusion import cost
 from onnx_fusion.fusion.block import Block, Blocks
@@ -97,13 +97,14 @@ def _contracts(block: Block) -> bool:
     return not CONTRACTIONS.isdisjoint(_roles(block))
 
 
-def _between(first: Block, second: Block) -> list[Value]:
-    """Return the values that the first block hands to the second."""
+def _between(first: Block, second: Block, bound: Mapping[Node, Node] | None = None) -> list[Value]:
+    """Return the values that the first block hands to the second, those of `bound` in their
+    place."""
     members = set(second.nodes)
     return [
-        value
+        sized
         for node in first.nodes
-        for value in node.outputs
+        for value, sized in zip(node.outputs, (bound or {}).get(node, node).outputs, strict=True)
         if value is not None and any(c in members for c in value.consumers)
     ]
 
@@ -242,14 +243,26 @@ def _mlp(blocks: Blocks, block: Block) -> list[list[Block]]:
 
 def _small(blocks: Blocks, block: Block) -> list[list[Block]]:
     """Kernels of a few microseconds: what counts is the node itself, its binding and allocation."""
-    return [[block, b] for b in blocks.after(block) if _is_small(block, b, blocks.rates)]
+    return [[block, b] for b in blocks.after(block) if _is_small(block, b, blocks)]
 
 
-def _is_small(first: Block, second: Block, rates: cost.Rates) -> bool:
-    if sum(map(irs_bytes, _between(first, second))) > MOST_BYTES:
-        return False
-    plain = dataclasses.replace(rates, side=None)
-    return min(cost.compute_seconds(b.nodes, plain) for b in (first, second)) <= MOST_SECONDS
+def _is_small(first: Block, second: Block, blocks: Blocks) -> bool:
+    """Return whether the smaller of the two takes little, and what lies between stays in the cache.
+
+    Symbols count as they do elsewhere; or else what lies between is as large as usual, and the two
+    take as long as they do where images and texts are small, since more hardly makes it slower.
+    """
+    itself = {node: node for block in (first, second) for node in block.nodes}
+    sizes = ((itself, itself), (blocks.bound[0], blocks.bound[-1]))
+    plain = dataclasses.replace(blocks.rates, side=None)
+    return any(
+        sum(map(irs_bytes, _between(first, second, usual))) <= MOST_BYTES
+        and any(
+            cost.compute_seconds([small[node] for node in block.nodes], plain) <= MOST_SECONDS
+            for block in (first, second)
+        )
+        for usual, small in sizes
+    )
 
 
 def _chain(blocks: Blocks, block: Block) -> list[list[Block]]:
