@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import multiprocessing
 import os
 import shlex
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +28,11 @@ from onnx_fusion.runtime.library import get_library_path
 ISAS = ("base", "avx2", "avx512", "neon")
 EMULATED = "emulated"
 _ERROR = 400
+
+
+UPPER_HALVES = 1 << 2 | 1 << 6
+"""Those of ymm0 to ymm15 and of zmm0 to zmm15: while they are in use, SSE code is slow."""
+_XGETBV = bytes.fromhex("b901000000 0f01d0 c3")  # mov ecx, 1; xgetbv; ret
 
 
 class _Array(ctypes.Structure):
@@ -51,6 +58,27 @@ def library() -> ctypes.CDLL:
     for name in ("destroy", "shapes", "run"):
         getattr(lib, f"onnx_fusion_{name}").argtypes = None
     return lib
+
+
+def parts_in_use() -> int | None:
+    """Return which parts of this thread's registers are in use, None on machines that do not
+    say."""
+    probe = _probe()
+    return probe() if probe is not None else None
+
+
+@functools.cache
+def _probe() -> Callable[[], int] | None:
+    try:
+        if "xgetbv1" not in Path("/proc/cpuinfo").read_text().split():
+            return None
+        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    except OSError:
+        return None
+    page.write(_XGETBV)
+    probe = ctypes.CFUNCTYPE(ctypes.c_uint32)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    probe.page = page
+    return probe
 
 
 def isa() -> str:
@@ -136,6 +164,8 @@ class Kernel:
             handle, arrays, number, pointers, threads, repeats, ctypes.byref(seconds), error, size
         ):
             raise NativeError(error.value.decode())
+        if (parts_in_use() or 0) & UPPER_HALVES:
+            raise NativeError("upper halves of registers are in use after the run")
         for guard in guarded:
             if not (guard[:64] == 0xA5).all() or not (guard[-64:] == 0xA5).all():
                 raise NativeError("memory around an output was written")
