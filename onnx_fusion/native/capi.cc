@@ -90,7 +90,8 @@ ONNX_FUSION_EXPORT const char* onnx_fusion_isa() {
   return name.c_str();
 }
 
-// Does `rounds` of multiply-adds on one thread, and returns how many floating-point operations it did.
+// Does `rounds` of multiply-adds on one thread, and returns how many floating-point operations it
+// did.
 ONNX_FUSION_EXPORT double onnx_fusion_multiply_add(int64_t rounds) {
   return onnx_fusion::cpu::multiply_add(rounds);
 }
@@ -136,10 +137,11 @@ ONNX_FUSION_EXPORT void* onnx_fusion_create(const char* text, size_t length,
 
 ONNX_FUSION_EXPORT void onnx_fusion_destroy(void* kernel) { delete static_cast<Kernel*>(kernel); }
 
-// The physical shapes of the outputs: ranks[i], then dims[16 * i ...]. 0 if the inputs fit the program.
+// The physical shapes of the outputs: ranks[i], then dims[16 * i ...]. 0 if the inputs fit the
+// program.
 ONNX_FUSION_EXPORT int onnx_fusion_shapes(const void* kernel, const OnnxFusionArray* inputs,
-                                          uint64_t count, int64_t* dims, uint64_t* ranks, char* error,
-                                          size_t error_size) {
+                                          uint64_t count, int64_t* dims, uint64_t* ranks,
+                                          char* error, size_t error_size) {
   const Kernel& k = *static_cast<const Kernel*>(kernel);
   std::vector<TensorView> views;
   if (!views_of(k, inputs, count, &views, error, error_size)) return 1;
@@ -158,8 +160,8 @@ ONNX_FUSION_EXPORT int onnx_fusion_shapes(const void* kernel, const OnnxFusionAr
   return 0;
 }
 
-// How many kernels a run with these inputs is: one per stage, or per group of stages that run as one. -1
-// if the inputs do not fit the program.
+// How many kernels a run with these inputs is: one per stage, or per group of stages that run as
+// one. -1 if the inputs do not fit the program.
 ONNX_FUSION_EXPORT int onnx_fusion_plans(const void* kernel, const OnnxFusionArray* inputs,
                                          uint64_t count) {
   const Kernel& k = *static_cast<const Kernel*>(kernel);
@@ -169,8 +171,8 @@ ONNX_FUSION_EXPORT int onnx_fusion_plans(const void* kernel, const OnnxFusionArr
   return k.bind(views.data(), &bound).ok() ? static_cast<int>(k.plan_count(*bound)) : -1;
 }
 
-// Runs `repeats` times on `threads` threads; `seconds` is the fastest run's time. The outputs have the
-// sizes that onnx_fusion_shapes says.
+// Runs `repeats` times on `threads` threads; `seconds` is the fastest run's time. The outputs have
+// the sizes that onnx_fusion_shapes says.
 ONNX_FUSION_EXPORT int onnx_fusion_run(const void* kernel, const OnnxFusionArray* inputs,
                                        uint64_t count, void* const* outputs, int threads,
                                        int repeats, double* seconds, char* error,

@@ -6,8 +6,8 @@
 
 #define ONNX_FUSION_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Compiles what comes by `socket` for `arch` with the compiler at `nvrtc` into the cache `folder`, until
-// that ends. Returns the process's exit code.
+// Compiles what comes by `socket` for `arch` with the compiler at `nvrtc` into the cache `folder`,
+// until that ends. Returns the process's exit code.
 ONNX_FUSION_EXPORT int onnx_fusion_serve_compiler(int socket, const char* nvrtc, const char* arch,
                                                   const char* folder) {
   try {

@@ -1,4 +1,5 @@
-// The CUDA side by a plain C interface, for tests and scripts: a program and inputs to texts and launches.
+// The CUDA side by a plain C interface, for tests and scripts: a program and inputs to texts and
+// launches.
 #include <cstring>
 #include <exception>
 #include <vector>

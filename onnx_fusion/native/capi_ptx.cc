@@ -32,8 +32,8 @@ ONNX_FUSION_EXPORT int onnx_fusion_cuda_check(const char* text, size_t length, c
   }
 }
 
-// PTX for inputs whose dims lie one after the other in `dims`, -1 where one is not known; to be freed with
-// onnx_fusion_ptx_free. Null, and why in `error`, if there is none.
+// PTX for inputs whose dims lie one after the other in `dims`, -1 where one is not known; to be
+// freed with onnx_fusion_ptx_free. Null, and why in `error`, if there is none.
 ONNX_FUSION_EXPORT char* onnx_fusion_ptx(const char* text, size_t length, const int64_t* dims,
                                          const char* nvrtc, char* error, size_t error_size) {
   try {

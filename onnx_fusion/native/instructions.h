@@ -59,7 +59,8 @@
   X(reduce_prod)
 
 // Instructions with a syntax of their own.
-#define ONNX_FUSION_STRUCTURAL(X) X(load) X(index) X(const) X(cast) X(select) X(where) X(dot) X(store)
+#define ONNX_FUSION_STRUCTURAL(X) \
+  X(load) X(index) X(const) X(cast) X(select) X(where) X(dot) X(store)
 // clang-format on
 
 namespace onnx_fusion {

@@ -70,8 +70,6 @@ class Kernel {
 
   size_t input_count() const;
   size_t output_count() const;
-  DType input_dtype(size_t input) const;
-  DType output_dtype(size_t output) const;
 
   // Shapes (and the contents of `as` inputs) to a plan. A signature seen lately costs a compare of
   // dims: no lock, no allocation. `inputs` holds input_count() views.
@@ -80,7 +78,8 @@ class Kernel {
   const int64_t* output_dims(const Bound& bound, size_t output, size_t* rank) const;
   // How many kernels run one after the other: stages, less those that run together.
   size_t plan_count(const Bound& bound) const;
-  // Computes all outputs. Inputs have the shapes they were bound with; outputs may not overlap inputs.
+  // Computes all outputs. Inputs have the shapes they were bound with; outputs may not overlap
+  // inputs.
   Status run(const Bound& bound, const TensorView* inputs, void* const* outputs,
              const Parallel& parallel) const;
 

@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kFewRows = 64;  // for which columns that lie well are not worth packing
 constexpr int64_t kCrowding = 4;  // lines in a set up to which they lie well; twice that if wide
 constexpr int64_t kDotRows = 4;   // for which columns along k are not
-constexpr int64_t kLongSum = 256;    // of which sums are cut, for exactness and the first-level cache
+constexpr int64_t kLongSum = 256;  // of which sums are cut, for exactness and the first-level cache
 constexpr int64_t kDotColumns = 32;  // that all rows meet while they are in the first-level cache
 
 // Tiles of nearly equal height: one of few rows takes as much time as a full one.
@@ -110,8 +110,8 @@ ColumnOperand::Way ColumnOperand::choose_way(int64_t rows) const {
   return step_ == 1 && rows <= kDotRows ? Way::dots : Way::packed;
 }
 
-// How many lines of a panel read in place share a set of a first-level cache of 64 sets; all of them
-// if vectors would lie across lines.
+// How many lines of a panel read in place share a set of a first-level cache of 64 sets; all of
+// them if vectors would lie across lines.
 int64_t ColumnOperand::crowding() const {
   constexpr int64_t kLine = 16, kSets = 64;
   if (step_ % kLine != 0) return depth;

@@ -1,6 +1,6 @@
-// Consecutive stages that hand images to each other, run band by band: a few lines of the last one's
-// result at a time, and of each image between only the lines that these need, so that they stay in
-// the second-level cache. Lines that the next band needs too are kept.
+// Consecutive stages that hand images to each other, run band by band: a few lines of the last
+// one's result at a time, and of each image between only the lines that these need, so that they
+// stay in the second-level cache. Lines that the next band needs too are kept.
 #pragma once
 
 #include <functional>
@@ -10,7 +10,8 @@
 
 namespace onnx_fusion {
 
-using PlanStage = std::function<std::unique_ptr<StagePlan>(const BoundProgram& bound, size_t stage)>;
+using PlanStage =
+    std::function<std::unique_ptr<StagePlan>(const BoundProgram& bound, size_t stage)>;
 
 // What runs stages [stage, stage + *taken) if bands are worth it, else null. Each stage is planned
 // by `plan`, for as many of its lines as a band has; constants are the same in all plans. The temps

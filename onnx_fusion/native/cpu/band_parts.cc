@@ -78,8 +78,8 @@ bool find_moves(const BoundProgram& bound, Part* part) {
   return true;
 }
 
-// What the two stages are to each other if all that the second reads of the first is one image, line
-// by line; its lines are the outermost in memory. `letter` is the first one's, if it is known.
+// What the two stages are to each other if all that the second reads of the first is one image,
+// line by line; its lines are the outermost in memory. `letter` is the first one's, if it is known.
 bool find_link(const BoundProgram& bound, size_t stage, int letter, Part* first, Part* second) {
   if (stage + 1 >= bound.stages.size()) return false;
   const Program& program = *bound.program;

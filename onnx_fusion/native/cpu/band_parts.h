@@ -1,5 +1,5 @@
-// What bands are made of (band.h): stages cut along one letter, and the lines that they need of each
-// other.
+// What bands are made of (band.h): stages cut along one letter, and the lines that they need of
+// each other.
 #pragma once
 
 #include <cstdint>

@@ -56,7 +56,9 @@ bool classify(const Program& program, size_t index, StageForm* form, std::string
       }
     }
   }
-  *form = dot != nullptr ? StageForm::contraction : reductions ? StageForm::rows : StageForm::pointwise;
+  *form = dot != nullptr ? StageForm::contraction
+          : reductions   ? StageForm::rows
+                         : StageForm::pointwise;
   return true;
 }
 

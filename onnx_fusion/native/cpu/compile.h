@@ -33,7 +33,8 @@ class Compiler {
   uint16_t index_axes(size_t load) const;
   size_t values() const;  // instructions that are computed
   uint16_t computed_axes() const { return axes_of(computed_letters_); }  // of indices not linear
-  uint16_t counted_axes() const { return axes_of(counted_letters_); }  // of positions that are values
+  // Of positions that are values.
+  uint16_t counted_axes() const { return axes_of(counted_letters_); }
   int levels() const;     // how many reductions follow one another
 
   // All reduced axes lie in the tile (or there are none): one segment.
@@ -75,7 +76,8 @@ class Compiler {
   void emit_store(size_t index);
   void finish();
   void place_stores();
-  bool place_store(const Step& step, const std::vector<Step>& places, Segment* segment, Step* place);
+  bool place_store(const Step& step, const std::vector<Step>& places, Segment* segment,
+                   Step* place);
   void point_loads();
   bool lies_flat(const Linear& address, Width width, uint16_t over) const;
   bool lies_in_one_row(const TileLoad& load, const Step& loading) const;

@@ -8,7 +8,8 @@
 
 namespace onnx_fusion {
 
-// "" if plan_contraction runs the stage, which `classify` called a contraction; otherwise the reason.
+// "" if plan_contraction runs the stage, which `classify` called a contraction; otherwise the
+// reason.
 std::string contract_refusal(const Program& program, size_t stage);
 
 // constants[i].data is set where input i is constant; count is 0 or the number of inputs. Constant

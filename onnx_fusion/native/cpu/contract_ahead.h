@@ -1,5 +1,6 @@
 // Which weights a thread reads after a plan's own, as it was the last time: their beginning is
-// fetched while the last panel before them is multiplied. Fetching reads nothing, so they may be gone.
+// fetched while the last panel before them is multiplied. Fetching reads nothing, so they may be
+// gone.
 #pragma once
 
 #include <atomic>

@@ -30,7 +30,8 @@ bool is_constant(const DotOperand& operand, const TensorView* constants, size_t 
 // Sorts by the step in memory, largest first.
 void sort_axis(Axis* axis, const Linear& address);
 
-// The smallest step in memory between neighbours along an axis, 0 if there is none; *letter takes it.
+// The smallest step in memory between neighbours along an axis, 0 if there is none; *letter takes
+// it.
 int64_t least_step(const BoundStage& stage, const Axis& axis, const Linear& address, int* letter);
 
 // The positions of the axis's letters at its flat index, written into `letters`.

@@ -1,6 +1,6 @@
-// A contraction of constant weights with an input whose pixels lie in rows: convolution on ONNX's own
-// layout. Input rows are read where they lie, so nothing is packed; vectors run along the outputs'
-// rows, and each one loaded serves a tile of output channels.
+// A contraction of constant weights with an input whose pixels lie in rows: convolution on ONNX's
+// own layout. Input rows are read where they lie, so nothing is packed; vectors run along the
+// outputs' rows, and each one loaded serves a tile of output channels.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,5 @@
-// Convolution in groups of few channels on channels-last images (isa/group.cc). The lines under a window
-// are copied first, with what is outside, a few channels of each pixel side by side.
+// Convolution in groups of few channels on channels-last images (isa/group.cc). The lines under a
+// window are copied first, with what is outside, a few channels of each pixel side by side.
 //
 //     groups of 4      a a a a b b b b c c c c d d d d     outputs of one vector
 //     input            a0 a0 a0 a0 b0 b0 b0 b0 ...         their channels 0, of every pixel in turn
@@ -31,7 +31,8 @@ class GroupPlan final : public StagePlan {
   bool choose_kind();
   bool choose_lines();
   bool pack(const BoundMap& map, const Letters& letters, const TensorView& weights);
-  void pack_weights(const BoundMap& map, const Letters& letters, const float* data, float* out) const;
+  void pack_weights(const BoundMap& map, const Letters& letters, const float* data,
+                    float* out) const;
   void copy_line(const float* x, int64_t y, int64_t channels, const Room& room) const;
   void run_row(const float* x, int64_t row, int64_t block, const Room& room, int64_t* ready,
                float* sums) const;

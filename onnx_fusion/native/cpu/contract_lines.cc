@@ -1,6 +1,6 @@
-// Rows of a contraction that are the windows of an image in ONNX's own layout, a few channels deep (the
-// first convolution of a network): the lines of the image that a row of windows reads are copied, with
-// what is outside, so that all windows are alike.
+// Rows of a contraction that are the windows of an image in ONNX's own layout, a few channels deep
+// (the first convolution of a network): the lines of the image that a row of windows reads are
+// copied, with what is outside, so that all windows are alike.
 //
 //   image   |a b c d e f|        line   0 a b c d e f 0     window i begins at step * i, its k lie
 //                                       ^   ^   ^           at offsets[k], in lines of their own
@@ -84,7 +84,8 @@ void ContractPlan::copy_lines(const Item& item, int64_t row, float* to) const {
     const int64_t first = inside ? begin : lines_.floats, last = inside ? end : lines_.floats;
     std::fill(to, to + first, tables.fill);
     if (first < last) {
-      const float* from = item.rows + tables.outer[row] + tables.inner[k] - column.inner[k] + lines_.first;
+      const float* from =
+          item.rows + tables.outer[row] + tables.inner[k] - column.inner[k] + lines_.first;
       std::memcpy(to + first, from + first, static_cast<size_t>(last - first) * sizeof(float));
       for (int64_t i = first; ahead > 0 && i < last; i += 16) __builtin_prefetch(from + ahead + i);
     }

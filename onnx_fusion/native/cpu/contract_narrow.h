@@ -1,6 +1,6 @@
-// A contraction of constant weights with few columns, whose rows lie in long runs of k: a convolution
-// of channels-last pixels with one or a few outputs, or along a signal. Vectors along the columns would
-// be nearly empty; these lie along k.
+// A contraction of constant weights with few columns, whose rows lie in long runs of k: a
+// convolution of channels-last pixels with one or a few outputs, or along a signal. Vectors along
+// the columns would be nearly empty; these lie along k.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,8 @@ namespace onnx_fusion::cpu {
 
 class NarrowPlan final : public StagePlan {
  public:
-  // Null if the stage is not of this kind, or if vectors along the columns are expected to be faster.
+  // Null if the stage is not of this kind, or if vectors along the columns are expected to be
+  // faster.
   static std::unique_ptr<NarrowPlan> make(const BoundProgram& bound, size_t stage,
                                           const TensorView* constants, size_t count);
   void run(const RunContext& context) const override;

@@ -100,7 +100,9 @@ bool simplify(Stage* text, BoundStage* stage) {
     const size_t line = static_cast<size_t>(text->values[static_cast<size_t>(dot.args[i])]);
     const Instruction& from = text->body[line];
     if (from.op == Op::op_load) continue;
-    if (from.op != Op::op_select || !cut_sum(stage, from, stage->conds[line], dot.over)) return false;
+    if (from.op != Op::op_select || !cut_sum(stage, from, stage->conds[line], dot.over)) {
+      return false;
+    }
     const Instruction& chosen =
         text->body[static_cast<size_t>(text->values[static_cast<size_t>(from.args[0])])];
     if (chosen.op != Op::op_load) return false;

@@ -1,6 +1,6 @@
 // A contraction whose guards or zeros depend on a letter that both operands have: a transposed
-// convolution, where each phase of the stride has taps and borders of its own. Every position of such
-// letters is a contraction by itself, with the letter fixed.
+// convolution, where each phase of the stride has taps and borders of its own. Every position of
+// such letters is a contraction by itself, with the letter fixed.
 #pragma once
 
 #include <memory>

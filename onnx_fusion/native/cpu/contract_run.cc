@@ -1,5 +1,6 @@
-// How a ContractPlan runs: tasks take parts of the rows and panels, pack what is not packed, and carry
-// strips of finished accumulators through the epilogue while they are in the first-level cache.
+// How a ContractPlan runs: tasks take parts of the rows and panels, pack what is not packed, and
+// carry strips of finished accumulators through the epilogue while they are in the first-level
+// cache.
 #include <algorithm>
 #include <cstring>
 
@@ -119,11 +120,12 @@ void ContractPlan::run(const RunContext& context) const {
   const bool scaled = columns_side_.source == Source::scaled;
   const int64_t factor_floats = scaled ? depth_ : 0;
 
-  const size_t bytes = static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_ +
-                                           turned_floats_) *
-                           sizeof(float) +
-                       static_cast<size_t>(border_floats_ + factor_floats) * sizeof(float) +
-                       static_cast<size_t>(pointers_) * (sizeof(float*) + 1) + prologue_bytes_ + epilogue_->scratch_bytes() + 10 * 64;
+  const size_t bytes =
+      static_cast<size_t>(row_floats_ + column_floats_ + sum_floats_ + turned_floats_) *
+          sizeof(float) +
+      static_cast<size_t>(border_floats_ + factor_floats) * sizeof(float) +
+      static_cast<size_t>(pointers_) * (sizeof(float*) + 1) + prologue_bytes_ +
+      epilogue_->scratch_bytes() + 10 * 64;
   const auto task = [&](int64_t begin, int64_t end, int64_t) {
     const Scratch scratch(bytes);
     if (scratch.data() == nullptr) return context.failed_line->store(-1);

@@ -12,7 +12,8 @@ const Instruction& line_of(const Stage& stage, int value) {
 }
 
 // Whether the line depends on a letter that is neither reduced nor in the axis.
-bool has_others(const BoundStage& stage, const Instruction& line, LetterSet over, const Axis& axis) {
+bool has_others(const BoundStage& stage, const Instruction& line, LetterSet over,
+                const Axis& axis) {
   LetterSet left = static_cast<LetterSet>(line.letters & ~over);
   for (int k = 0; k < axis.count; ++k) left &= static_cast<LetterSet>(~(1u << axis.letters[k]));
   for (int l = 0; l < kMaxLetters; ++l) {
@@ -23,8 +24,8 @@ bool has_others(const BoundStage& stage, const Instruction& line, LetterSet over
 
 }  // namespace
 
-// The operand becomes its image alone, and the other factor's value is returned; -1 if there is none.
-// Letters that the factor has besides k (one gate for each image of several) become batches.
+// The operand becomes its image alone, and the other factor's value is returned; -1 if there is
+// none. Letters that the factor has besides k (one gate for each image of several) become batches.
 int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* letters,
                 const TensorView* constants, size_t count) {
   if (bound.program->strict) return -1;
@@ -32,7 +33,9 @@ int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* 
   const LetterSet over = s.body[static_cast<size_t>(find_dot(s))].over;
   for (int i = 0; i < 2; ++i) {
     DotOperand& operand = letters->operands[i];
-    if (operand.map != nullptr || !is_constant(letters->operands[1 - i], constants, count)) continue;
+    if (operand.map != nullptr || !is_constant(letters->operands[1 - i], constants, count)) {
+      continue;
+    }
     const Instruction& product = line_of(s, operand.value);
     if (product.op != Op::op_mul || product.dtype != DType::f32) continue;
     if (axis_extent(stage, operand.own) < kLeastRows || letters->batch.count != 0) continue;
@@ -48,7 +51,8 @@ int take_factor(const BoundProgram& bound, const BoundStage& stage, DotLetters* 
         Axis& to = varies ? apart : own;
         to.letters[to.count++] = letter;
       }
-      if (axis_extent(stage, own) < kLeastRows || has_others(stage, line_of(s, factor), over, apart)) {
+      if (axis_extent(stage, own) < kLeastRows ||
+          has_others(stage, line_of(s, factor), over, apart)) {
         continue;
       }
       operand = image;

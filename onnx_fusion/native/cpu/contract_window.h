@@ -45,7 +45,8 @@ class WindowPlan final : public StagePlan {
   std::shared_ptr<const PackedWeights> packed_;
   std::vector<float> outside_;
 
-  int64_t strip_ = 1;  // channels (by row) or pixels (by channel) carried through the epilogue at once
+  // Channels (by row) or pixels (by channel) carried through the epilogue at once.
+  int64_t strip_ = 1;
   std::unique_ptr<Epilogue> epilogue_;
 };
 

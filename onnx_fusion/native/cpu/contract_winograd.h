@@ -1,16 +1,16 @@
-// A convolution with constant weights whose window is 3 or 5 wide, or so in two dims, with step 1, by Winograd's
-// minimal filtering:
+// A convolution with constant weights whose window is 3 or 5 wide, or so in two dims, with step 1,
+// by Winograd's minimal filtering:
 //
 //   block of tiles -> planes [tile][plane][k]       input transform
 //   for every panel of filters:
 //     for every plane: [tile][k] x [k][filter]      from constant, transformed weights
 //     [tile][plane][filter] -> outputs, through the epilogue
 //
-// k are the channels, for every tap of a further dim of the window (the frames of 3x3x3) or of a dim
-// whose taps have another step, and for every part of a longer window: 7 taps are three parts of 3,
-// each a window of 3 of its own with another begin (taps behind the window's end weigh nothing).
-// A block's transformed inputs stay in the second-level cache; a panel's products are soon used up.
-// A NaN or infinity of the input reaches every output of the tiles that read it.
+// k are the channels, for every tap of a further dim of the window (the frames of 3x3x3) or of a
+// dim whose taps have another step, and for every part of a longer window: 7 taps are three parts
+// of 3, each a window of 3 of its own with another begin (taps behind the window's end weigh
+// nothing). A block's transformed inputs stay in the second-level cache; a panel's products are
+// soon used up. A NaN or infinity of the input reaches every output of the tiles that read it.
 #pragma once
 
 #include <memory>
@@ -84,7 +84,8 @@ class WinogradPlan final : public StagePlan {
   int64_t image_offset(const Linear& address, int64_t image, int64_t* fixed) const;
   void read_block(const RunContext& context, int64_t first, int64_t last, const Buffers& to) const;
   // Of a frame and a part of the window down; `exists`: the frame is inside the input.
-  void read_tiles(const float* x, bool exists, const Segment& segment, int64_t down, float* out) const;
+  void read_tiles(const float* x, bool exists, const Segment& segment, int64_t down,
+                  float* out) const;
   void read_rows(const float* x, bool exists, const Segment& segment, int64_t down, float* strip,
                  float* out) const;
   int64_t strip_columns(int64_t tiles) const;

@@ -7,11 +7,12 @@ namespace onnx_fusion::cpu {
 
 inline constexpr int kMostDepthTaps = 128;  // of a window
 
-// What becomes of a sum of taps and bias: clamped; clamp(sum * scale + shift); that times the sum; SiLU.
+// What becomes of a sum of taps and bias: clamped; clamp(sum * scale + shift); that times the sum;
+// SiLU.
 enum class DepthEnd : int32_t { clamp, gate, gated, silu };
 
-// A few neighbouring outputs, all channels, and as many more tiles beside it as there are. Lines and
-// columns are those of the input under a tile.
+// A few neighbouring outputs, all channels, and as many more tiles beside it as there are. Lines
+// and columns are those of the input under a tile.
 struct DepthTile {
   const float* base;       // the first column of the first line, which may be outside
   int64_t line, column;    // from one to the next

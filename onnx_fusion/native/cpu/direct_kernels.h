@@ -32,8 +32,8 @@ struct ChannelTile {
 
 struct DirectKernels {
   int rows, unit;  // most output channels of a tile; tiles have a multiple of `unit`, 2 at least
-  // out[r * ld + vector.column + lane] for `rows` channels and vectors begin to end, in order; up to a
-  // vector more is written.
+  // out[r * ld + vector.column + lane] for `rows` channels and vectors begin to end, in order; up
+  // to a vector more is written.
   void (*run)(const DirectTile& tile, int rows, int64_t begin, int64_t end, float* out, int64_t ld);
   int vectors;  // most vectors of channels at once
   // out[(pixel - begin) * ld + channel] for `vectors` whole vectors of channels.

@@ -125,7 +125,8 @@ const int64_t* Compiler::fixed_index(int line) const {
   const TileCond& cond = out_->conds[static_cast<size_t>(cond_of_[static_cast<size_t>(line)])][0];
   const Linear& form = cond.form;
   const auto still = [](int64_t c) { return c == 0; };
-  return cond.linear && std::all_of(form.coef, form.coef + kMaxLetters, still) ? &form.base : nullptr;
+  return cond.linear && std::all_of(form.coef, form.coef + kMaxLetters, still) ? &form.base
+                                                                               : nullptr;
 }
 
 int Compiler::emit_select(int line, const Instruction& instruction) {
@@ -236,7 +237,8 @@ int Compiler::emit_pass(int line, const Instruction& instruction) {
   return step.out;
 }
 
-// One operand is a row: each of its elements meets a whole row of the other's, or the other way round.
+// One operand is a row: each of its elements meets a whole row of the other's, or the other way
+// round.
 int Compiler::emit_row_pass(const Instruction& instruction, const int* slots, int which) {
   const DType type = at(line_of(instruction.args[0])).dtype;
   const int splat = out_->lanes_inner ? kSplatNone : which == 0 ? kSplatFirst : kSplatSecond;
@@ -254,7 +256,8 @@ int Compiler::emit_row_pass(const Instruction& instruction, const int* slots, in
 
 // What a reduction gives over no element, as bits.
 uint64_t Compiler::nothing_bits(const Instruction& instruction) {
-  const bool is_max = instruction.op == Op::op_reduce_max, is_min = instruction.op == Op::op_reduce_min;
+  const bool is_max = instruction.op == Op::op_reduce_max,
+             is_min = instruction.op == Op::op_reduce_min;
   const bool one = instruction.op == Op::op_reduce_prod;
   switch (instruction.dtype) {
     case DType::f32:

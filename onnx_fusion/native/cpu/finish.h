@@ -3,9 +3,9 @@
 //   x = (result * scale + bias + shift + residual) * gain + gain_bias
 //   activation(x, clamped to [low, high]) * scale + shift
 //
-// with scalar scales and shifts, a bias along rows or columns, a residual of the result's shape, gain and
-// its bias along columns, each of which may be missing; the residual may also be added last, or after the
-// gain. Everything else goes through the tile machine (tile.cc).
+// with scalar scales and shifts, a bias along rows or columns, a residual of the result's shape,
+// gain and its bias along columns, each of which may be missing; the residual may also be added
+// last, or after the gain. Everything else goes through the tile machine (tile.cc).
 #pragma once
 
 #include <memory>
@@ -81,8 +81,8 @@ class Finish {
   bool has_gain() const { return gain_.tensor >= 0; }
 
  private:
-  // An operand over the flattened axes: element (row, column) is at base + row * row + column * column
-  // within a run of rows and of columns.
+  // An operand over the flattened axes: element (row, column) is at base + row * row + column *
+  // column within a run of rows and of columns.
   struct Plane {
     int tensor = -1;
     const Linear* address = nullptr;

@@ -30,7 +30,8 @@ int64_t step_along(const BoundStage& stage, const Axis& axis, const Linear& addr
 }
 
 bool constant_of(const Stage& stage, int value, float* out) {
-  const Instruction& line = stage.body[static_cast<size_t>(stage.values[static_cast<size_t>(value)])];
+  const Instruction& line =
+      stage.body[static_cast<size_t>(stage.values[static_cast<size_t>(value)])];
   if (line.op != Op::op_const || line.dtype != DType::f32) return false;
   const uint32_t bits = static_cast<uint32_t>(line.literal);
   std::memcpy(out, &bits, sizeof bits);
@@ -73,7 +74,8 @@ const std::vector<Shape>& shapes() {
        {{Op::op_lt, {kX, kZero, kNothing}},
         {Op::op_mul, {kX, kLoaded, kNothing}},
         {Op::op_where, {0, 1, kX}}}},
-      {Activation::silu, {{Op::op_sigmoid, {kX, kNothing, kNothing}}, {Op::op_mul, {kX, 0, kNothing}}}},
+      {Activation::silu,
+       {{Op::op_sigmoid, {kX, kNothing, kNothing}}, {Op::op_mul, {kX, 0, kNothing}}}},
       {Activation::sigmoid, {{Op::op_sigmoid, {kX, kNothing, kNothing}}}},
       {Activation::tanh, {{Op::op_tanh, {kX, kNothing, kNothing}}}},
       {Activation::gelu,
@@ -127,7 +129,9 @@ bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p,
     return true;
   };
   for (const ShapeLine& want : shape.lines) {
-    while (at < s.body.size() && (s.body[at].op == Op::op_const || s.body[at].op == Op::op_load)) ++at;
+    while (at < s.body.size() && (s.body[at].op == Op::op_const || s.body[at].op == Op::op_load)) {
+      ++at;
+    }
     if (at == s.body.size() || s.body[at].op != want.op) return false;
     const Instruction& line = s.body[at];
     if (line.dtype != DType::f32 && line.op != Op::op_lt) return false;
@@ -182,8 +186,8 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   int last = op == Op::op_dot || op_is_reduction(op) ? dot : -1;
   // In this order, each at most once; the gain on one side of the residual.
   enum {
-    kScale = 1, kBias, kEarlyGain, kEarlyGainBias, kResidual, kGain, kGainBias, kLow, kHigh, kActive,
-    kAfterScale, kAfterShift, kLateResidual
+    kScale = 1, kBias, kEarlyGain, kEarlyGainBias, kResidual, kGain, kGainBias, kLow, kHigh,
+    kActive, kAfterScale, kAfterShift, kLateResidual
   };
   int order = 0;
   bool stored = false, shifted = false;
@@ -202,7 +206,9 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
       plane.tensor = line.tensor;
       if (!plan->flatten(stage.maps[at], &plane)) return nullptr;
       if (plane.column != 1 && columns.count != 0) return nullptr;
-      if (stored && (plane.row != plan->out_.row || plane.column != plan->out_.column)) return nullptr;
+      if (stored && (plane.row != plan->out_.row || plane.column != plan->out_.column)) {
+        return nullptr;
+      }
       if (stored) {
         plan->copies_.push_back(plane);
       } else {

@@ -31,7 +31,8 @@ enum GroupKind : int {
 
 struct GroupKernels {
   int lanes;
-  // By kind: numbers of outputs at once, the largest first; 0 ends them, and none is a kind that does not exist.
+  // By kind: numbers of outputs at once, the largest first; 0 ends them, and none is a kind that
+  // does not exist.
   int tiles[kGroupKinds][kGroupTiles];
   using Run = void (*)(const GroupTile& tile);
   Run run[kGroupKinds][2][kGroupTiles];  // by the window's step - 1

@@ -190,8 +190,8 @@ bool with_bias(const Step& step, bool once, Idiom* idiom) {
   return false;
 }
 
-// A row, less its mean or as it is, over the root of its mean square and a number, times one row for all:
-// those sums and the result are one kernel.
+// A row, less its mean or as it is, over the root of its mean square and a number, times one row
+// for all: those sums and the result are one kernel.
 void join_norm(Joining& at, Step* scaled) {
   const auto& scale = kernels().scale;
   const bool centred = scaled->idiom == scale[1][kScalesAbout][0][1];
@@ -217,8 +217,9 @@ void join_norm(Joining& at, Step* scaled) {
     return;
   }
   const bool sums_squares =
-      centred ? sums->kind == StepKind::idiom && sums->idiom == kernels().moments && sums->c == div->b
-              : sums->kind == StepKind::reduce && sums->reduce == &kernels().squares;
+      centred
+          ? sums->kind == StepKind::idiom && sums->idiom == kernels().moments && sums->c == div->b
+          : sums->kind == StepKind::reduce && sums->reduce == &kernels().squares;
   if (!sums_squares) return;
   const int count = div->b;
   for (Step* step : {root, add, div, sums}) at.drop(step);

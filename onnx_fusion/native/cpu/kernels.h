@@ -20,8 +20,8 @@ inline constexpr int kSizes = 4;         // 1 2 4 8 bytes
 inline constexpr int kTypes = 13;
 
 // Cheap f32 instructions that may be joined two by two: out = outer(inner(a, b), c), where `c` may
-// stand on either side of `outer`. The last two are min and max with a constant that is not NaN, which
-// are one machine instruction.
+// stand on either side of `outer`. The last two are min and max with a constant that is not NaN,
+// which are one machine instruction.
 enum ChainOp : int {
   kChainAdd,
   kChainSub,
@@ -47,8 +47,8 @@ struct ReducePasses {
 using WindowPass = void (*)(float* out, const float* base, const int64_t* offsets, int64_t count,
                             int64_t stride, int64_t lanes);
 
-// out[r * out_row + q] = the reduction of x[r * row + i * line + 2 * q] and of what is behind it, over
-// i < lines, for r < rows and q < outputs; then over `divisor`, unless that is 0.
+// out[r * out_row + q] = the reduction of x[r * row + i * line + 2 * q] and of what is behind it,
+// over i < lines, for r < rows and q < outputs; then over `divisor`, unless that is 0.
 struct PairRows {
   float* out;
   const float* x;
@@ -57,8 +57,9 @@ struct PairRows {
   float divisor;
 };
 
-// Rows of one plane's windows. Tap t of output row r is the line step * r + reach * t of x, if that plus
-// base is one of `extent` lines; columns are alike. Each window is joined over the planes at `planes` from x.
+// Rows of one plane's windows. Tap t of output row r is the line step * r + reach * t of x, if that
+// plus base is one of `extent` lines; columns are alike. Each window is joined over the planes at
+// `planes` from x.
 struct PoolSide {
   int64_t step, reach, taps, base, extent;
 };
@@ -72,7 +73,8 @@ struct PoolRows {
   PoolSide rows, columns;
   int64_t first, last;  // output rows
   int64_t outputs;      // of a row
-  // By output row, null if there are none: divisors of a row's outputs, and their reciprocals `apart` behind.
+  // By output row, null if there are none: divisors of a row's outputs, and their reciprocals
+  // `apart` behind.
   const float* const* divisors;
   int64_t apart;
   float* buffer;  // buffer_lines of `pitch` floats, each filled with what is outside
@@ -104,19 +106,20 @@ struct Kernels {
   ReducePasses squares;                         // sum of squares of f32, `rows` only
   Idiom softmax[2];                             // of rows of a; the second divides exactly
   Idiom log_softmax;
-  Idiom center;                                 // a - mean, and b = sums of its squares; c: the count
+  Idiom center;  // a - mean, and b = sums of its squares; c: the count
   Idiom moments;                                // those sums, and b = the means
-  // (a - e[row], if the first index is 1) * or / b[row], then * c, then + d if the third is 1. If the
-  // last is 1, c and d are one row for all.
+  // (a - e[row], if the first index is 1) * or / b[row], then * c, then + d if the third is 1. If
+  // the last is 1, c and d are one row for all.
   Idiom scale[2][kScalings][2][2];
-  // a / sqrt(the mean of its squares + e[0]) * c + d, where b[0] is the count and c and d are one row; a less
-  // its mean, if the first index is 1; plus d, if the second is.
+  // a / sqrt(the mean of its squares + e[0]) * c + d, where b[0] is the count and c and d are one
+  // row; a less its mean, if the first index is 1; plus d, if the second is.
   Idiom norm[2][2];
   WindowPass window[3];                         // sum, max, min of f32
   void (*pairs[3])(const PairRows& rows);       // the same
   void (*pool[3])(const PoolRows& rows);        // the same
   // x[r * ld + i] over divisors[r], whose reciprocals are `apart` behind.
-  void (*divide)(float* x, int64_t ld, const float* divisors, int64_t apart, int64_t rows, int64_t n);
+  void (*divide)(float* x, int64_t ld, const float* divisors, int64_t apart, int64_t rows,
+                 int64_t n);
 
   void (*fill[kSizes])(void* out, const void* value, int64_t n);
   // out[i] = in[i * stride]; out[i * stride] = in[i]
@@ -128,8 +131,8 @@ struct Kernels {
   // out[c * rows + r] = in[r * stride + c]
   void (*transpose[kSizes])(void* out, int64_t out_stride, const void* in, int64_t in_stride,
                             int64_t rows, int64_t columns);
-  // out[r * out_step + i * out_stride] = in[r * in_step + i * in_stride], i < n, r < rows; an in_stride
-  // of 0 fills.
+  // out[r * out_step + i * out_stride] = in[r * in_step + i * in_stride], i < n, r < rows; an
+  // in_stride of 0 fills.
   void (*copy[kSizes])(void* out, int64_t out_step, int64_t out_stride, const void* in,
                        int64_t in_step, int64_t in_stride, int64_t n, int64_t rows);
   // Each of in[0..rows) repeated `length` times.

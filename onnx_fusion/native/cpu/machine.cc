@@ -200,8 +200,6 @@ void Kernel::bind_early() const {
 
 size_t Kernel::input_count() const { return state_->program.inputs; }
 size_t Kernel::output_count() const { return state_->program.outputs; }
-DType Kernel::input_dtype(size_t i) const { return state_->program.tensors[i].dtype; }
-DType Kernel::output_dtype(size_t i) const { return state_->program.output(i).dtype; }
 
 Status Kernel::bind(const TensorView* inputs, BoundRef* bound) const {
   const State& state = *state_;

@@ -27,8 +27,8 @@ bool can_return(uint64_t entry) {
 
 }  // namespace
 
-// What a mapping is, /proc/self/maps says too, but reading that takes longer the more mappings there are,
-// and it does not tell pages of a private mapping that were written to.
+// What a mapping is, /proc/self/maps says too, but reading that takes longer the more mappings
+// there are, and it does not tell pages of a private mapping that were written to.
 size_t give_back_pages(const void* data, size_t bytes) {
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page;
@@ -47,7 +47,9 @@ size_t give_back_pages(const void* data, size_t bytes) {
     }
     const size_t good = static_cast<size_t>(std::find_if_not(entries, entries + count, can_return) -
                                             entries);
-    if (good > 0 && madvise(reinterpret_cast<void*>(at * page), good * page, MADV_DONTNEED) != 0) break;
+    if (good > 0 && madvise(reinterpret_cast<void*>(at * page), good * page, MADV_DONTNEED) != 0) {
+      break;
+    }
     given += good * page;
     if (good < count) break;
     at += count;

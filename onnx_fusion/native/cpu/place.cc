@@ -47,13 +47,15 @@ void place_slots(TileProgram* program) {
     first[s] = 0;
     last[s] = now;
   }
-  // Buffers are handed out in the order of time; one that is free again serves the next of its size.
+  // Buffers are handed out in the order of time; one that is free again serves the next of its
+  // size.
   std::vector<size_t> order;
   for (size_t s = 0; s < count; ++s) {
     if (first[s] < 0) program->slots[s].is_constant = false;  // has no place to be written to
     if (first[s] >= 0 && !program->slots[s].pointed) order.push_back(s);
   }
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return first[a] < first[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return first[a] < first[b]; });
   struct Busy {
     int until;
     size_t offset, bytes;

@@ -1,7 +1,7 @@
-// Pooling: a sum, maximum, minimum or average over a window, row by row in two passes. First the rows
-// under the window (of all its planes) are joined, over all columns at once, into a buffer with a border;
-// then, for each output, the columns of that buffer. Both passes run along memory, in either layout:
-// where channels lie side by side here, where columns do in isa/pool.cc.
+// Pooling: a sum, maximum, minimum or average over a window, row by row in two passes. First the
+// rows under the window (of all its planes) are joined, over all columns at once, into a buffer
+// with a border; then, for each output, the columns of that buffer. Both passes run along memory,
+// in either layout: where channels lie side by side here, where columns do in isa/pool.cc.
 #pragma once
 
 #include <memory>

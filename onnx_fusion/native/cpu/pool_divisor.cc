@@ -16,9 +16,10 @@ struct Factors {
   std::vector<float> of[3];  // by position of a side: planes, rows, columns
 };
 
-// Multiplies the factors of `line` in; false if it is no product of whole numbers, each of one side.
-bool collect(const BoundProgram& bound, const BoundStage& stage, const WindowSide* const* sides, int line,
-             Factors* factors) {
+// Multiplies the factors of `line` in; false if it is no product of whole numbers, each of one
+// side.
+bool collect(const BoundProgram& bound, const BoundStage& stage, const WindowSide* const* sides,
+             int line, Factors* factors) {
   const Stage& s = *stage.stage;
   const Instruction& at = s.body[static_cast<size_t>(line)];
   const auto operand = [&](const Instruction& of, int k) {
@@ -62,8 +63,9 @@ bool collect(const BoundProgram& bound, const BoundStage& stage, const WindowSid
 
 }  // namespace
 
-PoolDivisor::PoolDivisor(const BoundProgram& bound, size_t stage, int reduction, const WindowSide& planes,
-                         const WindowSide& rows, const WindowSide& columns) {
+PoolDivisor::PoolDivisor(const BoundProgram& bound, size_t stage, int reduction,
+                         const WindowSide& planes, const WindowSide& rows,
+                         const WindowSide& columns) {
   const BoundStage& s = bound.stages[stage];
   const std::vector<Instruction>& body = s.stage->body;
   int quotient = -1, uses = 0;

@@ -1,5 +1,5 @@
-// What the sums of a pooling are divided by: a number, or the taps inside the image, which are as many as
-// there are in a line of it times as many as there are lines.
+// What the sums of a pooling are divided by: a number, or the taps inside the image, which are as
+// many as there are in a line of it times as many as there are lines.
 #pragma once
 
 #include <vector>

@@ -45,7 +45,8 @@ void PoolPlan::run_lines(const RunContext& context) const {
   const int64_t summed = out_ >= 0 ? 0 : (block * columns.outputs + 15) / 16 * 16;
   const int64_t pointers = rows.outputs * static_cast<int64_t>(sizeof(float*));
   const size_t bytes = static_cast<size_t>(buffered + summed) * sizeof(float) +
-                       static_cast<size_t>((pointers + 63) / 64 * 64) + epilogue_->scratch_bytes() + 64;
+                       static_cast<size_t>((pointers + 63) / 64 * 64) + epilogue_->scratch_bytes() +
+                       64;
 
   parallel_ranges(*context.parallel, outers_ * planes.outputs * blocks, tasks,
                   [&](int64_t begin, int64_t end, int64_t) {

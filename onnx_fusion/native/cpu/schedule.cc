@@ -231,7 +231,9 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
                            Step* place) {
   const TileStore& store = out_->stores[static_cast<size_t>(step.ref)];
   const auto placed = [&](const Step& p) { return p.out == store.slot; };
-  if (store.width == Width::scalar || std::any_of(places.begin(), places.end(), placed)) return false;
+  if (store.width == Width::scalar || std::any_of(places.begin(), places.end(), placed)) {
+    return false;
+  }
   const auto makes = [&](const Step& p) { return p.out == store.slot; };
   const auto producer = std::find_if(segment->steps.begin(), segment->steps.end(), makes);
   if (producer == segment->steps.end()) return false;
@@ -319,7 +321,9 @@ void Compiler::estimate() {
     for (const Step& step : segment.steps) {
       if (step.width == Width::scalar && step.from == Width::scalar) continue;
       double cost = 0.1;
-      if (step.kind == StepKind::pass && step.op >= Op::op_exp && step.op <= Op::op_sigmoid) cost = 0.6;
+      if (step.kind == StepKind::pass && step.op >= Op::op_exp && step.op <= Op::op_sigmoid) {
+        cost = 0.6;
+      }
       if (step.kind == StepKind::pass && step.op == Op::op_pow) cost = 5;
       if (step.kind == StepKind::pass && step.op == Op::op_div) cost = 0.2;
       if (step.kind == StepKind::strand) cost = out_->strands[static_cast<size_t>(step.ref)].cost;

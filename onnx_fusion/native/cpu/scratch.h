@@ -1,4 +1,5 @@
-// Aligned buffers that live between runs: a process-wide pool, reentrant, nothing allocated once warm.
+// Aligned buffers that live between runs: a process-wide pool, reentrant, nothing allocated once
+// warm.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +7,8 @@
 
 namespace onnx_fusion {
 
-// A buffer of at least `bytes`, aligned to 64, contents undefined; goes back to the pool when dropped.
-// data() is null if memory ran out.
+// A buffer of at least `bytes`, aligned to 64, contents undefined; goes back to the pool when
+// dropped. data() is null if memory ran out.
 class Scratch {
  public:
   Scratch() = default;

@@ -16,7 +16,8 @@ struct StrassenJoin {
 };
 
 // What is there of them before the last two: m0 + m3 - m4, m0 - m1 + m2, m2 + m4 and m1 + m3 take
-// the places of m0 to m3. `more` is added to the first two, as far as it goes; null if there is none.
+// the places of m0 to m3. `more` is added to the first two, as far as it goes; null if there is
+// none.
 struct StrassenMeeting {
   float* products;
   int64_t product;

@@ -27,9 +27,10 @@ LetterSet set_of(const Axis& axis) {
 // The two axes of a contraction over a tile program: rectangles of them become boxes of its axes.
 struct Plane {
   std::unique_ptr<TileProgram> program;
-  std::vector<int> groups[2];             // the program's axes of rows and of columns, slowest first
+  std::vector<int> groups[2];  // the program's axes of rows and of columns, slowest first
   std::vector<int64_t> weights[2];        // positions in the flattened axis that one step is
-  std::vector<std::pair<int, int>> fixed;  // a program's axis, and the letter that is fixed per call
+  // A program's axis, and the letter that is fixed per call.
+  std::vector<std::pair<int, int>> fixed;
 
   void build(Slice slice, const Axis& rows, const Axis& columns, const BoundStage& stage) {
     const LetterSet sets[2] = {set_of(rows), set_of(columns)};

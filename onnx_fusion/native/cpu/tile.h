@@ -2,8 +2,8 @@
 // tile carried through the rest of the stage into the stores.
 //
 // Both see the stage's letters as two axes, each a list of letters flattened row-major (the first
-// one slowest). Letters in neither axis are fixed per call: `fixed` holds a position for every letter
-// of the stage (those of the axes are ignored).
+// one slowest). Letters in neither axis are fixed per call: `fixed` holds a position for every
+// letter of the stage (those of the axes are ignored).
 #pragma once
 
 #include <cstdint>
@@ -30,11 +30,12 @@ class TileProgram;  // compiled instructions over a box of letters (cpu/compile.
 class Prologue {
  public:
   // `value` is the operand's number; every letter it depends on is in an axis or fixed per call.
-  Prologue(const BoundProgram& bound, size_t stage, int value, const Axis& rows, const Axis& columns);
+  Prologue(const BoundProgram& bound, size_t stage, int value, const Axis& rows,
+           const Axis& columns);
   ~Prologue();
 
-  // The map of the load that the operand is, if it is nothing but a load of f32 (any map); else null.
-  // map->linear && !map->guarded: element (letters) is at tensors[tensor] + map->address.
+  // The map of the load that the operand is, if it is nothing but a load of f32 (any map); else
+  // null. map->linear && !map->guarded: element (letters) is at tensors[tensor] + map->address.
   const BoundMap* load(int* tensor) const;
 
   // dst[(r - r0) * row_stride + (c - c0) * column_stride] = operand at row r, column c.
@@ -48,7 +49,8 @@ class Prologue {
   std::unique_ptr<Plan> plan_;
 };
 
-// What lies between two lines of a stage, pointwise: a value computed from another that is in memory.
+// What lies between two lines of a stage, pointwise: a value computed from another that is in
+// memory.
 class Relay {
  public:
   // Lines of the body; every letter that the result depends on is in an axis or fixed per call.
@@ -70,7 +72,8 @@ class Relay {
 class Epilogue {
  public:
   // Together the axes hold every letter of the result that is not fixed per call. Columns should be
-  // the letters along which the stores are contiguous. It may begin at a later line of the body, `from`.
+  // the letters along which the stores are contiguous. It may begin at a later line of the body,
+  // `from`.
   Epilogue(const BoundProgram& bound, size_t stage, const Axis& rows, const Axis& columns,
            int from = -1);
   ~Epilogue();

@@ -67,8 +67,8 @@ void TileRun::run_index(const Step& step) {
 }
 
 // Clears the mask of one run where a condition does not hold.
-void TileRun::mask_run(const TileCond& cond, const Runs& runs, const int64_t* inside, int64_t length,
-                       uint8_t* mask) const {
+void TileRun::mask_run(const TileCond& cond, const Runs& runs, const int64_t* inside,
+                       int64_t length, uint8_t* mask) const {
   if (cond.linear) {
     const int64_t first = at(cond.form) + dot_axes(cond.form, runs.axis, inside, runs.count);
     const int64_t step = runs.count > 0 ? cond.form.coef[runs.axis[runs.count - 1]] : 0;

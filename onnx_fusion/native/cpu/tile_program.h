@@ -114,7 +114,8 @@ enum class StepKind : uint8_t {
   reduce,   // out (row or scalar) = reduction of a (full), whole in the tile
   idiom,    // out = idiom(a, b, c, d, e) over the rows of the tile
   window,   // out = reduction, over all reduced positions, of loads[ref]; c is room for a part
-  gather,   // block `out` joined with the reduction of a; now and then b = accumulator with the block
+  gather,   // block `out` joined with the reduction of a; now and then b = accumulator with the
+            // block
   finish,   // out = a joined with b
   place,    // slot of stores[ref] points to where it is stored, if that is contiguous
   store     // stores[ref]
@@ -214,7 +215,8 @@ class TileRun {
   void run_segments();
   void run_steps(const std::vector<Step>& steps);
   void run_load(const Step& step);
-  bool load_outside(const TileLoad& load, const int64_t* inside, const Runs& runs, int64_t* address);
+  bool load_outside(const TileLoad& load, const int64_t* inside, const Runs& runs,
+                    int64_t* address);
   void load_transposed(const TileLoad& load, const Runs& runs, const Walk& walk, int plane,
                        const char* source, char* out) const;
   bool addresses(const TileLoad& load, const Runs& runs, const int64_t* inside, int64_t first,

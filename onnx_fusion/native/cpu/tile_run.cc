@@ -164,7 +164,8 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         StrandLink links[kMostLinks];
         size_t count = 0;
         for (const Strand::Link& link : program_.strands[static_cast<size_t>(step.ref)].links) {
-          links[count++] = {link.run, link.slot < 0 ? nullptr : reinterpret_cast<float*>(p[link.slot])};
+          links[count++] = {link.run,
+                            link.slot < 0 ? nullptr : reinterpret_cast<float*>(p[link.slot])};
         }
         strand_kernels().run(links, n);
         break;
@@ -273,8 +274,8 @@ void TileRun::run_row_pass(const Step& step) {
   }
 }
 
-// Streams: the operand of one tile joins a block, and after kBlock tiles the block joins the whole, so that
-// a sum's error does not grow with its length.
+// Streams: the operand of one tile joins a block, and after kBlock tiles the block joins the whole,
+// so that a sum's error does not grow with its length.
 void TileRun::run_gather(const Step& step) {
   const int64_t n = runs(step.width).total;
   const char* operand = pointers_[step.a];

@@ -46,7 +46,9 @@ std::vector<int> stores_of(const BoundStage& stage) {
   std::vector<int> stores;
   for (size_t i = 0; i < stage.stage->body.size(); ++i) {
     const Instruction& line = stage.stage->body[i];
-    if (line.op == Op::op_store && !(line.letters & stage.empty)) stores.push_back(static_cast<int>(i));
+    if (line.op == Op::op_store && !(line.letters & stage.empty)) {
+      stores.push_back(static_cast<int>(i));
+    }
   }
   return stores;
 }

@@ -1,4 +1,5 @@
-// A stage as one or more tile programs over disjoint boxes, run tile by tile on the caller's threads.
+// A stage as one or more tile programs over disjoint boxes, run tile by tile on the caller's
+// threads.
 #pragma once
 
 #include <memory>
@@ -33,7 +34,8 @@ std::vector<int> stores_of(const BoundStage& stage);
 // Letters by the memory of `map`, the slowest first; those it lacks come before.
 std::vector<uint8_t> order_by(const BoundStage& stage, const Linear& address);
 
-// A chunk of at most `most` positions that divides the extent evenly, in whole vectors if it is long.
+// A chunk of at most `most` positions that divides the extent evenly, in whole vectors if it is
+// long.
 int64_t even_chunk(int64_t extent, int64_t most);
 
 }  // namespace onnx_fusion::cpu

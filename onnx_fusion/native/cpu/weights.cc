@@ -186,12 +186,4 @@ std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_
   return made;
 }
 
-size_t weights_held() {
-  Cache& all = cache();
-  const std::lock_guard<std::mutex> lock(all.mutex);
-  size_t held = 0;
-  for (const auto& entry : all.entries) held += entry.second->weights.expired() ? 0 : 1;
-  return held;
-}
-
 }  // namespace onnx_fusion::cpu

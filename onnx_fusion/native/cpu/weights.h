@@ -81,7 +81,4 @@ class PackedWeights {
 std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_t floats,
                                                    const std::function<void(float*)>& pack);
 
-// How many packings are held now.
-size_t weights_held();
-
 }  // namespace onnx_fusion::cpu

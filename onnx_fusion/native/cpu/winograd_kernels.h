@@ -6,8 +6,8 @@
 namespace onnx_fusion::cpu {
 
 // The outputs of one channel that are computed together, and the planes (as many as inputs) that
-// stand for them: square tiles for windows of 3 x 3 and 5 x 5, an oblong of 2 lines of 4 for 3 x 3, lines
-// for windows of 3 and 5.
+// stand for them: square tiles for windows of 3 x 3 and 5 x 5, an oblong of 2 lines of 4 for 3 x 3,
+// lines for windows of 3 and 5.
 enum class WinogradShape : int { square2, square4, line4, square2_of_5, line2_of_5, oblong };
 
 struct WinogradSize {
@@ -49,8 +49,9 @@ struct WinogradProduct {
   float* out;
 };
 
-// One tile's outputs: x = clamp(result * scale + bias + shift + residual, low, high), or with `gate` four
-// numbers p x * clamp(x * p0 + p1, p2, p3); then, with `after`, times after[0] plus after[1].
+// One tile's outputs: x = clamp(result * scale + bias + shift + residual, low, high), or with
+// `gate` four numbers p x * clamp(x * p0 + p1, p2, p3); then, with `after`, times after[0] plus
+// after[1].
 struct WinogradOutput {
   const float* in;  // [plane][filter]
   int vectors;
@@ -67,7 +68,8 @@ struct WinogradOutput {
   const float* after;  // null if there is none
 };
 
-// The taps of a window to planes, for `width` filters (a multiple of the lanes), computed in double.
+// The taps of a window to planes, for `width` filters (a multiple of the lanes), computed in
+// double.
 struct WinogradTaps {
   const double *down, *along;  // [reach][tap]; lines have no `down`
   const double* in;      // [tap down][tap along][filter]; of lines [tap along][filter]

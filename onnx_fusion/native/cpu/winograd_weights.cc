@@ -9,8 +9,8 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-// Rows of G: (1, p, p * p, ...) over the product of p's distances to the other finite points; infinity
-// last. The signs go with the input transform of isa/winograd.cc.
+// Rows of G: (1, p, p * p, ...) over the product of p's distances to the other finite points;
+// infinity last. The signs go with the input transform of isa/winograd.cc.
 std::vector<double> filter_matrix(int reach, int taps) {
   if (reach == 4) return {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
   const double points[] = {std::sqrt(0.5), -std::sqrt(0.5), std::sqrt(2.0), -std::sqrt(2.0)};
@@ -27,8 +27,8 @@ std::vector<double> filter_matrix(int reach, int taps) {
   return rows;
 }
 
-// Planes often lie a power of two apart, so that their lines meet in the same sets of the caches: so many
-// channels' are written at once.
+// Planes often lie a power of two apart, so that their lines meet in the same sets of the caches:
+// so many channels' are written at once.
 constexpr int64_t kHeld = 8;
 
 }  // namespace

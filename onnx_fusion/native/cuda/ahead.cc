@@ -72,7 +72,8 @@ bool receive_all(int socket, void* data, size_t bytes) {
 
 std::string own_path() {
   Dl_info info;
-  const bool found = dladdr(reinterpret_cast<void*>(&own_path), &info) != 0 && info.dli_fname != nullptr;
+  const bool found =
+      dladdr(reinterpret_cast<void*>(&own_path), &info) != 0 && info.dli_fname != nullptr;
   return found ? info.dli_fname : "";
 }
 
@@ -112,7 +113,8 @@ class Process {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return false;
     const std::string program = executable(), library = own_path();
     std::vector<char*> words;
-    for (const std::string* word : {&program, &library, &arguments[0], &arguments[1], &arguments[2]}) {
+    for (const std::string* word :
+         {&program, &library, &arguments[0], &arguments[1], &arguments[2]}) {
       words.push_back(const_cast<char*>(word->c_str()));
     }
     words.push_back(nullptr);
@@ -194,11 +196,14 @@ class Farm {
 
  private:
   std::deque<Job>::iterator find(const std::string& place) {
-    return std::find_if(queue_.begin(), queue_.end(), [&](const Job& job) { return job.place() == place; });
+    return std::find_if(queue_.begin(), queue_.end(),
+                        [&](const Job& job) { return job.place() == place; });
   }
 
   // ONNX Runtime unloads the library with its last session; a thread may still be in it then.
-  static bool stay() { return dlopen(own_path().c_str(), RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr; }
+  static bool stay() {
+    return dlopen(own_path().c_str(), RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
+  }
 
   void work() {
     Process process;
@@ -229,7 +234,8 @@ class Farm {
 };
 
 std::string describe(const Program& program, const Settings& settings, const TensorView* shapes) {
-  std::string text = std::to_string(settings.ordinal) + (settings.tf32 ? " tf32 " : " ") + settings.nvrtc;
+  std::string text =
+      std::to_string(settings.ordinal) + (settings.tf32 ? " tf32 " : " ") + settings.nvrtc;
   for (size_t i = 0; i < program.inputs; ++i) {
     text += "\n";
     for (size_t d = 0; d < shapes[i].rank; ++d) text += std::to_string(shapes[i].dims[d]) + " ";
@@ -278,10 +284,15 @@ int serve_compiler(int socket, const std::string& nvrtc, int arch, const std::st
   for (uint64_t sizes[2]; receive_all(socket, sizes, sizeof sizes);) {
     if (sizes[0] > kLargest || sizes[1] > kLargest) return 1;
     std::string key(sizes[0], '\0'), text(sizes[1], '\0');
-    if (!receive_all(socket, key.data(), key.size()) || !receive_all(socket, text.data(), text.size())) return 1;
+    if (!receive_all(socket, key.data(), key.size()) ||
+        !receive_all(socket, text.data(), text.size())) {
+      return 1;
+    }
     char answer = 1;
     try {
-      if (target / 10 == arch / 10) save(folder, key, compiler.compile(text, target, Form::cubin, ""));
+      if (target / 10 == arch / 10) {
+        save(folder, key, compiler.compile(text, target, Form::cubin, ""));
+      }
     } catch (const ProgramError&) {
       answer = 0;  // the session meets it again, and tells
     }

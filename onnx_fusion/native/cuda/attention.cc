@@ -1,6 +1,6 @@
-// Attention by tiles, after Dao et al., FlashAttention, algorithm 1, and FlashAttention-2, section 3.1: a
-// warp has 16 rows, and goes over all columns with the maximum and the sum so far; scores never leave
-// registers. What the stages do around the products happens there too.
+// Attention by tiles, after Dao et al., FlashAttention, algorithm 1, and FlashAttention-2,
+// section 3.1: a warp has 16 rows, and goes over all columns with the maximum and the sum so far;
+// scores never leave registers. What the stages do around the products happens there too.
 #include "cuda/attention.h"
 
 #include <algorithm>
@@ -17,8 +17,14 @@ int64_t round_up(int64_t value) { return (value + 15) / 16 * 16; }
 
 class Printer {
  public:
-  Printer(Work& work, const Nest& scores, const Nest& softmax, const Nest& result, const Attention& a)
-      : work_(work), scores_(scores), softmax_(softmax), result_(result), a_(a), text_(work.bound, false) {}
+  Printer(Work& work, const Nest& scores, const Nest& softmax, const Nest& result,
+          const Attention& a)
+      : work_(work),
+        scores_(scores),
+        softmax_(softmax),
+        result_(result),
+        a_(a),
+        text_(work.bound, false) {}
 
   Text& print();
   int64_t shared_bytes() const {
@@ -47,7 +53,8 @@ class Printer {
   const int64_t depth_ = round_up(a_.scores.k), width_ = round_up(a_.result.n);
 };
 
-void Printer::fill(const Nest& nest, const Product& product, const Operand& operand, const Part& part) {
+void Printer::fill(const Nest& nest, const Product& product, const Operand& operand,
+                   const Part& part) {
   Body body(nest, text_);
   body.memory_aligned = work_.device.aligned;
   choose_lanes(body, (operand.sum_fastest ? operand.sum : operand.own).back());
@@ -58,9 +65,12 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
   const std::string along = "f % " + s(fast) + " * " + s(lanes), across = "f / " + s(fast);
   text_.line("const int in_sum = " + (operand.sum_fastest ? along : across) + ";");
   text_.line("const int in_own = " + (operand.sum_fastest ? across : along) + ";");
-  const int sum_lanes = operand.sum_fastest ? lanes : 1, own_lanes = operand.sum_fastest ? 1 : lanes;
-  const std::string sum_all = text_.number(part.sum_all, false), own_all = text_.number(part.own_all, false);
-  const auto position = [&](const std::string& name, const std::string& at, const std::string& all, int by) {
+  const int sum_lanes = operand.sum_fastest ? lanes : 1,
+            own_lanes = operand.sum_fastest ? 1 : lanes;
+  const std::string sum_all = text_.number(part.sum_all, false),
+                    own_all = text_.number(part.own_all, false);
+  const auto position = [&](const std::string& name, const std::string& at, const std::string& all,
+                            int by) {
     text_.line("const int " + name + " = min(" + at + ", " + all + " - " + s(by) + ")" +
                (by > 1 ? " / " + s(by) : "") + ";");
   };
@@ -86,8 +96,8 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
                " + in_sum) = {{" + list + "}};");
   } else {
     for (int lane = 0; lane < lanes; ++lane) {
-      text_.line(std::string(part.tile) + "[(in_own + " + s(lane) + ") * " + stride + " + in_sum] = sum_at < " +
-                 sum_all + " ? " + element(lane) + " : 0;");
+      text_.line(std::string(part.tile) + "[(in_own + " + s(lane) + ") * " + stride +
+                 " + in_sum] = sum_at < " + sum_all + " ? " + element(lane) + " : 0;");
     }
   }
   body.leave();
@@ -99,13 +109,14 @@ void Printer::multiply_scores() {
   text_.line("float scores[" + s(kColumns / 8) + "][4] = {};");
   text_.line("#pragma unroll");
   text_.open("for (int part = 0; part < " + s(depth_ / 2) + "; part += 8)");
-  text_.line("const unsigned* const from = (const unsigned*)tile_q + (warp * 16 + lane / 4) * " + stride +
-             " + part + lane % 4;");
-  text_.line("const unsigned x[4] = {from[0], from[8 * " + stride + "], from[4], from[8 * " + stride + " + 4]};");
+  text_.line("const unsigned* const from = (const unsigned*)tile_q + (warp * 16 + lane / 4) * " +
+             stride + " + part + lane % 4;");
+  text_.line("const unsigned x[4] = {from[0], from[8 * " + stride + "], from[4], from[8 * " +
+             stride + " + 4]};");
   text_.line("#pragma unroll");
   text_.open("for (int j = 0; j < " + s(kColumns / 8) + "; ++j)");
-  text_.line("const unsigned* const other = (const unsigned*)tile_k + (j * 8 + lane / 4) * " + stride +
-             " + part + lane % 4;");
+  text_.line("const unsigned* const other = (const unsigned*)tile_k + (j * 8 + lane / 4) * " +
+             stride + " + part + lane % 4;");
   text_.line("const unsigned y[2] = {other[0], other[4]};");
   text_.line("multiply_" + unit() + "(scores[j], x, y);");
   text_.close();
@@ -132,7 +143,9 @@ void Printer::change_scores() {
     body.decompose("n", a_.scores.b.own);
     body.give(a_.scores.dot, "score");
     int value = scores_.needs(scores_.stores[0])[0];
-    if (scores_.at(value).op == Op::op_cast) value = scores_.needs(value)[0];  // rounded once, at the end
+    if (scores_.at(value).op == Op::op_cast) {
+      value = scores_.needs(value)[0];  // rounded once, at the end
+    }
     body.need(value);
     if (body.name(value) != "score") text_.line("score = " + body.name(value) + ";");
     body.leave();
@@ -165,7 +178,8 @@ void Printer::change_scores() {
     if (body.name(a_.logits) != "score") text_.line("score = " + body.name(a_.logits) + ";");
     body.leave();
   }
-  text_.line("scores[j / 2][i * 2 + j % 2] = column < " + columns + " ? score : __uint_as_float(0xff800000u);");
+  text_.line("scores[j / 2][i * 2 + j % 2] = column < " + columns +
+             " ? score : __uint_as_float(0xff800000u);");
   text_.close();
   text_.close();
 }
@@ -176,7 +190,8 @@ void Printer::sum_rows() {
   text_.open("for (int i = 0; i < 2; ++i)");
   text_.line("float most = top[i];");
   text_.line("#pragma unroll");
-  text_.line("for (int j = 0; j < " + s(kColumns / 4) + "; ++j) most = m_max(most, scores[j / 2][i * 2 + j % 2]);");
+  text_.line("for (int j = 0; j < " + s(kColumns / 4) +
+             "; ++j) most = m_max(most, scores[j / 2][i * 2 + j % 2]);");
   text_.line("most = m_max(most, __shfl_xor_sync(0xffffffffu, most, 1));");
   text_.line("most = m_max(most, __shfl_xor_sync(0xffffffffu, most, 2));");
   // A row of which nothing counts yet has no maximum.
@@ -211,8 +226,8 @@ void Printer::multiply_result() {
   text_.close();
   text_.line("#pragma unroll");
   text_.open("for (int d = 0; d < " + s(width_ / 8) + "; ++d)");
-  text_.line("const unsigned* const from = (const unsigned*)tile_v + (d * 8 + lane / 4) * " + stride +
-             " + part * 8 + lane % 4;");
+  text_.line("const unsigned* const from = (const unsigned*)tile_v + (d * 8 + lane / 4) * " +
+             stride + " + part * 8 + lane % 4;");
   text_.line("const unsigned y[2] = {from[0], from[4]};");
   text_.line("multiply_" + unit() + "(sums[d], x, y);");
   text_.close();
@@ -242,8 +257,8 @@ void Printer::finish() {
   if (lanes > 1) text_.line("const int run = n / " + s(lanes) + ";");
   body.decompose(lanes > 1 ? "run" : "n", p.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
-    text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = sums[d / 2][i * 2 + d % 2" +
-               (lane > 0 ? " + " + s(lane) : "") + "] * share;");
+    text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") +
+               " = sums[d / 2][i * 2 + d % 2" + (lane > 0 ? " + " + s(lane) : "") + "] * share;");
   }
   body.give(p.dot, "sum", lanes > 1);
   for (int line : result_.stores) body.store(line);
@@ -256,13 +271,17 @@ Text& Printer::print() {
   text_.line("const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;");
   text_.line("const int tile = blockIdx.x;");
   text_.line("const int batch = " + text_.quotient("tile", tiles, false) + ";");
-  text_.line("const int first_row = (tile - batch * " + text_.number(tiles, false) + ") * " + s(kRows) + ";");
+  text_.line("const int first_row = (tile - batch * " + text_.number(tiles, false) + ") * " +
+             s(kRows) + ";");
   text_.line("unsigned short* const tile_q = (unsigned short*)shared_bytes();");
   text_.line("unsigned short* const tile_k = tile_q + " + s(kRows * (depth_ + kPad)) + ";");
   text_.line("unsigned short* const tile_v = tile_k + " + s(kColumns * (depth_ + kPad)) + ";");
   text_.line("float sums[" + s(width_ / 8) + "][4] = {};");
-  text_.line("float top[2] = {__uint_as_float(0xff800000u), __uint_as_float(0xff800000u)}, total[2] = {};");
-  fill(scores_, a_.scores, a_.scores.a, {"tile_q", "first_row", "0", kRows, depth_, a_.scores.m, a_.scores.k});
+  text_.line(
+      "float top[2] = {__uint_as_float(0xff800000u), __uint_as_float(0xff800000u)}, total[2] = "
+      "{};");
+  fill(scores_, a_.scores, a_.scores.a,
+       {"tile_q", "first_row", "0", kRows, depth_, a_.scores.m, a_.scores.k});
   text_.open("for (int first_column = 0; first_column < " + text_.number(a_.scores.n, false) +
              "; first_column += " + s(kColumns) + ")");
   fill(scores_, a_.scores, a_.scores.b,
@@ -290,8 +309,8 @@ Status plan_attention(Work& work, size_t stage, const Nest& scores, const Nest& 
   shape.grid[0] = attention.scores.batches * ((attention.scores.m + kRows - 1) / kRows);
   shape.block[0] = 32 * kWarps;
   shape.shared_bytes = printer.shared_bytes();
-  return work.add(stage, attention.scores.unit == Unit::f16 ? "attention_f16" : "attention_bf16", text, shape,
-                  kBlocks);
+  return work.add(stage, attention.scores.unit == Unit::f16 ? "attention_f16" : "attention_bf16",
+                  text, shape, kBlocks);
 }
 
 }  // namespace onnx_fusion::cuda

@@ -14,8 +14,8 @@ struct Attention {
 
 // Do three stages, each with one store, hand their rows on so that no score needs to be in memory?
 // What they hand on must be temps that nothing else loads.
-bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result, const Device& device,
-                    Attention* attention);
+bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
+                    const Device& device, Attention* attention);
 
 Status plan_attention(Work& work, size_t stage, const Nest& scores, const Nest& softmax,
                       const Nest& result, const Attention& attention);

@@ -29,7 +29,9 @@ int load_of(const Nest& nest, int tensor) {
   int found = -1;
   for (size_t i = 0; i < nest.lines(); ++i) {
     const int line = static_cast<int>(i);
-    if (!nest.is_live(line) || nest.at(line).op != Op::op_load || nest.at(line).tensor != tensor) continue;
+    if (!nest.is_live(line) || nest.at(line).op != Op::op_load || nest.at(line).tensor != tensor) {
+      continue;
+    }
     if (found >= 0) return -1;
     found = line;
   }
@@ -56,7 +58,9 @@ int logits_of(const Nest& nest, int store, LetterSet* reduced) {
   const int shifted = nest.needs(exp)[0];
   if (!is(shifted, Op::op_sub)) return -1;
   const int x = nest.needs(shifted)[0], top = nest.needs(shifted)[1];
-  if (!is(top, Op::op_reduce_max) || nest.needs(top)[0] != x || nest.dtype(x) != DType::f32) return -1;
+  if (!is(top, Op::op_reduce_max) || nest.needs(top)[0] != x || nest.dtype(x) != DType::f32) {
+    return -1;
+  }
   *reduced = nest.over[static_cast<size_t>(sum)];
   if (nest.over[static_cast<size_t>(top)] != *reduced || *reduced == 0) return -1;
   return nest.level[static_cast<size_t>(x)] == 0 ? x : -1;
@@ -64,11 +68,12 @@ int logits_of(const Nest& nest, int store, LetterSet* reduced) {
 
 }  // namespace
 
-bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result, const Device& device,
-                    Attention* out) {
+bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
+                    const Device& device, Attention* out) {
   Attention& a = *out;
   if (scores.stores.size() != 1 || softmax.stores.size() != 1) return false;
-  const size_t store = static_cast<size_t>(scores.stores[0]), passed = static_cast<size_t>(softmax.stores[0]);
+  const size_t store = static_cast<size_t>(scores.stores[0]),
+               passed = static_cast<size_t>(softmax.stores[0]);
   const Access& to = scores.access[store];
   const Access& weights = softmax.access[passed];
   a.scores_load = load_of(softmax, to.tensor);
@@ -78,7 +83,9 @@ bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
       !handed_only(scores.bound, weights.tensor, softmax, result)) {
     return false;
   }
-  if (!find_product(scores, device, &a.scores) || !find_product(result, device, &a.result)) return false;
+  if (!find_product(scores, device, &a.scores) || !find_product(result, device, &a.result)) {
+    return false;
+  }
   const Product &p = a.scores, &q = a.result;
   if (p.unit != q.unit || (p.unit != Unit::f16 && p.unit != Unit::bf16)) return false;
   LetterSet reduced = 0;
@@ -88,7 +95,8 @@ bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
   if (!dense(scores, to, {p.batch, p.rows, p.columns}) ||
       !dense(softmax, softmax.access[static_cast<size_t>(a.scores_load)], {kept, reduced}) ||
       !dense(softmax, weights, {kept, reduced}) ||
-      !dense(result, result.access[static_cast<size_t>(a.weights_load)], {q.batch, q.rows, q.sum})) {
+      !dense(result, result.access[static_cast<size_t>(a.weights_load)],
+             {q.batch, q.rows, q.sum})) {
     return false;
   }
   // The last stage's letters in the order that the softmax has them in memory.

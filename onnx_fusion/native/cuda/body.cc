@@ -54,8 +54,9 @@ void Body::need(int line) {
     const size_t i = static_cast<size_t>(line);
     for (size_t j = 0; j < nest.lines(); ++j) {
       const int other = static_cast<int>(j);
-      if (nest.reduces(other) && !nest.nothing(other) && !has(other) && nest.over[j] == nest.over[i] &&
-          nest.level[j] == nest.level[i] && nest.letters[j] == nest.letters[i]) {
+      if (nest.reduces(other) && !nest.nothing(other) && !has(other) &&
+          nest.over[j] == nest.over[i] && nest.level[j] == nest.level[i] &&
+          nest.letters[j] == nest.letters[i]) {
         together.push_back(other);
       }
     }
@@ -127,7 +128,8 @@ void Body::decompose(const std::string& flat, const std::vector<int>& letters, i
     std::string position = rest;
     if (k > 0) {
       const std::string next = text.fresh("q");
-      text.line("const " + type + " " + next + " = " + text.quotient(rest, extent, nest.fixed[l]) + ";");
+      text.line("const " + type + " " + next + " = " + text.quotient(rest, extent, nest.fixed[l]) +
+                ";");
       position = rest + " - " + next + " * " + text.number(extent, nest.fixed[l]);
       rest = next;
     }
@@ -181,8 +183,8 @@ void Body::reduce(const std::vector<int>& lines, const Team& team) {
         std::string shared = team.after;
         const size_t at = shared.find('$');
         if (at != std::string::npos) shared.replace(at, 1, type_name(nest.dtype(line)));
-        text.line(of(i, lane) + " = " + team.before + fold_name(nest.at(line).op) + "(" + of(i, lane) +
-                  shared + ");");
+        text.line(of(i, lane) + " = " + team.before + fold_name(nest.at(line).op) + "(" +
+                  of(i, lane) + shared + ");");
       }
     }
     give(line, sums[i], by_lane(line));
@@ -217,7 +219,8 @@ std::string Body::offset(const Access& access, int lane) {
     out = out == "0" ? term : out + " + " + term;
   };
   for (const Computed& index : access.computed) {
-    add(text.times(index.stride, access.fixed, "(" + expression(index.expr, lane, narrow(index.expr)) + ")"));
+    add(text.times(index.stride, access.fixed,
+                   "(" + expression(index.expr, lane, narrow(index.expr)) + ")"));
   }
   for (const Indirect& index : access.indirect) {
     add(text.times(index.stride, access.fixed,
@@ -280,8 +283,8 @@ std::string Body::expression(ExprId id, int lane, bool narrow) {
       return "(" + a + " * " + b + ")";
     case ExprOp::min:
     case ExprOp::max:
-      return std::string(node.op == ExprOp::min ? "min" : "max") + "((" + type + ")" + a + ", (" + type +
-             ")" + b + ")";
+      return std::string(node.op == ExprOp::min ? "min" : "max") + "((" + type + ")" + a + ", (" +
+             type + ")" + b + ")";
     default:
       break;
   }
@@ -291,7 +294,8 @@ std::string Body::expression(ExprId id, int lane, bool narrow) {
   expr_range(*nest.bound.program, nest.bound.dims.data(), box, node.b, &divisor);
   const bool div = node.op == ExprOp::div;
   if (!narrow || range.lo < 0) {
-    return std::string(div ? "floor_div((" : "floor_mod((") + type + ")" + a + ", (" + type + ")" + b + ")";
+    return std::string(div ? "floor_div((" : "floor_mod((") + type + ")" + a + ", (" + type + ")" +
+           b + ")";
   }
   const std::string n = text.fresh("e");
   text.line("const " + type + " " + n + " = " + a + ";");

@@ -42,12 +42,13 @@ class Body {
   void enter(const std::string& head);
   void leave();
 
-  // Prints what `line` needs and what does not depend on `inner` letters, so before a loop over them.
+  // Prints what `line` needs and what does not depend on `inner` letters, so before a loop over
+  // them.
   void hoist(int line, LetterSet inner);
   // Reductions over the same letters, in one loop. A lane letter may be one of them.
   void reduce(const std::vector<int>& lines, const Team& team);
-  // Reads these loads once, into registers, for all later loops of the team over the letters. Not all
-  // may be possible; none is if a thread would hold too much.
+  // Reads these loads once, into registers, for all later loops of the team over the letters. Not
+  // all may be possible; none is if a thread would hold too much.
   void keep_rows(const std::vector<int>& loads, LetterSet over, const Team& team);
   // Loops over letters, for the threads of a team; returns how many blocks were opened.
   int loop(LetterSet over, const Team& team);
@@ -62,7 +63,6 @@ class Body {
  private:
   void print(int line);
   void print_load(int line);
-  void print_vector_load(int line);
   void print_select(int line);
   std::string index_value(int line, int lane);
   std::string expression(ExprId expr, int lane, bool narrow);

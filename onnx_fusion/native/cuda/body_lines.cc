@@ -32,10 +32,12 @@ void Body::print(int line) {
     print_select(line);
   } else if (instruction.op == Op::op_index) {
     for (int lane = 0; lane < count; ++lane) {
-      define(line, lane, "(long long)(" + (nest.stage.is_linear[i] && narrow(instruction.expr)
-                                               ? linear(nest.stage.indices[i], static_program(), lane)
-                                               : expression(instruction.expr, lane,
-                                                            narrow(instruction.expr))) + ")");
+      define(line, lane,
+             "(long long)(" +
+                 (nest.stage.is_linear[i] && narrow(instruction.expr)
+                      ? linear(nest.stage.indices[i], static_program(), lane)
+                      : expression(instruction.expr, lane, narrow(instruction.expr))) +
+                 ")");
     }
   } else {
     const std::vector<int> from = nest.needs(line);
@@ -89,7 +91,8 @@ bool Body::aligned(const Access& access) const {
     if (guard.form.coef[lane_letter] != 0) return false;
   }
   for (const Computed& index : access.computed) {
-    if (index.stride % lanes != 0 || (expr_letters(*nest.bound.program, index.expr) >> lane_letter & 1)) {
+    if (index.stride % lanes != 0 ||
+        (expr_letters(*nest.bound.program, index.expr) >> lane_letter & 1)) {
       return false;
     }
   }
@@ -135,7 +138,8 @@ void Body::keep_rows(const std::vector<int>& loads, LetterSet over, const Team& 
     return lanes > 1 ? "Pack<" + element + ", " + std::to_string(lanes) + ">" : element;
   };
   for (int line : first) {
-    text.line(type(line) + " " + kept_[static_cast<size_t>(line)] + "[" + std::to_string(turns) + "];");
+    text.line(type(line) + " " + kept_[static_cast<size_t>(line)] + "[" + std::to_string(turns) +
+              "];");
   }
   turns_ = static_cast<int>(turns);
   const int blocks = loop(over, team);
@@ -169,7 +173,8 @@ void Body::print_load(int line) {
     if (!access.indirect.empty() && !instruction.has_else) {
       const std::string flag = text.fresh("in");
       text.line("const bool " + flag + " = " + inside + ";");
-      text.line("if (!" + flag + ") *" + text.failure() + " = " + std::to_string(instruction.line) + ";");
+      text.line("if (!" + flag + ") *" + text.failure() + " = " + std::to_string(instruction.line) +
+                ";");
       inside = flag;
     }
     const std::string place = offset(access, lane);
@@ -251,7 +256,9 @@ int choose_lanes(Body& body, int letter) {
   }
   int lanes = static_cast<int>(std::min<int64_t>(kMostLanes, 16 / smallest));
   for (; lanes > 1; lanes /= 2) {
-    if (nest.extents[letter] % lanes != 0 || values * static_cast<size_t>(lanes) > kMostValues) continue;
+    if (nest.extents[letter] % lanes != 0 || values * static_cast<size_t>(lanes) > kMostValues) {
+      continue;
+    }
     body.lanes = lanes;
     body.lane_letter = letter;
     size_t runs = 0, rest = 0;

@@ -13,12 +13,12 @@ std::string digest(std::string_view text);
 // directory, /cuda. Empty if there is none that can be trusted.
 std::string cache_folder();
 
-// What was stored under this key. False if nothing was, or what is there is not whole: the file is then
-// as good as none.
+// What was stored under this key. False if nothing was, or what is there is not whole: the file is
+// then as good as none.
 bool load(const std::string& folder, std::string_view key, std::string* content);
 
-// Stores, by way of another name, so that readers see all of it or nothing. A failure is no error: it
-// only costs the next session the time.
+// Stores, by way of another name, so that readers see all of it or nothing. A failure is no error:
+// it only costs the next session the time.
 void save(const std::string& folder, std::string_view key, std::string_view content);
 
 // Removes what is stored under this key.

@@ -20,7 +20,8 @@ int main_load(const Nest& nest, int line) {
     for (int from : nest.needs(at)) open.push_back(from);
     const size_t i = static_cast<size_t>(at);
     if (nest.at(at).op != Op::op_load) continue;
-    if (best < 0 || nest.points(nest.letters[i]) > nest.points(nest.letters[static_cast<size_t>(best)])) {
+    if (best < 0 ||
+        nest.points(nest.letters[i]) > nest.points(nest.letters[static_cast<size_t>(best)])) {
       best = at;
     }
   }
@@ -64,7 +65,8 @@ bool find_product(const Nest& nest, const Device& device, Product* product) {
   for (int line : nest.stores) kept |= nest.letters[static_cast<size_t>(line)];
   const size_t dot = static_cast<size_t>(p.dot);
   const std::vector<int> from = nest.needs(p.dot);
-  LetterSet a = nest.letters[static_cast<size_t>(from[0])], b = nest.letters[static_cast<size_t>(from[1])];
+  LetterSet a = nest.letters[static_cast<size_t>(from[0])],
+            b = nest.letters[static_cast<size_t>(from[1])];
   p.sum = nest.over[dot];
   if (kept != nest.letters[dot] || (a & b & p.sum) != p.sum) return false;
   const Access& store = nest.access[static_cast<size_t>(nest.stores[0])];

@@ -14,7 +14,7 @@ namespace onnx_fusion::cuda {
 enum class Unit : uint8_t { fmaf, f16, bf16, tf32 };
 
 struct Operand {
-  int line = -1;                // the value that is multiplied, or its half if it is a cast from one
+  int line = -1;  // the value that is multiplied, or its half if it is a cast from one
   std::vector<int> own, sum;    // letters, slowest first: of the rows (or columns), of the sum
   bool sum_fastest = false;     // do neighbours in memory lie along the sum
 };
@@ -33,7 +33,8 @@ struct Tile {
   int rows, columns;
   int step;  // elements of the sum
   int each;  // fmaf: rows and columns of a thread
-  // Of the sum, for different blocks, that a second launch adds up: `chunk` terms each, to `partial`.
+  // Of the sum, for different blocks, that a second launch adds up: `chunk` terms each, to
+  // `partial`.
   int64_t splits = 1, chunk = 0;
   int partial = -1;
 };
@@ -44,18 +45,19 @@ bool find_product(const Nest& nest, const Device& device, Product* product);
 // A value as the unit multiplies it.
 std::string as_element(Unit unit, DType dtype, const std::string& value);
 
-// Prints which tile the block has: first_row, first_column, batch; which part of it a warp of the tensor
-// cores has, and its sums; and from where to where the block's sum goes.
+// Prints which tile the block has: first_row, first_column, batch; which part of it a warp of the
+// tensor cores has, and its sums; and from where to where the block's sum goes.
 void place_tile(Text& text, const Product& p, const Tile& tile);
 void place_warp(Text& text, const Tile& tile);
 std::pair<std::string, std::string> sum_range(Text& text, const Product& p, const Tile& tile);
 // Prints what follows the dot, for a thread's sums.
-void finish_product(const Work& work, const Nest& nest, const Product& p, const Tile& tile, Text& text);
+void finish_product(const Work& work, const Nest& nest, const Product& p, const Tile& tile,
+                    Text& text);
 
 // Do both operands lie in memory as tensor cores take them, so that cp.async can copy them?
 bool copies(const Work& work, const Nest& nest, const Product& product);
-Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& product, const Tile& tile,
-                   const std::string& schedule);
+Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& product,
+                   const Tile& tile, const std::string& schedule);
 
 Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& product);
 // After a launch that left `splits` parts of every sum in a buffer.

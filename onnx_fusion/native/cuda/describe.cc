@@ -17,7 +17,8 @@ std::string quoted(const std::string& text) {
 }
 
 std::string triple(const unsigned* v) {
-  return "[" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) + "]";
+  return "[" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) +
+         "]";
 }
 
 }  // namespace

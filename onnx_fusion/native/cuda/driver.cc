@@ -52,8 +52,8 @@ std::unique_ptr<Driver> open() {
 }  // namespace
 
 const Driver& Driver::get() {
-  // Never closed: modules and functions may outlive the statics here. A failure is tried again, since
-  // the next session may come after a driver's update.
+  // Never closed: modules and functions may outlive the statics here. A failure is tried again,
+  // since the next session may come after a driver's update.
   static auto& mutex = *new std::mutex;
   static Driver* driver = nullptr;
   std::lock_guard<std::mutex> lock(mutex);

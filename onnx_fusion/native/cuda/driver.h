@@ -1,4 +1,5 @@
-// The CUDA driver, found at run time: the library loads, and its CPU kernels run, where there is none.
+// The CUDA driver, found at run time: the library loads, and its CPU kernels run, where there is
+// none.
 #pragma once
 
 #include <cstddef>
@@ -87,7 +88,8 @@ struct Place {
   int max_block[3] = {1024, 1024, 64};
 };
 
-// The current context if it is of device `ordinal`, else that device's primary one; throws ProgramError.
+// The current context if it is of device `ordinal`, else that device's primary one; throws
+// ProgramError.
 Place find_place(const Driver& driver, int ordinal);
 
 // While it lives, `context` is this thread's.

@@ -31,7 +31,9 @@ class Merge {
 
  private:
   const Instruction* store_of(int tensor) const;
-  bool handed(const Instruction& load) const { return load.op == Op::op_load && store_of(load.tensor); }
+  bool handed(const Instruction& load) const {
+    return load.op == Op::op_load && store_of(load.tensor);
+  }
   bool unify(ExprId load, ExprId store);
   bool meet();
   bool match_rest();
@@ -127,9 +129,10 @@ LetterSet Merge::reduced(const Stage& stage) const {
 }
 
 int Merge::count(const Stage& stage, bool dots) const {
-  return static_cast<int>(std::count_if(stage.body.begin(), stage.body.end(), [&](const Instruction& line) {
-    return dots ? line.op == Op::op_dot : op_is_reduction(line.op);
-  }));
+  return static_cast<int>(
+      std::count_if(stage.body.begin(), stage.body.end(), [&](const Instruction& line) {
+        return dots ? line.op == Op::op_dot : op_is_reduction(line.op);
+      }));
 }
 
 bool Merge::loaded_elsewhere(int tensor) const {
@@ -156,7 +159,8 @@ bool Merge::same_rows() const {
     return fits;
   };
   for (const Instruction& line : first_.body) {
-    const bool temp = program_.tensors[static_cast<size_t>(std::max(line.tensor, 0))].kind == TensorKind::temp;
+    const bool temp =
+        program_.tensors[static_cast<size_t>(std::max(line.tensor, 0))].kind == TensorKind::temp;
     if (line.op != Op::op_store || (temp && !loaded_elsewhere(line.tensor))) continue;
     if (!same(line.letters)) return false;
     if (count(first_, true) > 0 && (line.letters & own)) return false;
@@ -177,7 +181,9 @@ bool Merge::possible() {
       }
     }
   }
-  if (first_.body.size() + second_.body.size() > kMostLines || count(second_, true) > 0) return false;
+  if (first_.body.size() + second_.body.size() > kMostLines || count(second_, true) > 0) {
+    return false;
+  }
   if (!meet()) return false;
   // Points beside points are one launch less, and more loads at once.
   if (!hands_ && (count(first_, true) + count(first_, false) + count(second_, false) > 0 ||
@@ -216,7 +222,8 @@ void Merge::run() {
   std::vector<int> value_of(second_.values.size(), -1);
   std::vector<int> gone;
   for (const Instruction& line : second_.body) {
-    if (handed(line) && program_.tensors[static_cast<size_t>(line.tensor)].kind == TensorKind::temp &&
+    if (handed(line) &&
+        program_.tensors[static_cast<size_t>(line.tensor)].kind == TensorKind::temp &&
         !loaded_elsewhere(line.tensor)) {
       gone.push_back(line.tensor);
     }
@@ -232,7 +239,9 @@ void Merge::run() {
     line.letters = mapped(line.letters);
     line.over = mapped(line.over);
     line.expr = copy(line.expr);
-    for (int i = 0; i < line.arg_count; ++i) line.args[i] = value_of[static_cast<size_t>(line.args[i])];
+    for (int i = 0; i < line.arg_count; ++i) {
+      line.args[i] = value_of[static_cast<size_t>(line.args[i])];
+    }
     for (Index& index : line.map) {
       index.expr = copy(index.expr);
       if (index.value >= 0) index.value = value_of[static_cast<size_t>(index.value)];

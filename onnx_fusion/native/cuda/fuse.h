@@ -5,8 +5,8 @@
 
 namespace onnx_fusion::cuda {
 
-// A program that means the same, with as few stages as their letters allow, and what enters products
-// in the model's half type, if it has one.
+// A program that means the same, with as few stages as their letters allow, and what enters
+// products in the model's half type, if it has one.
 Program fuse(Program program);
 
 // The one half type that all floating inputs and outputs have; else, and for strict programs, f32.

@@ -34,20 +34,20 @@ void check_limits(const Launch& launch, const Place& place, int function_threads
   const uint64_t threads = uint64_t{launch.block[0]} * launch.block[1] * launch.block[2];
   for (int k = 0; k < 3; ++k) {
     if (launch.grid[k] > grid[k]) {
-      throw ProgramError("a kernel needs a grid of " + times(launch.grid) + " blocks, the device takes " +
-                         std::to_string(grid[0]) + " x " + std::to_string(grid[1]) + " x " +
-                         std::to_string(grid[2]));
+      throw ProgramError("a kernel needs a grid of " + times(launch.grid) +
+                         " blocks, the device takes " + std::to_string(grid[0]) + " x " +
+                         std::to_string(grid[1]) + " x " + std::to_string(grid[2]));
     }
   }
   const int most = std::min(place.max_threads, function_threads);
   if (threads > static_cast<uint64_t>(most)) {
-    throw ProgramError("a kernel needs blocks of " + times(launch.block) + " threads, the device takes " +
-                       std::to_string(most));
+    throw ProgramError("a kernel needs blocks of " + times(launch.block) +
+                       " threads, the device takes " + std::to_string(most));
   }
   if (launch.shared_bytes > device.shared_bytes) {
     throw ProgramError("a kernel needs " + std::to_string(launch.shared_bytes) +
-                       " bytes of shared memory, the device has " + std::to_string(device.shared_bytes) +
-                       " for a block");
+                       " bytes of shared memory, the device has " +
+                       std::to_string(device.shared_bytes) + " for a block");
   }
   if (launch.arguments.size() > kMostArguments) {
     throw ProgramError("a kernel has " + std::to_string(launch.arguments.size()) +
@@ -62,7 +62,8 @@ void allow_shared(const Driver& driver, Function function, int bytes) {
   int allowed = 0;
   driver.check("cuFuncGetAttribute", driver.function_attribute(&allowed, kDynamicShared, function));
   if (bytes <= allowed) return;
-  driver.check("cuFuncSetAttribute", driver.set_function_attribute(function, kDynamicShared, bytes));
+  driver.check("cuFuncSetAttribute",
+               driver.set_function_attribute(function, kDynamicShared, bytes));
 }
 
 bool is_aligned(const void* pointer) {
@@ -122,7 +123,8 @@ bool Kernel::State::matches(const Bound& bound, const TensorView* inputs) const 
   return true;
 }
 
-// The launches for this device. With PTX in the model they are those that it was made for, if it has them.
+// The launches for this device. With PTX in the model they are those that it was made for, if it
+// has them.
 Plan Kernel::State::plan(const BoundProgram& bound, bool aligned) const {
   const auto plan_for = [&](Device device) {
     device.aligned = aligned;
@@ -184,7 +186,9 @@ std::unique_ptr<Kernel> Kernel::create(std::shared_ptr<const Program> program, s
                                        const Settings& settings, const TensorView* shapes) {
   std::unique_ptr<Kernel> kernel(new Kernel);
   State& state = *kernel->state_;
-  if (const std::string reason = host_refusal(*program); !reason.empty()) throw ProgramError(reason);
+  if (const std::string reason = host_refusal(*program); !reason.empty()) {
+    throw ProgramError(reason);
+  }
   state.program = std::make_shared<const Program>(fuse(*program));
   state.ptx = ptx;
   state.settings = settings;
@@ -212,7 +216,9 @@ Status Kernel::bind(const TensorView* inputs, std::shared_ptr<const Bound>* boun
   std::lock_guard<std::mutex> lock(state.mutex);
   for (size_t i = 0; i < state.known.size(); ++i) {
     if (!state.matches(*state.known[i], inputs)) continue;
-    if (i > 0) std::rotate(state.known.begin(), state.known.begin() + i, state.known.begin() + i + 1);
+    if (i > 0) {
+      std::rotate(state.known.begin(), state.known.begin() + i, state.known.begin() + i + 1);
+    }
     *bound = state.known.front();
     return Status();
   }
@@ -244,7 +250,9 @@ Status Kernel::choose(const Bound& bound, const TensorView* inputs, void* const*
                       const Launches** launches) const {
   const State& state = *state_;
   bool aligned = true;
-  for (size_t i = 0; i < state.program->inputs; ++i) aligned = aligned && is_aligned(inputs[i].data);
+  for (size_t i = 0; i < state.program->inputs; ++i) {
+    aligned = aligned && is_aligned(inputs[i].data);
+  }
   for (size_t o = 0; o < state.program->outputs; ++o) aligned = aligned && is_aligned(outputs[o]);
   *launches = &bound.aligned;
   if (aligned) return Status();
@@ -296,9 +304,10 @@ Status Kernel::run(const Launches& launches, const TensorView* inputs, void* con
           break;
       }
     }
-    const int code = driver.launch(step.function, launch.grid[0], launch.grid[1], launch.grid[2],
-                                   launch.block[0], launch.block[1], launch.block[2],
-                                   launch.shared_bytes, static_cast<Stream>(stream), pointers, nullptr);
+    const int code =
+        driver.launch(step.function, launch.grid[0], launch.grid[1], launch.grid[2],
+                      launch.block[0], launch.block[1], launch.block[2], launch.shared_bytes,
+                      static_cast<Stream>(stream), pointers, nullptr);
     if (code != 0) return Status(driver.describe("cuLaunchKernel", code));
   }
   return Status();

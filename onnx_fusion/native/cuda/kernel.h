@@ -23,16 +23,18 @@ struct Launches;  // loaded kernels and how to start them; lives as long as its 
 // One per node of a session. Reentrant.
 class Kernel {
  public:
-  // `shapes` are program.inputs views, without data; where all dims are known, the kernels are planned,
-  // compiled and loaded now. dims[d] is -1 where one is not. `ptx` is what the model carries, perhaps
-  // nothing. Throws ProgramError.
-  static std::unique_ptr<Kernel> create(std::shared_ptr<const Program> program, std::string_view ptx,
-                                        const Settings& settings, const TensorView* shapes);
+  // `shapes` are program.inputs views, without data; where all dims are known, the kernels are
+  // planned, compiled and loaded now. dims[d] is -1 where one is not. `ptx` is what the model
+  // carries, perhaps nothing. Throws ProgramError.
+  static std::unique_ptr<Kernel> create(std::shared_ptr<const Program> program,
+                                        std::string_view ptx, const Settings& settings,
+                                        const TensorView* shapes);
   ~Kernel();
 
   size_t output_count() const;
 
-  // Shapes to launches. A signature seen before costs a compare of dims. The data of `inputs` is not read.
+  // Shapes to launches. A signature seen before costs a compare of dims. The data of `inputs` is
+  // not read.
   Status bind(const TensorView* inputs, std::shared_ptr<const Bound>* bound) const;
   const int64_t* output_dims(const Bound& bound, size_t output, size_t* rank) const;
   // The launches for these inputs and outputs, whose addresses decide how wide accesses may be.
@@ -41,10 +43,10 @@ class Kernel {
   // How many bytes of device memory they need besides inputs and outputs.
   static size_t workspace_bytes(const Launches& launches);
   // Starts the kernels on `stream`, and does not wait for them. All pointers are device memory; the
-  // workspace lies at a multiple of 256 bytes, and what follows on the stream may use it again. An index
-  // out of range in an earlier run is reported by a later one.
-  Status run(const Launches& launches, const TensorView* inputs, void* const* outputs, void* workspace,
-             void* stream) const;
+  // workspace lies at a multiple of 256 bytes, and what follows on the stream may use it again. An
+  // index out of range in an earlier run is reported by a later one.
+  Status run(const Launches& launches, const TensorView* inputs, void* const* outputs,
+             void* workspace, void* stream) const;
 
  private:
   Kernel();

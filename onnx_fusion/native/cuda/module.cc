@@ -44,8 +44,8 @@ Module load_ptx(const Driver& driver, const std::string& ptx) {
                      driver.describe("cuModuleLoadDataEx", code) + (log.empty() ? "" : ": " + log));
 }
 
-// A module compiled from a text, or from the cache. What a driver does not take of NVRTC's machine code
-// (a newer release's, say) it makes itself from PTX.
+// A module compiled from a text, or from the cache. What a driver does not take of NVRTC's machine
+// code (a newer release's, say) it makes itself from PTX.
 Module load_compiled(const Driver& driver, const Place& place, const Compiled& wanted,
                      const std::string& nvrtc) {
   const std::string folder = cache_folder();
@@ -79,8 +79,8 @@ Compiled describe_compiled(const Driver& driver, int arch, const std::vector<Sou
   Compiled found;
   found.text = unit(sources.data(), sources.size());
   found.key = std::string("onnx_fusion ") + ONNX_FUSION_VERSION + "\nsm_" + std::to_string(arch) +
-              "\ndriver " + std::to_string(driver.release) + "\n" + Compiler::identify(nvrtc) + "\n" +
-              Compiler::options() + "\n" + found.text;
+              "\ndriver " + std::to_string(driver.release) + "\n" + Compiler::identify(nvrtc) +
+              "\n" + Compiler::options() + "\n" + found.text;
   return found;
 }
 
@@ -88,7 +88,8 @@ std::string_view find_ptx(std::string_view embedded, const std::vector<Source>& 
   for (size_t at = embedded.find(kPtxMark); at != std::string_view::npos;) {
     const size_t start = at + kPtxMark.size();
     at = embedded.find(kPtxMark, start);
-    const std::string_view text = embedded.substr(start, at == std::string_view::npos ? at : at - start);
+    const std::string_view text =
+        embedded.substr(start, at == std::string_view::npos ? at : at - start);
     const auto has = [&](const Source& source) {
       return text.find(".entry " + source.entry + "(") != std::string_view::npos;
     };

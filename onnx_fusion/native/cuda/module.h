@@ -41,8 +41,8 @@ struct Compiled {
 Compiled describe_compiled(const Driver& driver, int arch, const std::vector<Source>& sources,
                            const std::string& nvrtc);
 
-// The kernels of these sources: those that are loaded already, from the PTX if it has them, from the
-// cache on disk, or compiled (`nvrtc` as Compiler::get has it). Throws ProgramError.
+// The kernels of these sources: those that are loaded already, from the PTX if it has them, from
+// the cache on disk, or compiled (`nvrtc` as Compiler::get has it). Throws ProgramError.
 std::shared_ptr<const Kernels> load_kernels(const Driver& driver, const Place& place,
                                             const std::vector<Source>& sources,
                                             std::string_view embedded, const std::string& nvrtc);

@@ -1,5 +1,5 @@
-// Programs of models in a half type: what enters a product has that type in the model, so it has it here
-// too, in memory and in the tensor cores.
+// Programs of models in a half type: what enters a product has that type in the model, so it has it
+// here too, in memory and in the tensor cores.
 #include <algorithm>
 
 #include "cuda/fuse.h"

@@ -40,7 +40,9 @@ std::string folder_of(const std::string& path) {
 
 std::string own_folder() {
   Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&folder_of), &info) == 0 || info.dli_fname == nullptr) return {};
+  if (dladdr(reinterpret_cast<void*>(&folder_of), &info) == 0 || info.dli_fname == nullptr) {
+    return {};
+  }
   return folder_of(info.dli_fname);
 }
 
@@ -185,9 +187,9 @@ int Compiler::target(int arch) const {
     if (known <= arch) best = known;
   }
   if (best != 0) return best;
-  const std::string range =
-      archs_.empty() ? "nothing"
-                     : "sm_" + std::to_string(archs_.front()) + " to sm_" + std::to_string(archs_.back());
+  const std::string range = archs_.empty() ? "nothing"
+                                           : "sm_" + std::to_string(archs_.front()) + " to sm_" +
+                                                 std::to_string(archs_.back());
   throw ProgramError("the device is sm_" + std::to_string(arch) + ", and NVRTC " + version_ +
                      " compiles for " + range);
 }
@@ -222,7 +224,8 @@ std::string Compiler::compile(std::string_view text, int arch, Form form,
   status = form == Form::cubin ? table_->cubin_size(code, &size) : table_->ptx_size(code, &size);
   if (status == 0) {
     made.resize(size);
-    status = form == Form::cubin ? table_->cubin(code, made.data()) : table_->ptx(code, made.data());
+    status =
+        form == Form::cubin ? table_->cubin(code, made.data()) : table_->ptx(code, made.data());
   }
   if (status != 0 || made.empty()) throw ProgramError("NVRTC error " + std::to_string(status));
   if (form == Form::cubin) return made;

@@ -11,23 +11,26 @@ enum class Form { cubin, ptx };
 
 class Compiler {
  public:
-  // The compiler at `path`, or where it usually is if that is empty. The same object each time; throws
-  // ProgramError if there is none. The environment variable ONNX_FUSION_NVRTC comes before `path`.
+  // The compiler at `path`, or where it usually is if that is empty. The same object each time;
+  // throws ProgramError if there is none. The environment variable ONNX_FUSION_NVRTC comes before
+  // `path`.
   static const Compiler& get(const std::string& path);
   ~Compiler();
   Compiler(const Compiler&) = delete;
   Compiler& operator=(const Compiler&) = delete;
 
   // Machine code for `arch` (10 * major + minor), or PTX that this and newer devices take. Throws
-  // ProgramError with the first error and the file in `folder` that the text and the whole log are in.
+  // ProgramError with the first error and the file in `folder` that the text and the whole log are
+  // in.
   std::string compile(std::string_view text, int arch, Form form, const std::string& folder) const;
 
-  // What tells this compiler from others without loading it, and what all texts are compiled with: parts
-  // of a cache's key.
+  // What tells this compiler from others without loading it, and what all texts are compiled with:
+  // parts of a cache's key.
   static std::string identify(const std::string& path);
   static std::string options();
 
-  // The newest arch up to `arch` for which this compiler makes code; throws ProgramError if there is none.
+  // The newest arch up to `arch` for which this compiler makes code; throws ProgramError if there
+  // is none.
   int target(int arch) const;
   const std::string& version() const { return version_; }
 
@@ -42,8 +45,8 @@ class Compiler {
   std::vector<int> archs_;
 };
 
-// PTX whose first line `.version` says the oldest release that knows all it uses, so that older drivers
-// take it too: NVRTC writes its own release there.
+// PTX whose first line `.version` says the oldest release that knows all it uses, so that older
+// drivers take it too: NVRTC writes its own release there.
 std::string lower_version(std::string ptx);
 
 }  // namespace onnx_fusion::cuda

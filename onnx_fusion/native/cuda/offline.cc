@@ -22,8 +22,8 @@ struct Shapes {
   bool guessed = false;
 };
 
-// The inputs' physical shapes: those given, or what the program's own expressions are where a name that
-// nothing gives is `guess`. False if they cannot be found.
+// The inputs' physical shapes: those given, or what the program's own expressions are where a name
+// that nothing gives is `guess`. False if they cannot be found.
 bool complete(const Program& program, const TensorView* given, int64_t guess, Shapes* shapes) {
   std::vector<int64_t> names(program.dims.size());
   shapes->dims.resize(program.inputs);
@@ -62,7 +62,8 @@ std::string host_refusal(const Program& program) {
   for (size_t i = 0; i < program.inputs; ++i) {
     if (program.tensors[i].contents.empty()) continue;
     return "input " + std::to_string(i) +
-           " decides about shapes, so it is read on the host; 'optimize --target cuda' or 'both' leaves "
+           " decides about shapes, so it is read on the host; 'optimize --target cuda' or 'both' "
+           "leaves "
            "that outside";
   }
   return {};

@@ -85,7 +85,8 @@ const Function kFunctions[] = {
      "DEVICE float m_fmod(float a, float b) { return fmodf(a, b); }\n"
      "DEVICE double m_fmod(double a, double b) { return fmod(a, b); }\n"
      "DEVICE int m_fmod(int a, int b) { return b == 0 || b == -1 ? 0 : a % b; }\n"
-     "DEVICE long long m_fmod(long long a, long long b) { return b == 0 || b == -1 ? 0 : a % b; }\n"},
+     "DEVICE long long m_fmod(long long a, long long b) { return b == 0 || b == -1 ? 0 : a % b; "
+     "}\n"},
     {"m_min",
      "template <class T>\nDEVICE T m_min(T a, T b) { return (a < b) | (a != a) ? a : b; }\n"},
     {"m_max",
@@ -106,7 +107,8 @@ const Function kFunctions[] = {
      "  return (unsigned long long)a < (unsigned long long)n;\n"
      "}\n"},
     {"bf16_to_float",
-     "DEVICE float bf16_to_float(unsigned short a) { return __uint_as_float((unsigned)a << 16); }\n"},
+     "DEVICE float bf16_to_float(unsigned short a) { return __uint_as_float((unsigned)a << 16); "
+     "}\n"},
     {"half_to_float",
      "DEVICE float half_to_float(unsigned short a) {\n"
      "  float b;\n"
@@ -164,19 +166,23 @@ const Function kFunctions[] = {
     {"copy_async",
      "DEVICE void copy_async(void* to, const void* from, int bytes) {\n"
      "  asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n"
-     "               :: \"r\"((unsigned)__cvta_generic_to_shared(to)), \"l\"(from), \"r\"(bytes) : \"memory\");\n"
+     "               :: \"r\"((unsigned)__cvta_generic_to_shared(to)), \"l\"(from), \"r\"(bytes) "
+     ": \"memory\");\n"
      "}\n", true},
     {"commit_copies",
-     "DEVICE void commit_copies() { asm volatile(\"cp.async.commit_group;\" ::: \"memory\"); }\n", true},
+     "DEVICE void commit_copies() { asm volatile(\"cp.async.commit_group;\" ::: \"memory\"); }\n",
+     true},
     {"wait_copies",
      "template <int N>\n"
-     "DEVICE void wait_copies() { asm volatile(\"cp.async.wait_group %0;\" :: \"n\"(N) : \"memory\"); }\n", true},
+     "DEVICE void wait_copies() { asm volatile(\"cp.async.wait_group %0;\" :: \"n\"(N) : "
+     "\"memory\"); }\n",
+     true},
 #define MATRICES(name, form)                                                                      \
   {name,                                                                                          \
    "DEVICE void " name "(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* row) {\n" \
    "  asm volatile(\"ldmatrix.sync.aligned.m8n8.x4" form ".shared.b16 {%0, %1, %2, %3}, [%4];\"\n" \
-   "               : \"=r\"(a), \"=r\"(b), \"=r\"(c), \"=r\"(d)\n"                                   \
-   "               : \"r\"((unsigned)__cvta_generic_to_shared(row)) : \"memory\");\n"               \
+   "               : \"=r\"(a), \"=r\"(b), \"=r\"(c), \"=r\"(d)\n"                                \
+   "               : \"r\"((unsigned)__cvta_generic_to_shared(row)) : \"memory\");\n"             \
    "}\n", true}
     MATRICES("load_matrices", ""), MATRICES("load_transposed", ".trans"),
 #undef MATRICES

@@ -1,7 +1,7 @@
-// Products of matrices by tiles: a block's tile of rows and columns, a step of the sum in shared memory.
-// Every operand is computed as it enters shared memory, so whatever comes before the dot is free of
-// passes of its own; what comes after it happens to the sums in registers. The next step's operands are
-// on their way while a step is multiplied.
+// Products of matrices by tiles: a block's tile of rows and columns, a step of the sum in shared
+// memory. Every operand is computed as it enters shared memory, so whatever comes before the dot is
+// free of passes of its own; what comes after it happens to the sums in registers. The next step's
+// operands are on their way while a step is multiplied.
 #include <algorithm>
 
 #include "cuda/contract.h"
@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kPad = 4;     // words, so that neighbouring rows of a tile lie in other banks
 constexpr int kWords = 16;  // 32-bit words of a step, for tensor cores
-constexpr int64_t kMostSplits = 16, kLongest = 256;  // a sum is split where each part has so many terms
+constexpr int64_t kMostSplits = 16,
+                  kLongest = 256;  // a sum is split where each part has so many terms
 
 std::string s(int64_t value) { return std::to_string(value); }
 
@@ -25,14 +26,16 @@ class Printer {
   int staged() const { return staged_; }  // elements on their way, for each thread
 
  private:
-  // How the threads share a step's part of an operand: `count` runs of `lanes` elements; `pair` rows
-  // of the sum at once, for halves that lie across it.
+  // How the threads share a step's part of an operand: `count` runs of `lanes` elements; `pair`
+  // rows of the sum at once, for halves that lie across it.
   struct Share {
     int lanes, pair, fast, count, turns;
   };
   bool cores() const { return p_.unit != Unit::fmaf; }
   bool halves() const { return p_.unit == Unit::f16 || p_.unit == Unit::bf16; }
-  const char* element() const { return cores() ? halves() ? "unsigned short" : "unsigned" : "float"; }
+  const char* element() const {
+    return cores() ? halves() ? "unsigned short" : "unsigned" : "float";
+  }
   void place();
   Share share(const Operand& operand, bool rows, Body* body) const;
   void load(const Operand& operand, bool rows);
@@ -97,7 +100,8 @@ void Printer::open_turns(const Share& share, const Operand& operand) {
   if (share.count % kThreads != 0) text_.line("if (f >= " + s(share.count) + ") break;");
   const std::string fast = "f % " + s(share.fast) + " * " + s(share.lanes);
   const std::string slow = "f / " + s(share.fast);
-  text_.line("const int in_sum = " + (operand.sum_fastest ? fast : slow + " * " + s(share.pair)) + ";");
+  text_.line("const int in_sum = " + (operand.sum_fastest ? fast : slow + " * " + s(share.pair)) +
+             ";");
   text_.line("const int in_tile = " + (operand.sum_fastest ? slow : fast) + ";");
 }
 
@@ -112,19 +116,22 @@ void Printer::load(const Operand& operand, bool rows) {
     text_.open("for (int half = 0; half < 2; ++half)");
   }
   // What lies beside the matrix is read at its border, and counts as 0 beyond the sum's end.
-  const int along_sum = operand.sum_fastest ? how.lanes : 1, along_own = operand.sum_fastest ? 1 : how.lanes;
+  const int along_sum = operand.sum_fastest ? how.lanes : 1,
+            along_own = operand.sum_fastest ? 1 : how.lanes;
   const std::string length = text_.number(p_.k, false);
-  text_.line("const int sum_at = next_sum + in_sum" + std::string(how.pair > 1 ? " + half" : "") + ";");
+  text_.line("const int sum_at = next_sum + in_sum" + std::string(how.pair > 1 ? " + half" : "") +
+             ";");
   text_.line("const int k = min(sum_at, " + length + " - " + s(along_sum) + ")" +
              (along_sum > 1 ? " / " + s(along_sum) : "") + ";");
-  text_.line("const int m = min(" + std::string(rows ? "first_row" : "first_column") + " + in_tile, " +
-             text_.number(whole, false) + " - " + s(along_own) + ")" +
+  text_.line("const int m = min(" + std::string(rows ? "first_row" : "first_column") +
+             " + in_tile, " + text_.number(whole, false) + " - " + s(along_own) + ")" +
              (along_own > 1 ? " / " + s(along_own) : "") + ";");
   body.decompose("batch", p_.batch_order);
   body.decompose("k", operand.sum, along_sum);
   body.decompose("m", operand.own, along_own);
   body.need(operand.line);
-  const std::string next = std::string(rows ? "next_a" : "next_b") + "[turn]" + (how.pair > 1 ? "[half]" : "");
+  const std::string next =
+      std::string(rows ? "next_a" : "next_b") + "[turn]" + (how.pair > 1 ? "[half]" : "");
   for (int lane = 0; lane < how.lanes; ++lane) {
     const std::string value =
         as_element(p_.unit, nest_.dtype(operand.line), body.name(operand.line, lane));
@@ -139,7 +146,8 @@ void Printer::load(const Operand& operand, bool rows) {
 void Printer::keep(const Operand& operand, bool rows) {
   Body body(nest_, text_);
   const Share how = share(operand, rows, &body);
-  const std::string tile = rows ? "tile_a" : "tile_b", next = std::string(rows ? "next_a" : "next_b") + "[turn]";
+  const std::string tile = rows ? "tile_a" : "tile_b",
+                    next = std::string(rows ? "next_a" : "next_b") + "[turn]";
   open_turns(how, operand);
   if (!cores()) {
     const std::string stride = s((rows ? tile_.rows : tile_.columns) + kPad);
@@ -154,15 +162,17 @@ void Printer::keep(const Operand& operand, bool rows) {
     const std::string pack = std::string("Pack<") + element() + ", ";
     if (operand.sum_fastest) {
       std::string list;
-      for (int lane = 0; lane < how.lanes; ++lane) list += (lane > 0 ? ", " : "") + next + "[" + s(lane) + "]";
-      text_.line("*(" + pack + s(how.lanes) + ">*)(tile_" + (rows ? "a" : "b") + " + in_tile * " + stride +
-                 " + in_sum) = {{" + list + "}};");
+      for (int lane = 0; lane < how.lanes; ++lane) {
+        list += (lane > 0 ? ", " : "") + next + "[" + s(lane) + "]";
+      }
+      text_.line("*(" + pack + s(how.lanes) + ">*)(tile_" + (rows ? "a" : "b") + " + in_tile * " +
+                 stride + " + in_sum) = {{" + list + "}};");
     } else {
       for (int lane = 0; lane < how.lanes; ++lane) {
         const std::string at = "(in_tile + " + s(lane) + ") * " + stride + " + in_sum";
         if (how.pair > 1) {
-          text_.line("*(" + pack + "2>*)(" + tile + " + " + at + ") = {{" + next + "[0][" + s(lane) + "], " +
-                     next + "[1][" + s(lane) + "]}};");
+          text_.line("*(" + pack + "2>*)(" + tile + " + " + at + ") = {{" + next + "[0][" +
+                     s(lane) + "], " + next + "[1][" + s(lane) + "]}};");
         } else {
           text_.line(tile + "[" + at + "] = " + next + "[" + s(lane) + "];");
         }
@@ -180,8 +190,8 @@ void Printer::multiply() {
   text_.line("Pack<float, 4> x[" + s(each / 4) + "], y[" + s(each / 4) + "];");
   text_.line("#pragma unroll");
   text_.open("for (int i = 0; i < " + s(each / 4) + "; ++i)");
-  text_.line("x[i] = *(const Pack<float, 4>*)(tile_a + k * " + s(tile_.rows + kPad) + " + i * " + apart_a +
-             " + thread_row);");
+  text_.line("x[i] = *(const Pack<float, 4>*)(tile_a + k * " + s(tile_.rows + kPad) + " + i * " +
+             apart_a + " + thread_row);");
   text_.line("y[i] = *(const Pack<float, 4>*)(tile_b + k * " + s(tile_.columns + kPad) + " + i * " +
              apart_b + " + thread_column);");
   text_.close();
@@ -205,8 +215,9 @@ void Printer::multiply_cores() {
   text_.line("unsigned x[" + s(high) + "][4], y[" + s(wide) + "][2];");
   text_.line("#pragma unroll");
   text_.open("for (int i = 0; i < " + s(high) + "; ++i)");
-  text_.line("const unsigned* const from = (const unsigned*)tile_a + (warp_row + i * 16 + lane / 4) * " +
-             s(kWords + kPad) + " + w;");
+  text_.line(
+      "const unsigned* const from = (const unsigned*)tile_a + (warp_row + i * 16 + lane / 4) * " +
+      s(kWords + kPad) + " + w;");
   const std::string below = s(8 * (kWords + kPad));
   text_.line("x[i][0] = from[0];");
   text_.line("x[i][1] = from[" + below + "];");
@@ -215,8 +226,9 @@ void Printer::multiply_cores() {
   text_.close();
   text_.line("#pragma unroll");
   text_.open("for (int j = 0; j < " + s(wide) + "; ++j)");
-  text_.line("const unsigned* const from = (const unsigned*)tile_b + (warp_column + j * 8 + lane / 4) * " +
-             s(kWords + kPad) + " + w;");
+  text_.line(
+      "const unsigned* const from = (const unsigned*)tile_b + (warp_column + j * 8 + lane / 4) * " +
+      s(kWords + kPad) + " + w;");
   text_.line("y[j][0] = from[0];");
   text_.line("y[j][1] = from[4];");
   text_.close();
@@ -277,7 +289,8 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
   if (copied) schedule += "_copied";
   // Fewer tiles than processors: several blocks share each tile's sum.
   const int64_t all = product.batches * product.m * product.n;
-  const int64_t splits = std::min({work.device.processors / tiles(tile.rows), product.k / kLongest, kMostSplits});
+  const int64_t splits =
+      std::min({work.device.processors / tiles(tile.rows), product.k / kLongest, kMostSplits});
   if (splits > 1 && all < (int64_t{1} << 30) / kMostSplits) {
     tile.chunk = ((product.k + splits - 1) / splits + tile.step - 1) / tile.step * tile.step;
     tile.splits = (product.k + tile.chunk - 1) / tile.chunk;
@@ -296,7 +309,9 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
   constexpr int kStaged = 12;
   const bool two = tile.rows <= 64 || (printer.staged() <= kStaged && work.device.arch < 90);
   const Status status = work.add(stage, schedule, text, shape, two ? 2 : 1);
-  return status.ok() && tile.splits > 1 ? add_parts(work, stage, nest, product, tile.splits, tile.partial) : status;
+  return status.ok() && tile.splits > 1
+             ? add_parts(work, stage, nest, product, tile.splits, tile.partial)
+             : status;
 }
 
 }  // namespace onnx_fusion::cuda

@@ -1,6 +1,6 @@
-// Products of half types whose operands lie in memory as the tensor cores take them: cp.async copies the
-// next steps into shared memory while one is multiplied, and ldmatrix reads it, transposed where the sum
-// runs across memory. No operand passes through registers on its way.
+// Products of half types whose operands lie in memory as the tensor cores take them: cp.async
+// copies the next steps into shared memory while one is multiplied, and ldmatrix reads it,
+// transposed where the sum runs across memory. No operand passes through registers on its way.
 #include <algorithm>
 
 #include "cuda/contract.h"
@@ -65,7 +65,8 @@ void Printer::copy(const Operand& operand, bool rows) {
   const int along = operand.sum_fastest ? tile_.step : extent(rows);
   const int across = operand.sum_fastest ? extent(rows) : tile_.step;
   const int turns = along / kRun * across / kThreads;
-  const std::string fast = "f % " + s(along / kRun) + " * " + s(kRun), slow = "f / " + s(along / kRun);
+  const std::string fast = "f % " + s(along / kRun) + " * " + s(kRun),
+                    slow = "f / " + s(along / kRun);
   text_.line("#pragma unroll");
   text_.open("for (int turn = 0; turn < " + s(turns) + "; ++turn)");
   text_.line("const int f = thread + turn * " + s(kThreads) + ";");
@@ -79,28 +80,33 @@ void Printer::copy(const Operand& operand, bool rows) {
   };
   text_.line("const int sum_at = next_sum + in_sum;");
   text_.line("const int k = " + border("sum_at", length, by_sum));
-  text_.line("const int m = " + border(std::string(rows ? "first_row" : "first_column") + " + in_tile",
-                                       text_.number(rows ? p_.m : p_.n, false), by_own));
+  text_.line("const int m = " +
+             border(std::string(rows ? "first_row" : "first_column") + " + in_tile",
+                    text_.number(rows ? p_.m : p_.n, false), by_own));
   body.decompose("batch", p_.batch_order);
   body.decompose("k", operand.sum, by_sum);
   body.decompose("m", operand.own, by_own);
   const Access& access = nest_.access[static_cast<size_t>(operand.line)];
   const std::string from = text_.pointer(access.tensor, false) + " + " + body.offset(access, 0);
-  const std::string place = operand.sum_fastest ? "in_tile * " + s(stride(operand, rows)) + " + in_sum"
-                                                : "in_sum * " + s(stride(operand, rows)) + " + in_tile";
+  const std::string place = operand.sum_fastest
+                                ? "in_tile * " + s(stride(operand, rows)) + " + in_sum"
+                                : "in_sum * " + s(stride(operand, rows)) + " + in_tile";
   text_.line("copy_async(" + std::string(rows ? "tile_a" : "tile_b") + " + into * " +
-             s(halves(operand, rows)) + " + " + place + ", " + from + ", sum_at < " + length + " ? 16 : 0);");
+             s(halves(operand, rows)) + " + " + place + ", " + from + ", sum_at < " + length +
+             " ? 16 : 0);");
   text_.close();
 }
 
-// PTX, "ldmatrix" and "Matrix Fragments for mma.m16n8k16": four 8 x 8 matrices at once, whose rows the
-// lanes point to, eight lanes for each matrix.
+// PTX, "ldmatrix" and "Matrix Fragments for mma.m16n8k16": four 8 x 8 matrices at once, whose rows
+// the lanes point to, eight lanes for each matrix.
 void Printer::multiply() {
   const int high = tile_.rows / 32, wide = tile_.columns / 32;
-  const auto point = [&](const Operand& operand, bool rows, const std::string& own, const std::string& sum) {
+  const auto point = [&](const Operand& operand, bool rows, const std::string& own,
+                         const std::string& sum) {
     const std::string tile = rows ? "tile_a" : "tile_b", by = s(stride(operand, rows));
     return tile + " + from * " + s(halves(operand, rows)) + " + " +
-           (operand.sum_fastest ? "(" + own + ") * " + by + " + " + sum : "(" + sum + ") * " + by + " + " + own);
+           (operand.sum_fastest ? "(" + own + ") * " + by + " + " + sum
+                                : "(" + sum + ") * " + by + " + " + own);
   };
   const std::string matrix = "lane / 8 % 2 * 8", pair = "lane / 16 * 8", row = "lane % 8";
   const auto call = [&](const Operand& operand) {
@@ -113,20 +119,23 @@ void Printer::multiply() {
   text_.open("for (int i = 0; i < " + s(high) + "; ++i)");
   const std::string own_a = "warp_row + i * 16 + " + matrix + (p_.a.sum_fastest ? " + " + row : "");
   const std::string sum_a = "part + " + pair + (p_.a.sum_fastest ? "" : " + " + row);
-  text_.line(call(p_.a) + ("x[i][0], x[i][1], x[i][2], x[i][3], " + point(p_.a, true, own_a, sum_a)) + ");");
+  text_.line(call(p_.a) +
+             ("x[i][0], x[i][1], x[i][2], x[i][3], " + point(p_.a, true, own_a, sum_a)) + ");");
   text_.close();
   text_.line("#pragma unroll");
   text_.open("for (int j = 0; j < " + s(wide) + "; j += 2)");
   const std::string own_b = "warp_column + j * 8 + " + pair + (p_.b.sum_fastest ? " + " + row : "");
   const std::string sum_b = "part + " + matrix + (p_.b.sum_fastest ? "" : " + " + row);
   text_.line(call(p_.b) +
-             ("y[j][0], y[j][1], y[j + 1][0], y[j + 1][1], " + point(p_.b, false, own_b, sum_b)) + ");");
+             ("y[j][0], y[j][1], y[j + 1][0], y[j + 1][1], " + point(p_.b, false, own_b, sum_b)) +
+             ");");
   text_.close();
   text_.line("#pragma unroll");
   text_.open("for (int i = 0; i < " + s(high) + "; ++i)");
   text_.line("#pragma unroll");
   text_.open("for (int j = 0; j < " + s(wide) + "; ++j)");
-  text_.line(std::string("multiply_") + (p_.unit == Unit::f16 ? "f16" : "bf16") + "(sums[i][j], x[i], y[j]);");
+  text_.line(std::string("multiply_") + (p_.unit == Unit::f16 ? "f16" : "bf16") +
+             "(sums[i][j], x[i], y[j]);");
   text_.close();
   text_.close();
   text_.close();
@@ -139,7 +148,8 @@ Text& Printer::print() {
   place_warp(text_, tile_);
   const auto [from, end] = sum_range(text_, p_, tile_);
   const std::string ahead = s(stages_ - 1);
-  text_.line("const int steps = (" + end + " - " + from + " + " + s(tile_.step - 1) + ") / " + s(tile_.step) + ";");
+  text_.line("const int steps = (" + end + " - " + from + " + " + s(tile_.step - 1) + ") / " +
+             s(tile_.step) + ";");
   text_.line("int into = 0, from = 0;");
   text_.line("#pragma unroll 1");
   text_.open("for (int step = -" + ahead + "; step < steps; ++step)");
@@ -166,13 +176,15 @@ Text& Printer::print() {
 }  // namespace
 
 bool copies(const Work& work, const Nest& nest, const Product& product) {
-  if (work.device.arch < 80 || (product.unit != Unit::f16 && product.unit != Unit::bf16)) return false;
+  if (work.device.arch < 80 || (product.unit != Unit::f16 && product.unit != Unit::bf16)) {
+    return false;
+  }
   const DType half = product.unit == Unit::f16 ? DType::f16 : DType::bf16;
   return is_run(work, nest, product.a, half) && is_run(work, nest, product.b, half);
 }
 
-Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& product, const Tile& tile,
-                   const std::string& schedule) {
+Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& product,
+                   const Tile& tile, const std::string& schedule) {
   Printer printer(work, nest, product, tile);
   const Text& text = printer.print();
   Shape shape;
@@ -182,7 +194,9 @@ Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& pr
   shape.block[0] = kThreads;
   shape.shared_bytes = printer.shared_bytes();
   const Status status = work.add(stage, schedule, text, shape, 2);
-  return status.ok() && tile.splits > 1 ? add_parts(work, stage, nest, product, tile.splits, tile.partial) : status;
+  return status.ok() && tile.splits > 1
+             ? add_parts(work, stage, nest, product, tile.splits, tile.partial)
+             : status;
 }
 
 }  // namespace onnx_fusion::cuda

@@ -1,4 +1,5 @@
-// The second launch of a product whose sum was split: adds up the parts, and does what follows the dot.
+// The second launch of a product whose sum was split: adds up the parts, and does what follows the
+// dot.
 #include <algorithm>
 
 #include "cuda/contract.h"
@@ -38,8 +39,11 @@ Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& p, i
   if (lanes == 1) {
     text.line("sum += *(" + place + ");");
   } else {
-    text.line("const Pack<float, " + runs + "> part = *(const Pack<float, " + runs + ">*)(" + place + ");");
-    for (int lane = 0; lane < lanes; ++lane) text.line("sum_" + s(lane) + " += part.at[" + s(lane) + "];");
+    text.line("const Pack<float, " + runs + "> part = *(const Pack<float, " + runs + ">*)(" +
+              place + ");");
+    for (int lane = 0; lane < lanes; ++lane) {
+      text.line("sum_" + s(lane) + " += part.at[" + s(lane) + "];");
+    }
   }
   text.close();
   body.give(p.dot, "sum", lanes > 1);

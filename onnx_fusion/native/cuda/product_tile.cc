@@ -48,13 +48,14 @@ std::pair<std::string, std::string> sum_range(Text& text, const Product& p, cons
   const std::string length = text.number(p.k, false);
   if (tile.splits == 1) return {"0", length};
   const std::string chunk = text.number(tile.chunk, false);
-  text.line("const int sum_from = blockIdx.y * " + chunk + ", sum_end = min(sum_from + " + chunk + ", " +
-            length + ");");
+  text.line("const int sum_from = blockIdx.y * " + chunk + ", sum_end = min(sum_from + " + chunk +
+            ", " + length + ");");
   return {"sum_from", "sum_end"};
 }
 
 // What follows the dot, for a thread's sums.
-void finish_product(const Work& work, const Nest& nest, const Product& p, const Tile& tile, Text& text) {
+void finish_product(const Work& work, const Nest& nest, const Product& p, const Tile& tile,
+                    Text& text) {
   const bool cores = p.unit != Unit::fmaf;
   Body body(nest, text);
   body.memory_aligned = work.device.aligned;
@@ -64,7 +65,8 @@ void finish_product(const Work& work, const Nest& nest, const Product& p, const 
   body.lanes = std::min(body.lanes, cores ? 2 : 4);
   const int lanes = body.lanes;
   int high = tile.each, wide = tile.each;
-  std::string row = "i / 4 * 64 + thread_row + i % 4", column = "j / 4 * 64 + thread_column + j % 4";
+  std::string row = "i / 4 * 64 + thread_row + i % 4",
+              column = "j / 4 * 64 + thread_column + j % 4";
   std::string sum = "sums[i][j";
   if (cores) {
     high = tile.rows / 16;

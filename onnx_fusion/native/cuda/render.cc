@@ -34,19 +34,20 @@ Status Work::add(size_t stage, const std::string& schedule, const Text& text, co
   const int64_t most[] = {device.max_grid_x, device.max_grid_yz, device.max_grid_yz};
   for (int d = 0; d < 3; ++d) {
     if (shape.grid[d] > most[d]) {
-      return Status(where + "needs a grid of " + number(shape.grid[d]) + " blocks, the device has " +
-                    number(most[d]));
+      return Status(where + "needs a grid of " + number(shape.grid[d]) +
+                    " blocks, the device has " + number(most[d]));
     }
   }
   if (shape.shared_bytes > device.shared_bytes) {
     return Status(where + "needs " + number(shape.shared_bytes) +
-                  " bytes of shared memory in a block, the device has " + number(device.shared_bytes));
+                  " bytes of shared memory in a block, the device has " +
+                  number(device.shared_bytes));
   }
   const unsigned threads = shape.block[0] * shape.block[1] * shape.block[2];
   Source source = text.finish(schedule, static_cast<int>(threads), blocks_per_processor);
-  const auto same = std::find_if(plan_->sources.begin(), plan_->sources.end(), [&](const Source& s) {
-    return s.entry == source.entry && s.body == source.body;
-  });
+  const auto same = std::find_if(
+      plan_->sources.begin(), plan_->sources.end(),
+      [&](const Source& s) { return s.entry == source.entry && s.body == source.body; });
   Launch launch{};
   launch.source = static_cast<size_t>(same - plan_->sources.begin());
   if (same == plan_->sources.end()) plan_->sources.push_back(std::move(source));
@@ -86,7 +87,8 @@ void Work::place() {
       for (size_t j = 0; j < i; ++j) {
         const Buffer& other = buffers_[order[j]];
         if (buffer.first > other.last || other.first > buffer.last ||
-            buffer.offset >= other.offset + other.bytes || other.offset >= buffer.offset + buffer.bytes) {
+            buffer.offset >= other.offset + other.bytes ||
+            other.offset >= buffer.offset + buffer.bytes) {
           continue;
         }
         buffer.offset = other.offset + other.bytes;
@@ -120,7 +122,8 @@ Status plan_stage(Work& work, size_t stage) {
     Product product;
     Status status;
     if (!reduces) {
-      status = crosses(nest) && !work.device.wide ? plan_transpose(work, stage, nest) : plan_points(work, stage, nest);
+      status = crosses(nest) && !work.device.wide ? plan_transpose(work, stage, nest)
+                                                  : plan_points(work, stage, nest);
     } else if (find_product(nest, work.device, &product)) {
       status = plan_product(work, stage, nest, product);
     } else {

@@ -1,7 +1,7 @@
-// From a bound program to CUDA C++ texts and the launches that run them. Pure: no driver, no compiler,
-// no state. Sizes and strides are arguments of the kernels, so shapes of one class (the same letters
-// with one position, the same divisibility and guards, 32- or 64-bit indices) have equal texts: the
-// text is the class, and modules are cached by it.
+// From a bound program to CUDA C++ texts and the launches that run them. Pure: no driver, no
+// compiler, no state. Sizes and strides are arguments of the kernels, so shapes of one class (the
+// same letters with one position, the same divisibility and guards, 32- or 64-bit indices) have
+// equal texts: the text is the class, and modules are cached by it.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// Reductions: the positions of one row are shared by one thread, a warp, a block, or a block's column.
+// Reductions: the positions of one row are shared by one thread, a warp, a block, or a block's
+// column.
 #include <algorithm>
 #include <cstdlib>
 
@@ -36,11 +37,15 @@ void print_levels(Body& body, const Row& row, const Team& team, const std::strin
     // What several loops over a row read.
     std::vector<int> loads;
     bool each = false;
-    for (int line : nest.stores) each = each || (nest.letters[static_cast<size_t>(line)] & row.reduced);
+    for (int line : nest.stores) {
+      each = each || (nest.letters[static_cast<size_t>(line)] & row.reduced);
+    }
     for (size_t i = 0; i < nest.lines(); ++i) {
       const int line = static_cast<int>(i);
       const bool load = nest.is_live(line) && nest.at(line).op == Op::op_load;
-      if (load && (nest.letters[i] & row.kept) && (nest.letters[i] & row.reduced)) loads.push_back(line);
+      if (load && (nest.letters[i] & row.kept) && (nest.letters[i] & row.reduced)) {
+        loads.push_back(line);
+      }
     }
     if (row.levels + each > 1 && team.after.find("threadIdx.y") == std::string::npos) {
       body.keep_rows(loads, row.reduced, team);
@@ -49,7 +54,9 @@ void print_levels(Body& body, const Row& row, const Team& team, const std::strin
       std::vector<int> together;
       for (size_t i = 0; i < nest.lines(); ++i) {
         const int line = static_cast<int>(i);
-        if (nest.reduces(line) && !nest.nothing(line) && nest.level[i] == level) together.push_back(line);
+        if (nest.reduces(line) && !nest.nothing(line) && nest.level[i] == level) {
+          together.push_back(line);
+        }
       }
       if (!together.empty()) body.reduce(together, team);
     }
@@ -111,9 +118,11 @@ Way choose(const Work& work, const Nest& nest, const Row& row) {
   return row.length <= kWarpRow ? Way::warp : Way::block;
 }
 
-// From sm_100 on the assembler takes 32 registers, and spills, unless told that half of a processor's
-// threads suffice.
-int blocks_of(const Work& work, int threads) { return work.device.arch >= 100 ? 1024 / threads : 0; }
+// From sm_100 on the assembler takes 32 registers, and spills, unless told that half of a
+// processor's threads suffice.
+int blocks_of(const Work& work, int threads) {
+  return work.device.arch >= 100 ? 1024 / threads : 0;
+}
 
 int fastest(const Nest& nest, LetterSet set) {
   for (size_t i = 0; i < nest.lines(); ++i) {
@@ -145,7 +154,9 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   if (way == Way::serial) {
     // Runs of rows, as long as enough threads remain.
     if (!kept.empty()) choose_lanes(body, kept.back());
-    while (body.lanes > 1 && row.rows / body.lanes < kThreads * work.device.processors) body.lanes /= 2;
+    while (body.lanes > 1 && row.rows / body.lanes < kThreads * work.device.processors) {
+      body.lanes /= 2;
+    }
     const int64_t runs = row.rows / body.lanes;
     text.line("const " + type + " i = blockIdx.x * (" + type + ")blockDim.x + threadIdx.x;");
     text.line("if (i >= " + text.number(runs, false) + ") return;");
@@ -168,7 +179,9 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
     return work.add(stage, "warp_rows", text, shape);
   }
   if (way == Way::block) {
-    const int threads = row.length / body.lanes <= 1024 ? 256 : row.length / body.lanes <= 4096 ? 512 : 1024;
+    const int threads = row.length / body.lanes <= 1024   ? 256
+                        : row.length / body.lanes <= 4096 ? 512
+                                                          : 1024;
     const std::string count = std::to_string(threads);
     team = {threads, "threadIdx.x", "block_", ", ($*)shared_bytes(), threadIdx.x, " + count};
     text.line("const " + type + " i = blockIdx.x;");

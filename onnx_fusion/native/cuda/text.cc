@@ -120,10 +120,12 @@ std::string Text::pointer(int tensor, bool writes) {
   Argument argument{Argument::Kind::workspace, tensor};
   if (what.kind == TensorKind::input) argument = {Argument::Kind::input, tensor};
   if (what.kind == TensorKind::output) {
-    argument = {Argument::Kind::output, tensor - static_cast<int64_t>(program.inputs + program.temps)};
+    argument = {Argument::Kind::output,
+                tensor - static_cast<int64_t>(program.inputs + program.temps)};
   }
   const std::string type = std::string(writes ? "" : "const ") + type_name(what.dtype);
-  return pointers_[tensor] = parameter(type + "* __restrict__ ", "t" + std::to_string(tensor), argument);
+  return pointers_[tensor] =
+             parameter(type + "* __restrict__ ", "t" + std::to_string(tensor), argument);
 }
 
 std::string Text::scratch(int buffer, DType dtype, bool writes) {
@@ -141,7 +143,9 @@ std::string Text::failure() {
 }
 
 std::string Text::number(int64_t value, bool fixed) {
-  if (value == 0 || value == 1 || (fixed && std::abs(value) <= kPrinted)) return std::to_string(value);
+  if (value == 0 || value == 1 || (fixed && std::abs(value) <= kPrinted)) {
+    return std::to_string(value);
+  }
   if (value == -1) return "-1";
   const bool large = wide_ || value > INT32_MAX || value < INT32_MIN;
   const auto found = numbers_.find({value, large});

@@ -28,7 +28,9 @@ bool find_crossing(const Nest& nest, Crossing* crossing) {
     const int line = static_cast<int>(i);
     const Access& access = nest.access[i];
     if (!nest.is_live(line) || nest.at(line).op != Op::op_load) continue;
-    if (!access.computed.empty() || !access.indirect.empty() || access.address.coef[c.to] <= 1) continue;
+    if (!access.computed.empty() || !access.indirect.empty() || access.address.coef[c.to] <= 1) {
+      continue;
+    }
     for (int l : order) {
       if (l == c.to || access.address.coef[l] != 1 || nest.extents[l] < kWorth) continue;
       if (c.from >= 0 && c.from != l) continue;
@@ -61,12 +63,13 @@ Status plan_transpose(Work& work, size_t stage, const Nest& nest) {
   text.line("const int tile_row = " + text.quotient("tile", wide, false) + ";");
   text.line("const int to = (tile - tile_row * " + text.number(wide, false) + ") * " + tile + ";");
   text.line("const int outer = " + text.quotient("tile_row", high, false) + ";");
-  text.line("const int from = (tile_row - outer * " + text.number(high, false) + ") * " + tile + ";");
+  text.line("const int from = (tile_row - outer * " + text.number(high, false) + ") * " + tile +
+            ";");
   int64_t bytes = 0;
   for (int line : crossing.loads) {
     const std::string type = type_name(nest.dtype(line));
-    text.line(type + "* const tile_" + std::to_string(line) + " = (" + type + "*)(shared_bytes() + " +
-              std::to_string(bytes) + ");");
+    text.line(type + "* const tile_" + std::to_string(line) + " = (" + type +
+              "*)(shared_bytes() + " + std::to_string(bytes) + ");");
     bytes += kTile * kPitch * static_cast<int64_t>(dtype_size(nest.dtype(line)));
     bytes = (bytes + 15) / 16 * 16;
   }
@@ -82,8 +85,8 @@ Status plan_transpose(Work& work, size_t stage, const Nest& nest) {
     const std::string j = body.letter[crossing.to] = "a" + std::to_string(crossing.to);
     text.line("const int " + i + " = from + " + along_from + ";");
     text.line("const int " + j + " = to + " + along_to + ";");
-    body.enter("if (" + i + " < " + text.number(nest.extents[crossing.from], false) + " && " + j + " < " +
-               text.number(nest.extents[crossing.to], false) + ")");
+    body.enter("if (" + i + " < " + text.number(nest.extents[crossing.from], false) + " && " + j +
+               " < " + text.number(nest.extents[crossing.to], false) + ")");
     for (int line : crossing.loads) {
       const std::string place = "tile_" + std::to_string(line) + "[(" + along_to + ") * " +
                                 std::to_string(kPitch) + " + " + along_from + "]";
@@ -92,7 +95,8 @@ Status plan_transpose(Work& work, size_t stage, const Nest& nest) {
         text.line(place + " = " + body.name(line) + ";");
       } else {
         const std::string name = "v" + std::to_string(line);
-        text.line(std::string("const ") + type_name(nest.dtype(line)) + " " + name + " = " + place + ";");
+        text.line(std::string("const ") + type_name(nest.dtype(line)) + " " + name + " = " + place +
+                  ";");
         body.give(line, name);
       }
     }

@@ -53,7 +53,8 @@ std::string convert(DType from, DType to, const std::string& value) {
   const bool floating = type == DType::f32 || type == DType::f64;
   if (to == DType::boolean) return wide + " != 0";
   if (to == DType::f16 || to == DType::bf16) {
-    return std::string("float_to_") + (to == DType::f16 ? "half" : "bf16") + "((float)" + wide + ")";
+    return std::string("float_to_") + (to == DType::f16 ? "half" : "bf16") + "((float)" + wide +
+           ")";
   }
   if (type == to) return wide;
   const std::string cast = std::string("(") + type_name(to) + ")";
@@ -77,7 +78,9 @@ const char* fold_name(Op op) {
 
 std::string nothing_value(const Instruction& line) {
   const bool lowest = line.op == Op::op_reduce_max, highest = line.op == Op::op_reduce_min;
-  if (!lowest && !highest) return convert(DType::i32, line.dtype, line.op == Op::op_reduce_prod ? "1" : "0");
+  if (!lowest && !highest) {
+    return convert(DType::i32, line.dtype, line.op == Op::op_reduce_prod ? "1" : "0");
+  }
   switch (line.dtype) {
     case DType::f32:
       return literal(line.dtype, bits_of(lowest ? -__builtin_inff() : __builtin_inff()));

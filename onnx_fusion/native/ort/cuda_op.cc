@@ -29,7 +29,8 @@ class CudaNode {
     settings.tf32 = op->options.tf32;
     std::vector<std::vector<int64_t>> dims;
     const std::vector<TensorView> shapes = inputs_.known(info, *program_, &dims);
-    kernel_ = cuda::Kernel::create(program_, optional_text(api, info, kPtx), settings, shapes.data());
+    kernel_ =
+        cuda::Kernel::create(program_, optional_text(api, info, kPtx), settings, shapes.data());
   }
 
   const Api* api() const { return inputs_.api(); }
@@ -43,7 +44,9 @@ class CudaNode {
     std::shared_ptr<const cuda::Bound> bound;
     Status status = kernel_->bind(views, &bound);
     if (!status.ok()) return inputs_.fail(status.message);
-    const auto dims_of = [&](size_t i, size_t* rank) { return kernel_->output_dims(*bound, i, rank); };
+    const auto dims_of = [&](size_t i, size_t* rank) {
+      return kernel_->output_dims(*bound, i, rank);
+    };
     const size_t outputs = kernel_->output_count();
     if (OrtStatus* failed = get_outputs(inputs_, context, outputs, dims_of, data)) return failed;
     const cuda::Launches* launches = nullptr;
@@ -69,7 +72,8 @@ class CudaNode {
 
 }  // namespace
 
-CudaRegion::CudaRegion(const Api* table, uint32_t table_version, std::string name, CudaOptions asked)
+CudaRegion::CudaRegion(const Api* table, uint32_t table_version, std::string name,
+                       CudaOptions asked)
     : FusedRegion(table, table_version, std::move(name)), options(std::move(asked)) {
   provider = [](const CustomOp* op) {
     return static_cast<const CudaRegion*>(op)->options.provider.c_str();

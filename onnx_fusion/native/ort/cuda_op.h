@@ -24,7 +24,8 @@ struct CudaRegion : FusedRegion {
   CudaRegion(const Api* table, uint32_t table_version, std::string name, CudaOptions asked);
 };
 
-// Starts to compile what a node of this text will need, with inputs of these shapes (-1: not known).
+// Starts to compile what a node of this text will need, with inputs of these shapes (-1: not
+// known).
 void compile_ahead(const CudaOptions& options, const Program& program, const std::string& text,
                    const std::vector<std::vector<int64_t>>& shapes);
 

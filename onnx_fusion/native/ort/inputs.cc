@@ -22,7 +22,8 @@ struct OwnedShape {
 template <class Query>
 class OwnedType {
  public:
-  OwnedType(const Api* api, const Query& query, const OrtKernelInfo* info, size_t index) : api_(api) {
+  OwnedType(const Api* api, const Query& query, const OrtKernelInfo* info, size_t index)
+      : api_(api) {
     check(query(api, info, index, &type_));
     if (OrtStatus* status = cast_to_tensor(api, type_, &tensor)) {
       release_type_info(api, type_);

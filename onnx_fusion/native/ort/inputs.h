@@ -26,8 +26,8 @@ class Inputs {
 
   // The constants; the others are without data, and without dims.
   const std::vector<TensorView>& constants() const { return views_; }
-  // The dims of all inputs as far as they are known now: -1 where one is not. `dims` holds what the views
-  // point to.
+  // The dims of all inputs as far as they are known now: -1 where one is not. `dims` holds what the
+  // views point to.
   std::vector<TensorView> known(const OrtKernelInfo* info, const Program& program,
                                 std::vector<std::vector<int64_t>>* dims) const;
 
@@ -60,7 +60,9 @@ OrtStatus* get_outputs(const Inputs& inputs, OrtKernelContext* context, size_t c
     size_t rank = 0;
     const int64_t* shape = dims_of(i, &rank);
     OrtValue* value = nullptr;
-    if (OrtStatus* status = get_output(inputs.api(), context, i, shape, rank, &value)) return status;
+    if (OrtStatus* status = get_output(inputs.api(), context, i, shape, rank, &value)) {
+      return status;
+    }
     if (value == nullptr) return inputs.fail("output " + std::to_string(i) + " is omitted");
     if (OrtStatus* status = tensor_data(inputs.api(), value, &data[i])) return status;
   }

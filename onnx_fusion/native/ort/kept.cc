@@ -72,8 +72,9 @@ const Kernel* KeptInputs::find(const TensorView* inputs) const {
   for (size_t i = 0; i < kept_.size(); ++i) {
     const TensorView& view = inputs[kept_[i]];
     const std::vector<int64_t>& dims = snapshot->dims[i];
-    const bool same = std::equal(dims.begin(), dims.end(), view.dims, view.dims + view.rank) &&
-                      std::memcmp(view.data, snapshot->data[i].data(), snapshot->data[i].size()) == 0;
+    const bool same =
+        std::equal(dims.begin(), dims.end(), view.dims, view.dims + view.rank) &&
+        std::memcmp(view.data, snapshot->data[i].data(), snapshot->data[i].size()) == 0;
     if (same) continue;
     changes_.fetch_add(1);
     return nullptr;

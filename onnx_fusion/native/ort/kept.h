@@ -1,5 +1,6 @@
-// Weights that a caller may replace: initializers that are inputs of the graph too. Hardly anyone does, so
-// the kernel is made as if they were constant, with what the first run brings, and every run compares.
+// Weights that a caller may replace: initializers that are inputs of the graph too. Hardly anyone
+// does, so the kernel is made as if they were constant, with what the first run brings, and every
+// run compares.
 #pragma once
 
 #include <atomic>
@@ -15,8 +16,8 @@ namespace onnx_fusion::ort {
 
 class KeptInputs {
  public:
-  // `schedule` is the node's: "kept=1,2" names the inputs, other keys are ignored. `constants` are as for
-  // Kernel::create.
+  // `schedule` is the node's: "kept=1,2" names the inputs, other keys are ignored. `constants` are
+  // as for Kernel::create.
   KeptInputs(const std::string& schedule, const std::string& text,
              const std::vector<TensorView>& constants);
 

@@ -7,8 +7,8 @@
 
 namespace onnx_fusion::ort {
 
-// A Node is made from its Region, the table, the kernel's info and what errors call it; it has compute(),
-// api() and where().
+// A Node is made from its Region, the table, the kernel's info and what errors call it; it has
+// compute(), api() and where().
 template <class Node, class Region>
 OrtStatus* create_node(const CustomOp* op, const Api* api, const OrtKernelInfo* info,
                        void** node) noexcept {

@@ -34,8 +34,10 @@ struct Pool {
 std::string misplaced() {
   const std::string what = "ONNX Runtime runs it on the CPU, and this session wants CUDA; ";
   if (!has_driver()) return what + "the CUDA driver (libcuda.so.1) cannot be loaded here";
-  return what + "ONNX Runtime's log says why if its CUDA provider was not loaded; else plan the model with "
-                "'optimize --target cuda' or 'both'";
+  return what +
+         "ONNX Runtime's log says why if its CUDA provider was not loaded; else plan the model "
+         "with "
+         "'optimize --target cuda' or 'both'";
 }
 
 // What ONNX Runtime holds for one node of one session.
@@ -69,7 +71,9 @@ class Node {
     const Kernel* const kernel = kept != nullptr ? kept : kernel_.get();
     BoundRef bound;
     if (Status status = kernel->bind(views, &bound); !status.ok()) return fail(status.message);
-    const auto dims_of = [&](size_t i, size_t* rank) { return kernel->output_dims(*bound, i, rank); };
+    const auto dims_of = [&](size_t i, size_t* rank) {
+      return kernel->output_dims(*bound, i, rank);
+    };
     const size_t outputs = kernel->output_count();
     if (OrtStatus* status = get_outputs(inputs_, context, outputs, dims_of, data)) return status;
     Pool pool{api(), context, threads_.get(), threads_->count()};

@@ -23,7 +23,8 @@ struct FusedRegion : CustomOp {
   const Api* api;
   std::string type;
   bool cuda_only = false;  // a kernel on the CPU is refused
-  const CudaOptions* ahead = nullptr;  // if CUDA kernels may be compiled as soon as shapes are known
+  const CudaOptions* ahead =
+      nullptr;  // if CUDA kernels may be compiled as soon as shapes are known
 
   FusedRegion(const Api* table, uint32_t table_version, std::string name);
 };

@@ -15,8 +15,8 @@ namespace {
 constexpr size_t kDefaultNames = 128;
 constexpr size_t kMostNames = 1024;
 constexpr const char* kNamesEntry = "onnx_fusion.names";
-// "1": there are CUDA kernels, and a fused node on the CPU is an error; "0": there are none. If it is not
-// given, there are both kinds where the machine has a CUDA driver.
+// "1": there are CUDA kernels, and a fused node on the CPU is an error; "0": there are none. If it
+// is not given, there are both kinds where the machine has a CUDA driver.
 constexpr const char* kCudaEntry = "onnx_fusion.cuda";
 constexpr const char* kProviderEntry = "onnx_fusion.cuda_provider";  // whom they are registered for
 constexpr const char* kNvrtcEntry = "onnx_fusion.nvrtc";             // the compiler's path
@@ -79,7 +79,9 @@ struct Types {
       }
       for (size_t i = 0; i <= asked.names; ++i) check(add_op(api, made, &ops[i]));
     }
-    for (size_t i = 0; asked.cuda && i <= asked.names; ++i) check(add_op(api, made, &cuda[kind][i]));
+    for (size_t i = 0; asked.cuda && i <= asked.names; ++i) {
+      check(add_op(api, made, &cuda[kind][i]));
+    }
     domains.emplace(asked, made);
     return made;
   }

@@ -10,13 +10,14 @@
 
 namespace onnx_fusion::ort {
 
-// What is on one stream runs in order, so all nodes of a session share its buffer. It only grows, by way of
-// ONNX Runtime's allocator, and is freed with the session: what was started may still use an older one, and
-// a captured graph runs on.
+// What is on one stream runs in order, so all nodes of a session share its buffer. It only grows,
+// by way of ONNX Runtime's allocator, and is freed with the session: what was started may still use
+// an older one, and a captured graph runs on.
 class Workspaces {
  public:
   // The same object for all nodes of a session that are alive; takes the allocator over.
-  static std::shared_ptr<Workspaces> of(const void* session, const Api* api, OrtAllocator* allocator);
+  static std::shared_ptr<Workspaces> of(const void* session, const Api* api,
+                                        OrtAllocator* allocator);
 
   Workspaces(const Api* api, OrtAllocator* allocator) : api_(api), allocator_(allocator) {}
   ~Workspaces();

@@ -159,7 +159,8 @@ class Binder {
     for (size_t l = 0; l < stage.letters.size(); ++l) {
       int64_t& extent = bound.extents[l];
       if (!value(stage.letters[l].extent, &extent) || extent < 0 || extent > kMaxExtent) {
-        return Status(where + ": letter " + stage.letters[l].name + " has no extent with these shapes");
+        return Status(where + ": letter " + stage.letters[l].name +
+                      " has no extent with these shapes");
       }
       if (extent == 0) bound.empty |= static_cast<LetterSet>(1u << l);
       ranges_[l] = {0, extent - 1};
@@ -207,7 +208,9 @@ class Binder {
       }
       bound->conds[i].push_back(out);
     }
-    if (line.op == Op::op_load || line.op == Op::op_store) return bind_map(line, &bound->maps[i], *bound);
+    if (line.op == Op::op_load || line.op == Op::op_store) {
+      return bind_map(line, &bound->maps[i], *bound);
+    }
     return Status();
   }
 
@@ -272,7 +275,9 @@ class Binder {
       std::sort(digits.begin(), digits.end());
       int64_t dense = 1;
       for (const auto& [coefficient, extent] : digits) {
-        if (coefficient != dense) return Status("a store's letters are not the digits of its index");
+        if (coefficient != dense) {
+          return Status("a store's letters are not the digits of its index");
+        }
         dense *= extent;
       }
       if (index.form.base < 0 || index.form.base + dense > index.extent) {

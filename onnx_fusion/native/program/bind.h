@@ -34,7 +34,8 @@ struct BoundMap {
   bool linear = false;   // every index is: the element's address is `address`
   bool guarded = false;  // any index is
   bool indirect = false;
-  Linear address;  // in elements from the tensor's start; for indirect maps, of the linear indices only
+  Linear address;  // in elements from the tensor's start; for indirect maps, of the linear indices
+                   // only
   std::vector<BoundIndex> dims;
 };
 
@@ -74,7 +75,8 @@ Status bind_program(const Program& program, const TensorView* inputs, BoundProgr
 // An expression's value at one point; bound so that it cannot overflow or divide by zero.
 int64_t evaluate(const Program& program, const int64_t* dims, const int64_t* letters, ExprId expr);
 
-// The range over boxes of letters. False if an intermediate result leaves +-2^60 or a divisor is <= 0.
+// The range over boxes of letters. False if an intermediate result leaves +-2^60 or a divisor is <=
+// 0.
 bool expr_range(const Program& program, const int64_t* dims, const Interval* letters, ExprId expr,
                 Interval* range);
 

@@ -52,7 +52,8 @@ class Parser {
 
   Program program_;
   std::map<std::string, int, std::less<>> tensors_, dims_, letters_;
-  std::vector<int> stored_in_, loaded_in_;  // per tensor: the last stage that stores, first that loads
+  std::vector<int> stored_in_,
+      loaded_in_;  // per tensor: the last stage that stores, first that loads
   int nodes_ = 0;                           // of the expression being read
 };
 

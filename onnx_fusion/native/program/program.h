@@ -105,7 +105,6 @@ int op_arity(Op op);                        // elementwise instructions and wher
 bool op_accepts(Op op, DType dtype);        // elementwise: does it exist for operands of this type
 bool op_gives_bool(Op op);
 inline bool op_is_reduction(Op op) { return op >= Op::op_reduce_sum && op <= Op::op_reduce_prod; }
-inline bool op_is_elementwise(Op op) { return op < Op::op_reduce_sum; }
 
 // The letters an expression uses.
 LetterSet expr_letters(const Program& program, ExprId expr);

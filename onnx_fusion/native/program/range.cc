@@ -1,4 +1,5 @@
-// Expressions over boxes of letters: values, intervals, linear forms (docs/tile_program.md, section 7).
+// Expressions over boxes of letters: values, intervals, linear forms (docs/tile_program.md, section
+// 7).
 #include <algorithm>
 
 #include "program/bind.h"
@@ -100,8 +101,9 @@ class Analysis {
           *out = low ? b : a;
         } else {
           out->linear = false;
-          out->range = low ? Interval{std::min(a.range.lo, b.range.lo), std::min(a.range.hi, b.range.hi)}
-                           : Interval{std::max(a.range.lo, b.range.lo), std::max(a.range.hi, b.range.hi)};
+          out->range =
+              low ? Interval{std::min(a.range.lo, b.range.lo), std::min(a.range.hi, b.range.hi)}
+                  : Interval{std::max(a.range.lo, b.range.lo), std::max(a.range.hi, b.range.hi)};
         }
         return true;
       }
@@ -147,7 +149,8 @@ class Analysis {
     return true;
   }
 
-  // a // c and a % c stay linear where the terms split into multiples of c and a rest within [0, c).
+  // a // c and a % c stay linear where the terms split into multiples of c and a rest within [0,
+  // c).
   bool divide(ExprOp op, const Form& a, int64_t c, Form* out) const {
     const int64_t lo = floor_div(a.range.lo, c), hi = floor_div(a.range.hi, c);
     Form quotient, rest;

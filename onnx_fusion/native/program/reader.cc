@@ -97,7 +97,9 @@ std::string_view Reader::word(const char* what) {
 
 std::string Reader::tensor_name() {
   const std::string_view found = word("a tensor's name");
-  if (!is_tensor_name(found)) fail("'" + std::string(found.substr(0, 40)) + "' is not a tensor's name");
+  if (!is_tensor_name(found)) {
+    fail("'" + std::string(found.substr(0, 40)) + "' is not a tensor's name");
+  }
   if (found.size() > kMaxName) fail("a name is longer than 32 characters");
   return std::string(found);
 }
