@@ -29,25 +29,32 @@ std::string contract_refusal(const Program& program, size_t stage) {
   return "";
 }
 
+namespace {
+
+using Planner = std::unique_ptr<StagePlan> (*)(const BoundProgram& bound, size_t stage,
+                                               const TensorView* constants, size_t count);
+
+template <class Plan>
+std::unique_ptr<StagePlan> plan_as(const BoundProgram& bound, size_t stage,
+                                   const TensorView* constants, size_t count) {
+  return Plan::make(bound, stage, constants, count);
+}
+
+// Special kinds, in the order in which they are asked; each gives null for a stage of another.
+constexpr Planner kPlanners[] = {
+    cpu::plan_phases, plan_as<cpu::DepthPlan>, plan_as<cpu::GroupPlan>,
+    plan_as<cpu::WindowPlan>, plan_as<cpu::WinogradPlan>, plan_as<cpu::DirectPlan>,
+    plan_as<cpu::NarrowPlan>, plan_as<cpu::StrassenPlan>,
+};
+
+}  // namespace
+
 std::unique_ptr<StagePlan> plan_contraction(const BoundProgram& bound, size_t stage,
                                             const TensorView* constants, size_t count) {
-  if (!bound.stages[stage].empty) {
-    auto phases = cpu::plan_phases(bound, stage, constants, count);
-    if (phases != nullptr) return phases;
-    auto depth = cpu::DepthPlan::make(bound, stage, constants, count);
-    if (depth != nullptr) return depth;
-    auto group = cpu::GroupPlan::make(bound, stage, constants, count);
-    if (group != nullptr) return group;
-    auto window = cpu::WindowPlan::make(bound, stage, constants, count);
-    if (window != nullptr) return window;
-    auto winograd = cpu::WinogradPlan::make(bound, stage, constants, count);
-    if (winograd != nullptr) return winograd;
-    auto direct = cpu::DirectPlan::make(bound, stage, constants, count);
-    if (direct != nullptr) return direct;
-    auto narrow = cpu::NarrowPlan::make(bound, stage, constants, count);
-    if (narrow != nullptr) return narrow;
-    auto strassen = cpu::StrassenPlan::make(bound, stage, constants, count);
-    if (strassen != nullptr) return strassen;
+  for (const Planner planner : kPlanners) {
+    if (bound.stages[stage].empty) break;
+    auto plan = planner(bound, stage, constants, count);
+    if (plan != nullptr) return plan;
   }
   auto plan = std::make_unique<cpu::ContractPlan>(bound, stage, constants, count, true);
   if (!plan->fails()) return plan;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "cuda/render.h"
 #include "status.h"
@@ -47,13 +48,7 @@ inline constexpr int kInvalidImage = 200, kNoBinary = 209, kInvalidPtx = 218,
                      kUnsupportedPtx = 222, kNotFound = 500;
 
 struct Driver {
-  template <class Function>
-  struct Pointer;
-  template <class Result, class... Args>
-  struct Pointer<Result(Args...)> {
-    using type = Result (*)(Args...);
-  };
-#define X(member, name, ...) Pointer<__VA_ARGS__>::type member = nullptr;
+#define X(member, name, ...) std::add_pointer_t<__VA_ARGS__> member = nullptr;
   ONNX_FUSION_DRIVER(X)
 #undef X
 

@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 
 #include "cuda/cache.h"
 #include "status.h"
@@ -122,13 +123,7 @@ std::string first_error(const std::string& log, int code) {
   X(log, "nvrtcGetProgramLog", int(Code, char*))
 
 struct Compiler::Table {
-  template <class Function>
-  struct Pointer;
-  template <class Result, class... Args>
-  struct Pointer<Result(Args...)> {
-    using type = Result (*)(Args...);
-  };
-#define X(member, name, ...) Pointer<__VA_ARGS__>::type member = nullptr;
+#define X(member, name, ...) std::add_pointer_t<__VA_ARGS__> member = nullptr;
   ONNX_FUSION_NVRTC_TABLE(X)
 #undef X
 };

@@ -212,11 +212,16 @@ void Parser::parse_select(Reader& reader, Instruction& line) {
   line.dtype = defined(a).dtype;
 }
 
-void Parser::parse_load(Reader& reader, Instruction& line) {
+std::string Parser::find_tensor(Reader& reader, Instruction& line) {
   const std::string name = reader.tensor_name();
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) reader.fail("there is no tensor " + name);
   line.tensor = found->second;
+  return name;
+}
+
+void Parser::parse_load(Reader& reader, Instruction& line) {
+  const std::string name = find_tensor(reader, line);
   const size_t at = static_cast<size_t>(line.tensor);
   const Tensor& tensor = program_.tensors[at];
   const int stage = static_cast<int>(program_.stages.size()) - 1;
@@ -282,10 +287,7 @@ void Parser::parse_store(Reader& reader) {
   Instruction line{};
   line.op = Op::op_store;
   line.line = reader.line();
-  const std::string name = reader.tensor_name();
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) reader.fail("there is no tensor " + name);
-  line.tensor = found->second;
+  const std::string name = find_tensor(reader, line);
   const size_t at = static_cast<size_t>(line.tensor);
   const Tensor& tensor = program_.tensors[at];
   if (tensor.kind == TensorKind::input) reader.fail("an input cannot be stored");

@@ -32,6 +32,8 @@ class Parser {
   void end_text(const Reader& reader);
 
   void parse_instruction(Reader& reader, Instruction& line);
+  // Reads a tensor's name, which it returns, and sets the line's tensor.
+  std::string find_tensor(Reader& reader, Instruction& line);
   void parse_load(Reader& reader, Instruction& line);
   void parse_store(Reader& reader);
   void parse_select(Reader& reader, Instruction& line);
