@@ -5,27 +5,6 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-struct Turned {
-  alignas(64) int32_t at[kLanes];
-};
-constexpr Turned turned(int by) {
-  Turned indices{};
-  for (int j = 0; j < kLanes; ++j) indices.at[j] = (j + by) % kLanes;
-  return indices;
-}
-constexpr Turned kTurned[4] = {turned(8), turned(4), turned(2), turned(1)};
-
-template <class Number>
-ONNX_FUSION_INLINE float across(Floats v) {
-#pragma GCC unroll 4
-  for (int k = kLanes == 16 ? 0 : kLanes == 8 ? 1 : 2; k < 4; ++k) {
-    Ints by;
-    __builtin_memcpy(&by, kTurned[k].at, sizeof by);
-    v = Number::join(v, __builtin_shuffle(v, by));
-  }
-  return v[0];
-}
-
 // At least one vector; false if one of the elements is not finite.
 template <class Number>
 ONNX_FUSION_INLINE bool row(const float* x, int64_t n, float* out) {

@@ -1,104 +1,55 @@
-// Reductions of f32 with the accumulators of a few vectors in registers: over a window of memory, and
-// along rows.
+// Reductions of f32 with the accumulators of a few vectors in registers: over a window of memory,
+// and along rows.
 #include "cpu/isa/joins.h"
 #include "cpu/kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
-
-typedef float Vector __attribute__((vector_size(kLanes * 4)));
-typedef int32_t Lanes __attribute__((vector_size(kLanes * 4)));
-
-ONNX_FUSION_INLINE Vector load(const float* p) {
-  Vector v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-
-// Indices for shuffles; built in memory, since GCC would put a loop's together lane by lane.
-struct Indices {
-  alignas(64) int32_t at[kLanes];
-};
-constexpr Indices every_second() {
-  Indices indices{};
-  for (int j = 0; j < kLanes; ++j) indices.at[j] = 2 * j < kLanes ? 2 * j : 2 * j + 1;
-  return indices;
-}
-constexpr Indices turned(int by) {
-  Indices indices{};
-  for (int j = 0; j < kLanes; ++j) indices.at[j] = (j + by) % kLanes;
-  return indices;
-}
+// Vectors of few lanes, and every second element of one and of what is N - 1 behind it. (GCC
+// shuffles only vectors whose type depends on no template parameter.)
 template <int N>
-struct EvenTable {
-  alignas(32) int32_t at[N];
-  constexpr EvenTable() : at() {
-    for (int j = 0; j < N; ++j) at[j] = 2 * j < N ? 2 * j : 2 * j + 1;
-  }
-};
-// GCC shuffles only vectors whose type depends on no template parameter.
-template <int N>
-struct Even;
+struct Few;
 template <>
-struct Even<4> {
+struct Few<4> {
   typedef float Vector __attribute__((vector_size(16)));
   typedef int32_t Lanes __attribute__((vector_size(16)));
-  static constexpr EvenTable<4> indices{};
+  ONNX_FUSION_INLINE Vector even(Vector low, Vector high) {
+    return __builtin_shuffle(low, high, Lanes{0, 2, 5, 7});
+  }
 };
+#if defined(__AVX2__)
 template <>
-struct Even<8> {
+struct Few<8> {
   typedef float Vector __attribute__((vector_size(32)));
   typedef int32_t Lanes __attribute__((vector_size(32)));
-  static constexpr EvenTable<8> indices{};
+  ONNX_FUSION_INLINE Vector even(Vector low, Vector high) {
+    return __builtin_shuffle(low, high, Lanes{0, 2, 4, 6, 9, 11, 13, 15});
+  }
 };
-constexpr Indices kEverySecond = every_second();
-constexpr Indices kTurned8 = turned(8), kTurned4 = turned(4), kTurned2 = turned(2),
-                  kTurned1 = turned(1);
-
-ONNX_FUSION_INLINE Lanes load(const Indices& indices) {
-  Lanes v;
-  __builtin_memcpy(&v, indices.at, sizeof v);
-  return v;
-}
-
-template <class F>
-ONNX_FUSION_INLINE float across(Vector v) {
-  if constexpr (kLanes > 8) v = F::join(v, __builtin_shuffle(v, load(kTurned8)));
-  if constexpr (kLanes > 4) v = F::join(v, __builtin_shuffle(v, load(kTurned4)));
-  v = F::join(v, __builtin_shuffle(v, load(kTurned2)));
-  v = F::join(v, __builtin_shuffle(v, load(kTurned1)));
-  return v[0];
-}
+#endif
 
 // Elements 0, step, 2 * step, ... and none beyond.
 template <int Stride>
-ONNX_FUSION_INLINE Vector load_every(const float* p, int64_t step) {
+ONNX_FUSION_INLINE Floats load_every(const float* p, int64_t step) {
   if constexpr (Stride == 1) {
     return load(p);
   } else if constexpr (Stride == 2) {
-    const Vector low = load(p), high = load(p + kLanes - 1);
-    return __builtin_shuffle(low, high, load(kEverySecond));
+    return load_even_all(p);
   } else {
-    Vector v;
+    Floats v;
     for (int j = 0; j < kLanes; ++j) v[j] = p[j * step];
     return v;
   }
 }
 
-// Joins follow each other at a latency of some cycles, so few vectors are joined in several strands.
+// Joins follow each other at a latency of some cycles, so few vectors are joined in several
+// strands.
 template <class F, int Stride, int Vectors>
 ONNX_FUSION_INLINE void block(float* out, const float* base, const int64_t* offsets, int64_t count,
                               int64_t stride) {
   constexpr int kStrands = Vectors > 2 ? 1 : 4 / Vectors;
-  Vector acc[kStrands][Vectors];
+  Floats acc[kStrands][Vectors];
   const int64_t strands = count >= 2 * kStrands ? kStrands : 1;
   const auto at = [&](int64_t k, int v) {
     return load_every<Stride>(base + offsets[k] + v * kLanes * stride, stride);
@@ -130,16 +81,14 @@ ONNX_FUSION_INLINE void block(float* out, const float* base, const int64_t* offs
     for (int v = 0; v < Vectors; ++v) acc[0][v] = F::join(acc[0][v], at(k, v));
   }
 #pragma GCC unroll 4
-  for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + v * kLanes, &acc[0][v], sizeof(Vector));
+  for (int v = 0; v < Vectors; ++v) store(out + v * kLanes, acc[0][v]);
 }
 
 // Fewer lanes than a vector has: shorter vectors, the last one again covering the rest.
 template <class F, int Stride, int N>
 ONNX_FUSION_INLINE void narrow(float* out, const float* base, const int64_t* offsets, int64_t count,
                                int64_t lanes) {
-  using Short = typename Even<N>::Vector;
-  typename Even<N>::Lanes second;
-  __builtin_memcpy(&second, Even<N>::indices.at, sizeof second);
+  using Short = typename Few<N>::Vector;
   for (int64_t j = 0;; j = lanes - N) {
     const auto at = [&](int64_t k) {
       const float* const x = base + offsets[k] + j * Stride;
@@ -147,7 +96,7 @@ ONNX_FUSION_INLINE void narrow(float* out, const float* base, const int64_t* off
       __builtin_memcpy(&low, x, sizeof low);
       if constexpr (Stride == 2) {
         __builtin_memcpy(&high, x + N - 1, sizeof high);
-        low = __builtin_shuffle(low, high, second);
+        low = Few<N>::even(low, high);
       }
       return low;
     };
@@ -232,7 +181,7 @@ float row(const float* x, int64_t n) {
   float result = G::of(x[0]);
   int64_t i = 1;
   if (n >= kLanes) {
-    Vector acc[4] = {G::of(load(x)), G::of(load(x)), G::of(load(x)), G::of(load(x))};
+    Floats acc[4] = {G::of(load(x)), G::of(load(x)), G::of(load(x)), G::of(load(x))};
     i = kLanes;
     if (n >= kLanes * 4) {
       for (int v = 1; v < 4; ++v) acc[v] = G::of(load(x + v * kLanes));
