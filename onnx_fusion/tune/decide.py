@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TAKEN = 0.97
 """A unit measured here is taken below this share of ONNX Runtime's time."""
-TAKEN_BY_PRIOR = 0.9
+TAKEN_BY_PRIOR = 0.95
 """The same for what was measured on another machine."""
 NEAR = 1.1
 """Up to this, a unit that loses is tried again as part of the whole."""
