@@ -16,6 +16,7 @@ from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.fusion import cost, layout
 from onnx_fusion.fusion.grow import plan as plan_graph
 from onnx_fusion.fusion.limit import limit
+from onnx_fusion.fusion.named import check_names
 from onnx_fusion.fusion.plan import Plan, Refusal, Region, join
 from onnx_fusion.fusion.policy import choose
 from onnx_fusion.fusion.target import Accept, Target
@@ -63,13 +64,14 @@ class Summary:
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Planned:
     """A plan and its programs, of the main graph `graph` and the bodies inside it; `tuned` says how
-    measured latency came to it, if it did."""
+    measured latency came to it, if it did; `notes` are sentences about what was asked for."""
 
     model: Model
     graph: Graph
     plan: Plan
     lowered: tuple[Lowered, ...]
     tuned: Tuned | None = None
+    notes: tuple[str, ...] = ()
 
 
 def plan(
@@ -90,8 +92,8 @@ def plan(
     then are those that run on it, or on both, and are expected to pay there. `skip` names nodes or
     op_types to leave as they are; if `only` names any, all others are left, but for what is in
     bodies and functions named. `max_regions` keeps that many regions, the first. `disabled` names
-    rules (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule that does not
-    exist.
+    rules (`list_rules`) not to use. Raises ModelError, OnnxFusionError for a rule or a name that
+    does not exist.
     """
     return plan_programs(
         model, policy=policy, device=device, strict=strict, skip=skip, only=only,
@@ -252,6 +254,10 @@ def plan_programs(
     graph = prepare(model, strict=strict, disabled=disabled)
     add = add_functions if fallback else add_bodies
     left = add(graph, lambda body: prepare(body, strict=strict, disabled=disabled), skip)
+    notes = [
+        *check_names(model, graph, skip, "skip"),
+        *check_names(model, graph, only, "only"),
+    ]
     progress("plan", 0.0)
 
     def judge(made: Lowered) -> str | None:
@@ -300,7 +306,7 @@ def plan_programs(
     made = join(limited)
     lowered = _lower(lowering, made, graph, layouts)
     progress("plan", 1.0)
-    return Planned(model, graph, made, lowered, tuned)
+    return Planned(model, graph, made, lowered, tuned, tuple(notes))
 
 
 def _tools(model: Model, graph: Graph, lowering: Lowering, layouts: bool, fallback: bool) -> Tools:
@@ -369,6 +375,7 @@ def _summary(
             known = "was measured" if planned.tuned is not None else "is expected"
             reason = f"nothing {known} to run faster"
         notes.append(f"nothing was fused: {reason}; see 'explain --policy {policy}'")
+    notes = [*planned.notes, *notes]
     if emitted.left_out:
         notes.append(
             f"{len(emitted.left_out)} regions were left out: more than 1024 are distinct, "

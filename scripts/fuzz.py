@@ -15,16 +15,8 @@ inputs. Exits with 1 if one did.
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
-import json
-import os
-import selectors
-import subprocess
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+from fuzz_drive import drive, line, ours
 from fuzz_graphs import UNOPTIMIZED, Rejected, quiet
 from fuzz_models import Case, make
 from onnx import helper, numpy_helper
@@ -40,8 +33,6 @@ import onnx_fusion
 from onnx_fusion.runtime.reference import NoReference, evaluate
 from onnx_fusion.runtime.session import session
 
-SECONDS = 120
-TURN = 40
 Feeds = Mapping[str, np.ndarray]
 
 
@@ -233,7 +224,7 @@ def check(seed: int) -> tuple[str, list[str]]:
         run(model, feeds, True)
     except Exception as error:
         raise Rejected(str(error)) from None
-    print(json.dumps({"at": seed, "stage": "optimized"}), flush=True)
+    ours(seed)
     wrong = []
     given = [(feeds, wanted)]
     other = resized(case, seed)
@@ -255,10 +246,10 @@ def check(seed: int) -> tuple[str, list[str]]:
         for library, threads in runs:
             where = f"{text}, {regions} regions, {'library' if library else 'portable'}, {threads}"
             try:
-                ours = session(made, library=library, threads=threads)
+                fused = session(made, library=library, threads=threads)
                 for one, right in given:
-                    taken = {value.name for value in ours.get_inputs()}
-                    got = ours.run(None, {n: a for n, a in one.items() if n in taken})
+                    taken = {value.name for value in fused.get_inputs()}
+                    got = fused.run(None, {n: a for n, a in one.items() if n in taken})
                     why = compare(model, one, right, got)
                     if why:
                         which = "" if one is feeds else "other extents, "
@@ -266,60 +257,6 @@ def check(seed: int) -> tuple[str, list[str]]:
             except Exception as error:
                 wrong.append(f"{where}: {type(error).__name__}: {line(error)}")
     return case.about, wrong
-
-
-def line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:400]
-
-
-def work(seeds: Sequence[int]) -> None:
-    """Check seeds, and print a JSON line before each and after."""
-    warnings.simplefilter("ignore")
-    faulthandler.enable()
-    for seed in seeds:
-        print(json.dumps({"at": seed}), flush=True)
-        try:
-            about, wrong = check(seed)
-        except Rejected as error:
-            about, wrong = f"rejected: {line(error)[:80]}", []
-        print(json.dumps({"seed": seed, "about": about, "wrong": wrong}), flush=True)
-
-
-def turn(seeds: range, isa: str) -> list[dict[str, Any]]:
-    """Return the outcomes of seeds in processes of one instruction set."""
-    found: list[dict[str, Any]] = []
-    left = seeds
-    while left:
-        command = [sys.executable, __file__, "--work", f"{left.start}:{left.stop}"]
-        environment = os.environ | ({"ONNX_FUSION_ISA": isa} if isa else {})
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
-        )
-        at, stage, why = left.start, "plain", None
-        selector = selectors.DefaultSelector()
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while True:
-            if not selector.select(SECONDS):
-                child.kill()
-                why = f"took more than {SECONDS} s"
-                break
-            text = child.stdout.readline()
-            if not text:
-                break
-            told = json.loads(text)
-            at, stage = told.get("at", at), told.get("stage", "plain")
-            if "seed" in told:
-                found.append(told)
-        said = child.stderr.read()
-        code = child.wait()
-        done = bool(found) and found[-1]["seed"] == left.stop - 1
-        if done and not code:
-            break
-        why = why or f"ended with {code}: {' '.join(said.split())[-600:]}"
-        about = "" if stage == "optimized" else "rejected: plain ONNX Runtime fails"
-        found.append({"seed": at, "about": about, "wrong": [why] if stage == "optimized" else []})
-        left = range(at + 1, left.stop)
-    return found
 
 
 def save(seed: int, folder: Path) -> None:
@@ -330,38 +267,5 @@ def save(seed: int, folder: Path) -> None:
     np.savez(folder / f"{seed}.npz", **{f"in_{n}": a for n, a in case.feeds.items()})
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--count", type=int, default=200, help="number of seeds")
-    parser.add_argument("--minutes", type=float, help="start seeds until then, in place of --count")
-    parser.add_argument("--isa", default="", help="instruction sets, in turn: base,avx2,avx512")
-    parser.add_argument("--save", type=Path, help="folder for models that fail")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    chosen = parser.parse_args(arguments)
-    if chosen.work:
-        work(range(*(int(part) for part in chosen.work.split(":"))))
-        return 0
-    isas = chosen.isa.split(",")
-    start, seed, bad, good, skipped = time.monotonic(), chosen.first, 0, 0, 0
-    while True:
-        late = chosen.minutes and time.monotonic() - start > chosen.minutes * 60
-        stop = seed + TURN if chosen.minutes else min(chosen.first + chosen.count, seed + TURN)
-        if late or stop <= seed:
-            break
-        isa = isas[seed // TURN % len(isas)]
-        for one in turn(range(seed, stop), isa):
-            skipped += one["about"].startswith("rejected")
-            good += not one["wrong"]
-            bad += bool(one["wrong"])
-            for why in one["wrong"]:
-                print(f"seed {one['seed']} {isa} ({one['about']}): {why}", flush=True)
-            if one["wrong"] and chosen.save:
-                save(one["seed"], chosen.save)
-        seed = stop
-    print(f"{good - skipped} models are right, {bad} are not, {skipped} seeds made none")
-    return int(bad > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(drive(__doc__, __file__, check, save))

@@ -227,6 +227,10 @@ USAGE = {
     "seconds": ["bench", "a", "--seconds", "nan"],
     "number": ["bench", "a", "--threads", "two"],
     "option": ["explain", "a", "--yaml"],
+    "no number of threads": ["verify", "a", "b", "--threads", "two"],
+    "no threads": ["optimize", "a", "b", "--tune", "--threads", ""],
+    "no budget": ["optimize", "a", "b", "--tune", "--budget", "soon"],
+    "half a region": ["explain", "a", "--max-regions", "1.5"],
 }
 
 
@@ -238,6 +242,61 @@ def test_usage_errors_exit_with_2(case: str, capsys: pytest.CaptureFixture) -> N
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: onnx-fusion")
+    assert "invalid" not in err.splitlines()[-1] or "choice" in err.splitlines()[-1]
+
+
+NAMES = {
+    "no node": (["--skip", "conv9"], "skip 'conv9' is neither a node nor an operator type; "),
+    "case": (["--only", "relu"], "only 'relu' is neither a node nor an operator type; did you "
+                                 "mean 'Relu'?; "),
+    "one of two": (["--skip", "Exp", "Relu_1"], "skip 'Relu_1' is neither a node nor an operator "
+                                                "type; did you mean 'Relu_0'?; "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [["explain"], ["optimize", "out.onnx"], ["bisect"]])
+@pytest.mark.parametrize("case", NAMES)
+def test_names_of_nothing(
+    case: str, command: list[str], folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    put(model(), "model.onnx")
+    options, message = NAMES[case]
+    assert command_line.main([command[0], "model.onnx", *command[1:], *options]) == 1
+    line = f"model.onnx: {message}'explain --json' shows the names\n"
+    assert capsys.readouterr() == ("", line)
+    assert os.listdir() == ["model.onnx"]
+
+
+def test_an_operator_that_the_model_has_not_is_a_note(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    put(model(), "model.onnx")
+    options = ["--skip", "Softmax", "Relu", "--policy", "all"]
+    assert command_line.main(["optimize", "model.onnx", "out.onnx", *options]) == 0
+    assert capsys.readouterr().err.splitlines()[0] == "skip Softmax: the model has no such node"
+    assert command_line.main(["explain", "model.onnx", *options]) == 0
+    assert capsys.readouterr().err == "skip Softmax: the model has no such node\n"
+
+
+def test_bodies_and_functions_have_names() -> None:
+    from bodies_models import NESTED, parse
+
+    for name in ("outer", "outer/then_branch", "outer/then_branch/inner"):
+        onnx_fusion.plan(parse(NESTED), skip=[name])
+        onnx_fusion.plan(parse(NESTED), only=[name])
+    with pytest.raises(onnx_fusion.errors.OnnxFusionError, match="'outer/then'"):
+        onnx_fusion.plan(parse(NESTED), only=["outer/then"])
+
+
+def test_files_that_would_be_each_other(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    put(model(), "model.onnx")
+    Path("there").write_text("before")
+    before = snapshot(folder)
+    assert command_line.main(["explain", "model.onnx", "--html", "a", "--dot", "./a"]) == 1
+    assert capsys.readouterr().err == "./a: is what --html names too; choose two files\n"
+    assert command_line.main(["bisect", "model.onnx", "--output", "there"]) == 1
+    assert capsys.readouterr().err == "there: cannot be written: file exists\n"
+    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("debug", [False, True])
@@ -340,6 +399,35 @@ def test_bad_models_to_compare(command: str, folder: Path, capsys: pytest.Captur
     for arguments, line in (
         (["gone.onnx", "model.onnx"], "gone.onnx: cannot be read: no such file or directory\n"),
         (["text.onnx", "model.onnx"], "text.onnx: not an ONNX model\n"),
+        (["model.onnx", "gone.onnx"], "gone.onnx: cannot be read: no such file or directory\n"),
+        (["model.onnx", "text.onnx"], "text.onnx: not an ONNX model\n"),
+        (["model.onnx", "."], ".: cannot be read: is a directory\n"),
     ):
         assert command_line.main([command, *arguments]) == 1
         assert capsys.readouterr() == ("", line)
+
+
+def test_models_of_other_inputs_are_not_timed(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    put(model(), "model.onnx")
+    put(model("y = Neg(z)", "(float[2] z) => (float[2] y)"), "other.onnx")
+    assert command_line.main(["bench", "model.onnx", "other.onnx", "--seconds", "0.1"]) == 1
+    line = "the optimized model has an input 'z'; there are arrays for x: "
+    assert capsys.readouterr() == ("", f"{line}are these copies of one model?\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["optimize", "model.onnx", "out.onnx"], ["bench", "model.onnx"]]
+)
+def test_an_unknown_instruction_set_is_no_other(arguments: list[str], folder: Path) -> None:
+    put(model(), "model.onnx")
+    root = str(Path(onnx_fusion.__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-m", "onnx_fusion", *arguments],
+        env={**os.environ, "PYTHONPATH": path, "ONNX_FUSION_ISA": "avx3"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("ONNX_FUSION_ISA is 'avx3'; this library and machine have ")
+    assert done.stderr.endswith(": name one of these, or unset it\n")
+    assert os.listdir() == ["model.onnx"]

@@ -142,7 +142,7 @@ def test_forms_do_not_grow_with_depth(nodes, monkeypatch):
     lowered = []
     monkeypatch.setattr(reuse, "lower", lambda *a, **o: lowered.append(a) or lower(*a, **o))
     made = api.plan(plan_scaling.transformer(nodes), policy="all")
-    assert len(made.regions) > nodes / 8
+    assert len(made.regions) > nodes / 25
     assert len(lowered) < 45
 
 

@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from onnx_fusion.runtime.inputs import read_inputs
     from onnx_fusion.runtime.verify import verify
 
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise OnnxFusionError(f"{args.output}: cannot be written: file exists")
     search = Search(args.original, planning(args))
     given = read_inputs(args.inputs, args.original) if args.inputs else None
     planned = search.plan()

@@ -43,7 +43,11 @@ def run(args: argparse.Namespace) -> int:
 
     for target in filter(None, (args.html, args.dot)):
         show.refuse_same(args.source, target)
+    if args.html and args.dot and os.path.abspath(args.html) == os.path.abspath(args.dot):
+        raise OnnxFusionError(f"{args.dot}: is what --html names too; choose two files")
     planned = plan_programs(args.source, **planning(args))
+    for note in planned.notes:
+        show.say(note)
     title = f"{Path(args.source).name}, policy {args.policy}"
     if args.html:
         write(args.html, write_html(planned, title))

@@ -79,9 +79,12 @@ def add_tuning(parser: argparse.ArgumentParser) -> None:
 
 def seconds(text: str) -> float:
     """Return the text as a number of seconds above 0."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not '{text}'")
     return value
 
 
@@ -196,10 +199,9 @@ class ListRules(argparse.Action):
 
 def number(text: str) -> int:
     """Return the text as a number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
-    return value
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, not '{text}'")
+    return int(text)
 
 
 def planning(args: argparse.Namespace) -> dict[str, Any]:

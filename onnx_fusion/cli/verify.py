@@ -32,10 +32,11 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def thread_count(text: str) -> int:
     """Return the text as a number of threads."""
-    value = int(text)
-    if not 1 <= value <= MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_THREADS}, not {text}")
-    return value
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 1 to {MOST_THREADS}, not '{text}'"
+        )
+    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

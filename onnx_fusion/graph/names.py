@@ -9,9 +9,10 @@ is `domain::function/conv1`, whoever calls it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from onnx_fusion.graph import scope
 from onnx_fusion.graph.model import Origin
 
 if TYPE_CHECKING:
@@ -50,6 +51,22 @@ def is_inside(path: str, names: Collection[str]) -> bool:
     """
     local = path.rpartition("::")[2] if "::" in path else path
     return any(way.startswith(f"{name}/") for name in names for way in (path, local))
+
+
+def every_path(model: onnx.ModelProto) -> dict[str, Sequence[onnx.NodeProto]]:
+    """Return the nodes of the model's graph (""), its functions and the bodies in these, by what
+    their names begin with."""
+    found = {"": model.graph.node, **{function_path(f): f.node for f in model.functions}}
+    waiting = list(found.items())
+    while waiting:
+        path, nodes = waiting.pop()
+        for index, node in enumerate(nodes):
+            for attribute, position, body in scope.bodies(node):
+                number = "" if position is None else f".{position}"
+                inner = f"{path}{node_name(node, index)}/{attribute}{number}/"
+                found[inner] = body.node
+                waiting.append((inner, body.node))
+    return found
 
 
 def body_path(node: Node, attribute: str, position: int | None) -> str:

@@ -90,6 +90,9 @@ ONNX_FUSION_EXPORT const char* onnx_fusion_isa() {
   return name.c_str();
 }
 
+// Empty, or why ONNX_FUSION_ISA cannot be followed.
+ONNX_FUSION_EXPORT const char* onnx_fusion_isa_error() { return onnx_fusion::isa_error().c_str(); }
+
 // Does `rounds` of multiply-adds on one thread, and returns how many floating-point operations it
 // did.
 ONNX_FUSION_EXPORT double onnx_fusion_multiply_add(int64_t rounds) {

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from onnx_fusion.errors import OnnxFusionError
 from onnx_fusion.runtime import place
 from onnx_fusion.runtime.session import session
 from onnx_fusion.runtime.side import SILENT, Side
@@ -77,7 +78,14 @@ def bench(
         options.log_severity_level = SILENT
         place.assign(options, cpus)
         made = session(model, library=registered, threads=threads, options=options)
-        runs[name] = runner(made, {value.name: inputs[value.name] for value in made.get_inputs()})
+        wanted = [value.name for value in made.get_inputs()]
+        unknown = sorted(set(wanted) - set(inputs))
+        if unknown:
+            raise OnnxFusionError(
+                f"the {name} model has an input '{unknown[0]}'; there are arrays for "
+                f"{', '.join(inputs) or 'none'}: are these copies of one model?"
+            )
+        runs[name] = runner(made, {one: inputs[one] for one in wanted})
     with place.held(cpus):
         times = race(runs, seconds=seconds, pause=PAUSE_SECONDS if threads > 1 else 0.0)
     return Result(times["original"], times["optimized"], threads)

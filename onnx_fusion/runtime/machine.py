@@ -18,7 +18,8 @@ _CHECKS = {"cpu": "onnx_fusion_check", "cuda": "onnx_fusion_cuda_check"}
 def refusal(program: str, device: str = "cpu") -> str | None:
     """Return None if the native library runs this tile program on `device`, else its reason.
 
-    Raises LibraryError if the library is missing or cannot be loaded.
+    Raises LibraryError if the library is missing or cannot be loaded, or if ONNX_FUSION_ISA names
+    no instruction set of this machine.
     """
     text = program.encode()
     error = ctypes.create_string_buffer(_ERROR_BYTES)
@@ -56,8 +57,12 @@ def _functions(path: str) -> dict[str, ctypes._CFuncPtr]:
         library = ctypes.CDLL(path)
         found = {kind: getattr(library, name) for kind, name in _CHECKS.items()}
         found |= {"ptx": library.onnx_fusion_ptx, "free": library.onnx_fusion_ptx_free}
+        isa_error = library.onnx_fusion_isa_error
     except (OSError, AttributeError) as error:
         raise LibraryError(f"{path}: cannot be loaded: {error}; reinstall onnx_fusion") from None
+    isa_error.restype = ctypes.c_char_p
+    if wrong := isa_error():
+        raise LibraryError(wrong.decode(errors="replace"))
     for kind in _CHECKS:
         found[kind].argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
         found[kind].restype = ctypes.c_int

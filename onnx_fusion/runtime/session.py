@@ -25,6 +25,7 @@ MOST_NAMES = 1024
 Provider = str | tuple[str, dict]
 """An execution provider's name, perhaps with its options."""
 _PROTOBUF_LIMIT = 2**31 - 1
+_NO_MODEL = ("Protobuf parsing failed.", "No graph was found in the protobuf.")
 
 
 def session(
@@ -54,6 +55,7 @@ def session(
         _register(options, path_or_model, _wants_cuda(options, chosen))
     if not isinstance(path_or_model, onnx.ModelProto):
         path = os.fspath(path_or_model)
+        _check_file(path)
         return _create(path, Path(path).name, options, chosen)
     label = path_or_model.graph.name or "model"
     if path_or_model.ByteSize() <= _PROTOBUF_LIMIT:
@@ -67,6 +69,16 @@ def session(
         return _create(path, label, options, chosen)
 
 
+def _check_file(path: str) -> None:
+    """Raise ModelError if there is nothing to read."""
+    try:
+        with open(path, "rb"):
+            return
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        raise ModelError(f"{Path(path).name or path}: cannot be read: {said}") from None
+
+
 def _create(
     source: str | bytes,
     label: str,
@@ -76,7 +88,10 @@ def _create(
     try:
         return onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no public base class
-        raise ModelError(f"{label}: {_first_line(error)}") from error
+        said = _first_line(error)
+        if said.endswith(_NO_MODEL):
+            said = "not an ONNX model"
+        raise ModelError(f"{label}: {said}") from error
 
 
 def _register(

@@ -1,7 +1,7 @@
 // The instruction set, chosen once when it is first asked for.
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "cpu/kernels.h"
 #include "cpu/strand_kernels.h"
@@ -55,26 +55,38 @@ bool supported(const char* name) {
   return std::strcmp(name, "base") == 0 || std::strcmp(name, "neon") == 0;
 }
 
-// ONNX_FUSION_ISA if this machine has it, else the best one there is; a wrong name is reported once.
-const char* choose() {
+// What is used, and what is wrong with ONNX_FUSION_ISA: it is used if this machine has it.
+struct Choice {
+  const char* name = nullptr;
+  std::string error;
+};
+
+Choice choose() {
   const char* wanted = std::getenv("ONNX_FUSION_ISA");
-  const char* best = nullptr;
-#define X(isa)                                                                        \
-  if (best == nullptr && supported(#isa)) best = #isa;                                \
-  if (wanted != nullptr && std::strcmp(wanted, #isa) == 0 && supported(#isa)) return #isa;
+  const bool named = wanted != nullptr && *wanted != '\0';
+  Choice choice;
+  std::string there;
+#define X(isa)                                                                \
+  if (supported(#isa)) {                                                      \
+    if (choice.name == nullptr) choice.name = #isa;                           \
+    if (named && std::strcmp(wanted, #isa) == 0) return {#isa, std::string()}; \
+    there += there.empty() ? #isa : ", " #isa;                                \
+  }
   ONNX_FUSION_EACH_ISA(X)
 #undef X
-  if (wanted != nullptr && *wanted != '\0') {
-    std::fprintf(stderr, "onnx_fusion: ONNX_FUSION_ISA is '%.40s', which this machine or library does "
-                         "not have; using %s\n", wanted, best);
+  if (named) {
+    choice.error = "ONNX_FUSION_ISA is '" + std::string(wanted).substr(0, 40) +
+                   "'; this library and machine have " + there + ": name one of these, or unset it";
   }
-  return best;
+  return choice;
 }
 
-const char* chosen() {
-  static const char* const name = choose();
-  return name;
+const Choice& choice() {
+  static const Choice made = choose();
+  return made;
 }
+
+const char* chosen() { return choice().name; }
 
 Kernels make() {
   Kernels k{};
@@ -122,5 +134,7 @@ const Kernels& kernels() {
 }  // namespace cpu
 
 std::string isa_name() { return cpu::chosen(); }
+
+const std::string& isa_error() { return cpu::choice().error; }
 
 }  // namespace onnx_fusion

@@ -145,7 +145,8 @@ std::string read_text(const Api* api, const OrtInferContext* context) {
     status = read_attribute(api, attribute, kAttrString, text.data(), text.size(), &size);
   }
   check(status);
-  text.resize(size > 0 ? size - 1 : 0);
+  text.resize(size);
+  if (!text.empty() && text.back() == '\0') text.pop_back();  // counted by some versions only
   return text;
 }
 

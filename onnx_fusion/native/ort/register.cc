@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <tuple>
 
+#include "machine.h"
 #include "ort/cuda_op.h"
 
 namespace onnx_fusion::ort {
@@ -171,6 +172,8 @@ extern "C" __attribute__((visibility("default"))) onnx_fusion::ort::OrtStatus* R
     return create_status(api, kFail, message);
   }
   try {
+    const std::string& wrong = onnx_fusion::isa_error();
+    if (!wrong.empty()) throw std::runtime_error(wrong);
     check(add_domain(api, options, find_domain(api, version, read_asked(api, options))));
     return nullptr;
   } catch (...) {
