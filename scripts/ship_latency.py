@@ -5,7 +5,8 @@
 MODEL is as for scripts/bench.py. Each is tuned (what the user's database knows is not measured
 again); then onnx_fusion/runtime/latency.jsonl has the stretches, not the whole models, that were
 measured on this machine with this library, and those in the files that `latency export` wrote on
-others. Run it when the kernels are final: another program is another entry.
+others. Run it when the kernels are final: another program is another entry. For AVX2 on a machine
+with AVX-512, hide that from ONNX Runtime, too (scripts/hide_avx512.py).
 """
 
 from __future__ import annotations
