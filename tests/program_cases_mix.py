@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from program_case_kit import Case, Cases, f32
 
+from onnx_fusion.dtypes import DType
+from onnx_fusion.program.text import print_literal
+
 
 def mixed(before: int, after: int, at: str, store: str, types: tuple[str, str, str]) -> str:
     """Return a program that stretches the axis of letter i from `before` to `after` elements; `at`
@@ -16,7 +19,7 @@ def mixed(before: int, after: int, at: str, store: str, types: tuple[str, str, s
         stage {letters}
         %0 = index {before} * i % {after}
         %1 = cast f32 %0
-        %2 = const f32 {1 / after:.7f}
+        %2 = const f32 {print_literal(DType.F32, 1 / after)}
         %3 = mul %1 %2
         %4 = const f32 1
         %5 = sub %4 %3
