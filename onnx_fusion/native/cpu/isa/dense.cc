@@ -51,15 +51,7 @@ void dense(const TileCall& call) {
     const float* at = a;
     const float* next = a + ahead;
     const auto step = [&](int64_t k) {
-      Vector x[N];
-#pragma GCC unroll 16
-      for (int v = 0; v < N; ++v) x[v] = load_as<Vector>(b + v * Tile::kLength);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; ++i) {
-        const float y = at[i * row + k];
-#pragma GCC unroll 16
-        for (int v = 0; v < N; ++v) sums.rows[i][v] += y * x[v];
-      }
+      sums.multiply(b, [&](int i) { return at[i * row + k]; });
       b += Tile::kColumns;
     };
     int64_t left = row;

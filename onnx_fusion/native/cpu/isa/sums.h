@@ -42,6 +42,20 @@ struct Sums {
       for (int v = 0; v < N; ++v) body(rows[i][v], i, v * kLength);
     }
   }
+
+  // Adds row i's number, of(i), times the columns' numbers at b.
+  template <typename Of>
+  inline __attribute__((always_inline)) void multiply(const float* b, const Of& of) {
+    Vector x[N];
+#pragma GCC unroll 16
+    for (int v = 0; v < N; ++v) x[v] = load_as<Vector>(b + v * kLength);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const float y = of(i);
+#pragma GCC unroll 16
+      for (int v = 0; v < N; ++v) rows[i][v] += y * x[v];
+    }
+  }
 };
 
 }  // namespace

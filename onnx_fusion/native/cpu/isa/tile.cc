@@ -137,15 +137,8 @@ void tile(const TileCall& call) {
       const float* together = rows[0];
       int64_t left = call.depths[piece], at = 0;
       const auto step = [&](int64_t k) {
-        Vector x[N];
-#pragma GCC unroll 16
-        for (int v = 0; v < N; ++v) x[v] = load_as<Vector>(b + v * Tile::kLength);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-          const float y = Kind == TileRows::packed ? together[i] : a[i][k];
-#pragma GCC unroll 16
-          for (int v = 0; v < N; ++v) sums.rows[i][v] += y * x[v];
-        }
+        sums.multiply(
+            b, [&](int i) { return Kind == TileRows::packed ? together[i] : a[i][k]; });
         b += Kind == TileRows::strided ? call.b_step : Tile::kColumns;
         if (Kind == TileRows::packed) together += call.a_step;
       };
