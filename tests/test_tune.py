@@ -1,6 +1,8 @@
 """What tuning takes, puts back and remembers, with a measurer that makes its times up."""
 
 import dataclasses
+import re
+import types
 
 import numpy as np
 import onnx
@@ -334,3 +336,24 @@ def test_a_whole_that_fails_is_never_written(source, tmp_path):
 
     run(source, tmp_path / "out.onnx", Fake(by_kind("Sin"), whole))
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
+
+
+def test_a_budget_goes_first_to_kinds_that_take_longest_together(monkeypatch):
+    units = [types.SimpleNamespace(nodes=seconds) for seconds in (3.0, 2.0, 0.5, 2.0)]
+    monkeypatch.setattr(rules.cost, "peer_seconds", lambda nodes: nodes)
+    assert rules.rank(units, ["one", "twice", "small", "twice"]) == [1, 3, 0, 2]
+
+
+def test_another_way_is_measured_after_every_unit_was(source, tmp_path):
+    """Two chains of small extents, each one region or four, beside each other."""
+    second = re.sub(r"\b([a-gxy])\b", r"\1\1", " ".join(LINES))
+    text = CHAIN.replace("64, 512", "2, 8").replace("x)", "x, float[3, 8] xx)", 1)
+    text = text.replace("y)", "y, float[3, 8] yy)", 1).replace(" }", f" {second} }}")
+    onnx.save(onnx.parser.parse_model(HEAD + text), source)
+    fake, counts = Fake(by_kind("")), []
+    part = fake.part
+    fake.part = lambda unit, regions, threads: (
+        counts.append(len(regions)) or part(unit, regions, threads)
+    )
+    run(source, tmp_path / "out.onnx", fake, disabled=())
+    assert counts == [1, 1, 4, 4]

@@ -5,30 +5,44 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnxruntime
 
 from onnx_fusion.errors import VerifyError
+from onnx_fusion.runtime.attach import attach
 from onnx_fusion.runtime.inputs import needed, read_proto
 from onnx_fusion.runtime.reference import NoReference, evaluate
 from onnx_fusion.runtime.session import session
 from onnx_fusion.runtime.surgery import given
 
+if TYPE_CHECKING:
+    from onnx_fusion.graph.load import Model
+
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+PACK_NOTHING = "session.disable_prepacking", "1"
 SILENT = 4
 
 
 class Side:
-    """A model, the file or proto it came from, and how to run it and changed copies of it."""
+    """A model, the file or proto it came from, and how to run it and changed copies of it.
+
+    What was `loaded` of the file before is not read again, and runs without being made fast.
+    """
 
     def __init__(
-        self, source: str | os.PathLike | onnx.ModelProto, *, library: bool, threads: int | None
+        self,
+        source: str | os.PathLike | onnx.ModelProto,
+        *,
+        library: bool,
+        threads: int | None,
+        loaded: Model | None = None,
     ) -> None:
         self.source = source
-        self.proto = read_proto(source)
+        self.proto = read_proto(source) if loaded is None else loaded.proto
+        self.weights = None if loaded is None else loaded.weights
         from_file = not isinstance(source, onnx.ModelProto)
         self.base = str(Path(source).resolve().parent) if from_file else None
         self.label = str(source) if from_file else "the model"
@@ -48,7 +62,12 @@ class Side:
             return []
         options = onnxruntime.SessionOptions()
         options.log_severity_level = SILENT
-        if self.base and model is not None:
+        kept: list[np.ndarray] = []
+        if self.weights is not None:
+            model, kept = attach(model or self.proto, self.weights, options)
+            options.add_session_config_entry(*PACK_NOTHING)
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        elif self.base and model is not None:
             options.add_session_config_entry(EXTERNAL_FOLDER, self.base)
         source = self.source if model is None else model
         made = session(source, library=self.library, threads=self.threads, options=options)
@@ -59,6 +78,8 @@ class Side:
         except Exception as error:
             said = " ".join(str(error).split())
             raise VerifyError(f"{self.label}: does not run on the inputs: {said}") from None
+        finally:
+            kept.clear()  # until here: the session reads what is in them
 
 
 class Truth:

@@ -80,16 +80,23 @@ def decide(
 ) -> Decision:
     """Return what to take of the units; what nothing is known of is left to the estimate.
 
-    Those with the longest estimated time are asked about first, since a budget may end.
+    Since a budget may end, each is first asked about in the way that the estimate takes, and those
+    that take the longest with all that are equal to them come first.
     """
-    order = sorted(range(len(units)), key=lambda k: -cost.peer_seconds(units[k].nodes))
-    best: dict[int, Best] = {}
+    subjects = [describe(unit, ways(unit)[0]) for unit in units]
+    order = rank(units, [subject.digest for subject in subjects])
+    total = 2 * len(order) + 1
+    first: dict[int, Answer | None] = {}
     for done, k in enumerate(order):
-        report(done, len(order) + 1)
-        found = find_best(units[k], asker, describe)
+        report(done, total)
+        first[k] = asker.part(subjects[k], units[k], ways(units[k])[0])
+    best: dict[int, Best] = {}
+    for done, k in enumerate(order, len(order)):
+        report(done, total)
+        found = find_best(units[k], first[k], asker, describe)
         if found is not None:
             best[k] = found
-    report(len(order), len(order) + 1)
+    report(total - 1, total)
     taken: Choice = {k: u.expected for k, u in enumerate(units) if k not in best and u.expected}
     taken |= {k: one.regions for k, one in best.items() if wins(one.answer)}
     near = {k: one.regions for k, one in best.items() if one.answer.ratio <= NEAR}
@@ -118,11 +125,25 @@ def decide(
     return Decision(chosen, tuple(lost), answer, bool(best) or answer is not None)
 
 
-def find_best(unit: Unit, asker: Asker, describe: Describe) -> Best | None:
-    """Return the fastest of the unit's options about which something is known; what the estimate
-    takes unless another is clearly better."""
-    found: Best | None = None
-    for regions in sorted(unit.options, key=lambda one: one != unit.expected):
+def rank(units: Sequence[Unit], kinds: Sequence[str]) -> list[int]:
+    """Return the units' numbers by falling estimated time in ONNX Runtime, a kind's all together."""
+    seconds: dict[str, float] = dict.fromkeys(kinds, 0.0)
+    for kind, unit in zip(kinds, units, strict=True):
+        seconds[kind] += cost.peer_seconds(unit.nodes)
+    return sorted(range(len(units)), key=lambda k: -seconds[kinds[k]])
+
+
+def ways(unit: Unit) -> list[tuple[Region, ...]]:
+    """Return the unit's options, what the estimate takes first."""
+    return sorted(unit.options, key=lambda one: one != unit.expected)
+
+
+def find_best(unit: Unit, first: Answer | None, asker: Asker, describe: Describe) -> Best | None:
+    """Return the fastest of the unit's options about which something is known, the `first` answer
+    among that; what the estimate takes unless another is clearly better."""
+    order = ways(unit)
+    found = None if first is None else Best(order[0], first)
+    for regions in order[1:]:
         answer = asker.part(describe(unit, regions), unit, regions)
         if answer is not None and (found is None or is_better(answer, found.answer)):
             found = Best(regions, answer)

@@ -247,7 +247,7 @@ class Measurer:
         wanted = [name for name in dict.fromkeys(names) if name not in self.arrays]
         if not wanted:
             return
-        original = WholeSide(self.source, library=False, threads=None)
+        original = WholeSide(self.source, library=False, threads=None, loaded=self.model)
         with raising(Unfit):
             found = original.run(self.inputs, wanted, show(original.proto, wanted))
         for name, array in zip(wanted, found, strict=True):

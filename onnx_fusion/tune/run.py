@@ -167,7 +167,7 @@ def prepare(tuning: Tuning, tools: Tools, units: Sequence[Unit], notes: list[str
     path = tools.model.path
     if path is None:
         raise OnnxFusionError("the model: only a model in a file can be tuned")
-    side = Side(path, library=False, threads=None)
+    side = Side(path, library=False, threads=None, loaded=tools.model)
     inputs = tuning.inputs
     symbols = sorted(
         {
