@@ -126,7 +126,7 @@ def decide(
 
 
 def rank(units: Sequence[Unit], kinds: Sequence[str]) -> list[int]:
-    """Return the units' numbers by falling estimated time in ONNX Runtime, a kind's all together."""
+    """Return the units' numbers by falling estimated time in ONNX Runtime, a kind's together."""
     seconds: dict[str, float] = dict.fromkeys(kinds, 0.0)
     for kind, unit in zip(kinds, units, strict=True):
         seconds[kind] += cost.peer_seconds(unit.nodes)
