@@ -102,7 +102,7 @@ def rates(check: Check) -> None:
             for k in ("torch", "compiled")
             if k in found
         ]
-        if one.kind == "gemm":
+        if one.flops:
             text = f"{one.flops / found['own'] / 1e12:.1f} TFLOP/s"
             share, target = found["torch"] / found["own"], 1.0
         else:

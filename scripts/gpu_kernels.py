@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +76,23 @@ class Kernel:
 
 
 def _text(dtype: str, inputs: list[tuple], out: tuple, letters: str, body: list[str]) -> str:
-    """Return a program of one stage; `body` numbers values by name, loads and stores convert
-    halves."""
-    lines = ["tile_program 1"]
-    lines += [f"input x{k} {dtype}[{', '.join(map(str, s))}] row" for k, s in enumerate(inputs)]
-    lines += [f"output y0 {dtype}[{', '.join(map(str, out))}] row", f"stage {letters}"]
+    """Return a program of one stage (see `_stage`)."""
+    lines = [*_head(dtype, inputs, out), *_stage(dtype, letters, body)]
+    return "\n".join(lines) + "\n"
+
+
+def _head(dtype: str, inputs: list[tuple], out: tuple, temps: Sequence[tuple] = ()) -> list[str]:
+    """Return a program's first lines."""
+    kinds = [(f"input x{k} {dtype}", shape) for k, shape in enumerate(inputs)]
+    kinds += [(f"temp t{k} f32", shape) for k, shape in enumerate(temps)]
+    kinds += [(f"output y0 {dtype}", out)]
+    return ["tile_program 1"] + [f"{k}[{', '.join(map(str, shape))}] row" for k, shape in kinds]
+
+
+def _stage(dtype: str, letters: str, body: list[str]) -> list[str]:
+    """Return a stage; `body` numbers values by name, loads of inputs and stores of the output
+    convert halves."""
+    lines = [f"stage {letters}"]
     names: dict[str, int] = {}
     count = 0
 
@@ -94,16 +106,43 @@ def _text(dtype: str, inputs: list[tuple], out: tuple, letters: str, body: list[
         target, _, rest = line.partition(" = ")
         for name in sorted(names, key=len, reverse=True):
             rest = rest.replace(f"${name}", f"%{names[name]}")
-        if target == "store":
+        if target == "store" and rest[0] == "t":
+            lines.append(f"store {rest}")
+        elif target == "store":
             if dtype != "f32":
                 index, _, value = rest.rpartition(" ")
                 rest = f"{index} %{emit(f'cast {dtype} {value}')}"
             lines.append(f"store y0 {rest}")
-            continue
-        names[target] = emit(rest)
-        if rest.startswith("load") and dtype != "f32":
-            names[target] = emit(f"cast f32 %{names[target]}")
-    return "\n".join(lines) + "\n"
+        else:
+            names[target] = emit(rest)
+            if rest.startswith("load x") and dtype != "f32":
+                names[target] = emit(f"cast f32 %{names[target]}")
+    return lines
+
+
+def _attention(dtype: str, b: int, h: int, n: int, d: int) -> Kernel:
+    """Return self-attention of `n` positions in `h` heads of `d`, with a mask of the positions."""
+    shape, heads = (b, h, n, d), f"b: {b}, h: {h}, i: {n}"
+    lines = _head(dtype, [shape] * 3 + [(b, n)], shape, [(b, h, n, n)] * 2)
+    lines += _stage(dtype, f"{heads}, j: {n}, d: {d}", [
+        "a = load x0 (b, h, i, d)", "c = load x1 (b, h, j, d)", "s = dot $a $c over d",
+        f"n = const f32 {d**-0.5}", "t = mul $s $n", "m = load x3 (b, j)", "u = add $t $m",
+        "store = t0 (b, h, i, j) $u"])  # fmt: skip
+    lines += _stage(dtype, f"{heads}, j: {n}", [
+        "a = load t0 (b, h, i, j)", "m = reduce_max $a over j", "c = sub $a $m", "e = exp $c",
+        "s = reduce_sum $e over j", "w = div $e $s", "store = t1 (b, h, i, j) $w"])  # fmt: skip
+    lines += _stage(dtype, f"{heads}, d: {d}, j: {n}", [
+        "a = load t1 (b, h, i, j)", "c = load x2 (b, h, j, d)", "o = dot $a $c over j",
+        "store = (b, h, i, d) $o"])  # fmt: skip
+
+    def same(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        mask = mask[:, None, None, :].expand(b, 1, n, n)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+
+    return Kernel(
+        f"attention {n}x{d} {dtype}", "attention", "\n".join(lines) + "\n",
+        [shape] * 3 + [(b, n)], shape, same, dtype, 4.0 * b * h * n * n * d,
+    )  # fmt: skip
 
 
 def kernels(small: bool) -> Iterator[Kernel]:
@@ -166,6 +205,8 @@ def kernels(small: bool) -> Iterator[Kernel]:
             [(m, m), (m, m), (m,)], (m, m),
             lambda x, w, b: torch.nn.functional.gelu(torch.addmm(b, x, w)), dtype, 2.0 * m**3,
         )  # fmt: skip
+        for depth in (16,) if small else (64, 128):
+            yield _attention(dtype, *((1, 2, 33) if small else (8, 12, 1024)), depth)
 
 
 def copy_rate(device: Device, small: bool) -> float:

@@ -297,7 +297,8 @@ def products() -> list[Program]:
 def attention() -> list[Program]:
     """Of (batch, heads, rows, columns, depth), with a mask, and heads that share their columns."""
     found = []
-    for dtype in FLOATS:
+    for name in (*FLOATS, "tf32"):
+        dtype = "f32" if name == "tf32" else name
         for b, h, g, m, n, d in (
             (2, 3, 1, 9, 9, 16), (1, 2, 1, 70, 130, 64), (1, 2, 2, 33, 65, 40),
             (2, 1, 1, 64, 64, 128), (1, 1, 3, 17, 200, 33),
@@ -337,14 +338,12 @@ def attention() -> list[Program]:
             )  # fmt: skip
             mask_of = random("f32", b, n)
             mask_of[0, : n // 2] = -np.inf  # columns that do not count, a tile of them first
-            schedules = (f"attention_{dtype}",)
-            if dtype == "f32":
-                schedules = ("product", "warp_rows" if n > 16 else "serial", "product")
             found.append(Program(
-                f"attention_{dtype}_{b}x{h}x{g}x{m}x{n}x{d}", text,
+                f"attention_{name}_{b}x{h}x{g}x{m}x{n}x{d}", text,
                 (random(dtype, b, m, h * g * d), random(dtype, b, n, h * d),
                  random(dtype, b, h, n, d), mask_of),
-                schedules, 2 * TOLERANCE[dtype],
+                (f"attention_{name}",), 3e-3 if name == "tf32" else 2 * TOLERANCE[dtype],
+                Device(tf32=name == "tf32"),
             ))  # fmt: skip
     return found
 

@@ -37,6 +37,8 @@ NEEDED = {
     "product_f32_nt_70x72x96": (0, 1),
     "product_f16_tn_70x72x96": (0, 1),
     "attention_f16_1x2x1x70x130x64": (0, 1),
+    "attention_tf32_1x2x1x70x130x64": (0, 1),
+    "attention_f32_1x2x1x70x130x64": (0, 1, 2),
 }
 
 
@@ -73,6 +75,31 @@ def test_copies_that_nobody_waits_for_are_caught(name, pattern):
         )
         got = cuda_emulator.machine().run(broken, p.inputs, seed)[0]
         assert not difference(got, want, dtype) <= p.tolerance
+
+
+def test_a_warp_reads_the_weights_of_its_other_lanes_after_they_wrote_them():
+    p = BY_NAME["attention_f32_1x2x1x70x130x64"]
+    plan = cuda_emulator.plan(p.text, p.inputs, p.device)
+    broken = without(plan, 0, re.escape("__syncwarp();"))
+    want = interpret(parse_program(p.text), p.inputs)[0]
+    for seed in range(3):
+        got = cuda_emulator.machine().run(broken, p.inputs, seed)[0]
+        assert not difference(got, want, "f32") <= p.tolerance
+
+
+@pytest.mark.parametrize("bytes_of_a_block", [63 << 10, 64 << 10])
+def test_an_attention_without_room_for_its_tiles_is_three_launches(bytes_of_a_block):
+    p = BY_NAME["attention_f32_2x1x1x64x64x128"]
+    device = dataclasses.replace(p.device, arch=75, shared_bytes=bytes_of_a_block)
+    plan = cuda_emulator.plan(p.text, p.inputs, device)
+    assert len(plan.launches) == (1 if bytes_of_a_block == 64 << 10 else 3)
+    assert plan.schedules()[0] == ("attention_f32" if len(plan.launches) == 1 else "product")
+
+
+def test_a_strict_attention_divides_before_it_multiplies():
+    p = BY_NAME["attention_f32_1x2x1x70x130x64"]
+    strict = p.text.replace("tile_program 1", "tile_program 1 strict", 1)
+    assert "attention_f32" not in cuda_emulator.plan(strict, p.inputs, p.device).schedules()
 
 
 HANG = """

@@ -1,19 +1,17 @@
 // Attention by tiles, after Dao et al., FlashAttention, algorithm 1, and FlashAttention-2,
 // section 3.1: a warp has 16 rows, and goes over all columns with the maximum and the sum so far;
 // scores never leave registers. What the stages do around the products happens there too.
-#include "cuda/attention.h"
+#include "cuda/attention_tile.h"
 
 #include <algorithm>
 
 namespace onnx_fusion::cuda {
 namespace {
 
-constexpr int kWarps = 4, kRows = 16 * kWarps, kColumns = 64;
-constexpr int kPad = 8;     // halves
+constexpr int kRows = AttentionTile::kRows, kWarps = AttentionTile::kWarps;
 constexpr int kBlocks = 3;  // of a processor: leaves each thread 168 registers
 
 std::string s(int64_t value) { return std::to_string(value); }
-int64_t round_up(int64_t value) { return (value + 15) / 16 * 16; }
 
 class Printer {
  public:
@@ -24,33 +22,32 @@ class Printer {
         softmax_(softmax),
         result_(result),
         a_(a),
+        tile_(a, work.device),
         text_(work.bound, false) {}
 
   Text& print();
-  int64_t shared_bytes() const {
-    return 2 * ((kRows + kColumns) * (depth_ + kPad) + width_ * (kColumns + kPad));
-  }
+  const AttentionTile& tile() const { return tile_; }
 
  private:
-  struct Part {  // of an operand, as it lies in shared memory: [own][sum]
+  struct Part {  // of an operand, in shared memory
     const char* tile;
     const char *own_from, *sum_from;  // expressions
     int64_t own, sum;                 // positions of the tile
     int64_t own_all, sum_all;         // of the operand
+    bool result;                      // does it belong to the second product
   };
   void fill(const Nest& nest, const Product& product, const Operand& operand, const Part& part);
-  void multiply_scores();
+  void keep(const Part& part, bool along_sum, const std::vector<std::string>& values);
   void change_scores();
+  void add_lanes(const char* before, const char* what, const char* after);
   void sum_rows();
-  void multiply_result();
   void finish();
-  std::string unit() const { return a_.scores.unit == Unit::f16 ? "f16" : "bf16"; }
 
   Work& work_;
   const Nest &scores_, &softmax_, &result_;
   const Attention& a_;
+  const AttentionTile tile_;
   Text text_;
-  const int64_t depth_ = round_up(a_.scores.k), width_ = round_up(a_.result.n);
 };
 
 void Printer::fill(const Nest& nest, const Product& product, const Operand& operand,
@@ -58,6 +55,7 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
   Body body(nest, text_);
   body.memory_aligned = work_.device.aligned;
   choose_lanes(body, (operand.sum_fastest ? operand.sum : operand.own).back());
+  if (!tile_.halves()) body.lanes = std::min(body.lanes, 4);
   const int lanes = body.lanes;
   const int64_t fast = (operand.sum_fastest ? part.sum : part.own) / lanes;
   const int64_t count = part.own * part.sum / lanes;
@@ -81,60 +79,61 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
   body.decompose("k", operand.sum, sum_lanes);
   body.decompose("m", operand.own, own_lanes);
   body.need(operand.line);
-  const std::string stride = s(part.sum + kPad);
-  const auto element = [&](int lane) {
-    return as_element(product.unit, nest.dtype(operand.line), body.name(operand.line, lane));
-  };
-  if (operand.sum_fastest) {
-    std::string list;
-    for (int lane = 0; lane < lanes; ++lane) {
-      text_.line("const unsigned short u_" + s(lane) + " = sum_at < " + sum_all + " ? " +
-                 element(lane) + " : 0;");
-      list += (lane > 0 ? ", u_" : "u_") + s(lane);
-    }
-    text_.line("*(Pack<unsigned short, " + s(lanes) + ">*)(" + part.tile + " + in_own * " + stride +
-               " + in_sum) = {{" + list + "}};");
-  } else {
-    for (int lane = 0; lane < lanes; ++lane) {
-      text_.line(std::string(part.tile) + "[(in_own + " + s(lane) + ") * " + stride +
-                 " + in_sum] = sum_at < " + sum_all + " ? " + element(lane) + " : 0;");
-    }
+  std::vector<std::string> values;
+  for (int lane = 0; lane < lanes; ++lane) {
+    values.push_back("sum_at < " + sum_all + " ? " +
+                     as_element(product.unit, nest.dtype(operand.line),
+                                body.name(operand.line, lane)) +
+                     (tile_.cores() ? " : 0" : " : 0.0f"));
   }
+  keep(part, operand.sum_fastest, values);
   body.leave();
 }
 
-// 16 rows of scores for each warp: a thread has those of two rows, in pairs of columns.
-void Printer::multiply_scores() {
-  const std::string stride = s((depth_ + kPad) / 2);
-  text_.line("float scores[" + s(kColumns / 8) + "][4] = {};");
-  text_.line("#pragma unroll");
-  text_.open("for (int part = 0; part < " + s(depth_ / 2) + "; part += 8)");
-  text_.line("const unsigned* const from = (const unsigned*)tile_q + (warp * 16 + lane / 4) * " +
-             stride + " + part + lane % 4;");
-  text_.line("const unsigned x[4] = {from[0], from[8 * " + stride + "], from[4], from[8 * " +
-             stride + " + 4]};");
-  text_.line("#pragma unroll");
-  text_.open("for (int j = 0; j < " + s(kColumns / 8) + "; ++j)");
-  text_.line("const unsigned* const other = (const unsigned*)tile_k + (j * 8 + lane / 4) * " +
-             stride + " + part + lane % 4;");
-  text_.line("const unsigned y[2] = {other[0], other[4]};");
-  text_.line("multiply_" + unit() + "(scores[j], x, y);");
-  text_.close();
-  text_.close();
+// Puts neighbouring elements of an operand into shared memory: at once, where they are neighbours
+// there.
+void Printer::keep(const Part& part, bool along_sum, const std::vector<std::string>& values) {
+  const std::string stride = s(tile_.stride(part.own, part.sum, part.result));
+  const std::string type = tile_.element();
+  const auto place = [&](int lane) {
+    const auto next = [&](const char* at) {
+      return lane > 0 ? std::string("(") + at + " + " + s(lane) + ")" : std::string(at);
+    };
+    const std::string own = along_sum ? "in_own" : next("in_own"),
+                      sum = along_sum ? next("in_sum") : "in_sum";
+    return tile_.cores() ? own + " * " + stride + " + " + sum
+                         : sum + " * " + stride + " + (" + own + " / 4 ^ in_sum / 4 % 8) * 4 + " +
+                               own + " % 4";
+  };
+  if (values.size() == 1 || along_sum != tile_.cores()) {
+    for (size_t lane = 0; lane < values.size(); ++lane) {
+      text_.line(std::string(part.tile) + "[" + place(static_cast<int>(lane)) +
+                 "] = " + values[lane] + ";");
+    }
+    return;
+  }
+  std::string list;
+  for (size_t lane = 0; lane < values.size(); ++lane) {
+    const std::string name = "u_" + s(static_cast<int64_t>(lane));
+    text_.line("const " + type + " " + name + " = " + values[lane] + ";");
+    list += (lane > 0 ? ", " : "") + name;
+  }
+  text_.line("*(Pack<" + type + ", " + s(static_cast<int64_t>(values.size())) + ">*)(" + part.tile +
+             " + " + place(0) + ") = {{" + list + "}};");
 }
 
 // Everything between the first product and the softmax.
 void Printer::change_scores() {
   text_.line("#pragma unroll");
-  text_.open("for (int i = 0; i < 2; ++i)");
-  text_.line("const int m = min(first_row + warp * 16 + i * 8 + lane / 4, " +
+  text_.open("for (int i = 0; i < " + s(tile_.rows()) + "; ++i)");
+  text_.line("const int m = min(first_row + " + tile_.row() + ", " +
              text_.number(a_.scores.m, false) + " - 1);");
   text_.line("#pragma unroll");
-  text_.open("for (int j = 0; j < " + s(kColumns / 4) + "; ++j)");
-  text_.line("const int column = first_column + j / 2 * 8 + lane % 4 * 2 + j % 2;");
+  text_.open("for (int j = 0; j < " + s(tile_.of_row(tile_.columns)) + "; ++j)");
+  text_.line("const int column = first_column + " + tile_.column("j", tile_.columns) + ";");
   const std::string columns = text_.number(a_.scores.n, false);
   text_.line("const int n = min(column, " + columns + " - 1);");
-  text_.line("float score = scores[j / 2][i * 2 + j % 2];");
+  text_.line("float score = " + tile_.value("scores", "j") + ";");
   {
     Body body(scores_, text_);
     body.enter("");
@@ -178,58 +177,43 @@ void Printer::change_scores() {
     if (body.name(a_.logits) != "score") text_.line("score = " + body.name(a_.logits) + ";");
     body.leave();
   }
-  text_.line("scores[j / 2][i * 2 + j % 2] = column < " + columns +
+  text_.line(tile_.value("scores", "j") + " = column < " + columns +
              " ? score : __uint_as_float(0xff800000u);");
   text_.close();
   text_.close();
 }
 
+// Prints a line for each step of what the lanes of a row do with each other's values.
+void Printer::add_lanes(const char* before, const char* what, const char* after) {
+  for (int by = 1; by < tile_.lanes(); by *= 2) {
+    text_.line(std::string(before) + "__shfl_xor_sync(0xffffffffu, " + what + ", " + s(by) + ")" +
+               after + ";");
+  }
+}
+
 // The maximum and the sum so far; what was summed for another maximum is scaled.
 void Printer::sum_rows() {
+  const std::string columns = s(tile_.of_row(tile_.columns)), score = tile_.value("scores", "j");
   text_.line("#pragma unroll");
-  text_.open("for (int i = 0; i < 2; ++i)");
+  text_.open("for (int i = 0; i < " + s(tile_.rows()) + "; ++i)");
   text_.line("float most = top[i];");
   text_.line("#pragma unroll");
-  text_.line("for (int j = 0; j < " + s(kColumns / 4) +
-             "; ++j) most = m_max(most, scores[j / 2][i * 2 + j % 2]);");
-  text_.line("most = m_max(most, __shfl_xor_sync(0xffffffffu, most, 1));");
-  text_.line("most = m_max(most, __shfl_xor_sync(0xffffffffu, most, 2));");
+  text_.line("for (int j = 0; j < " + columns + "; ++j) most = m_max(most, " + score + ");");
+  add_lanes("most = m_max(most, ", "most", ")");
   // A row of which nothing counts yet has no maximum.
   text_.line("const float base = most == __uint_as_float(0xff800000u) ? 0.0f : most;");
   text_.line("const float scale = expf(top[i] - base);");
   text_.line("top[i] = most;");
   text_.line("total[i] *= scale;");
   text_.line("#pragma unroll");
-  text_.open("for (int d = 0; d < " + s(width_ / 4) + "; ++d)");
-  text_.line("sums[d / 2][i * 2 + d % 2] *= scale;");
+  text_.open("for (int d = 0; d < " + s(tile_.of_row(tile_.width)) + "; ++d)");
+  text_.line(tile_.value("sums", "d") + " *= scale;");
   text_.close();
   text_.line("#pragma unroll");
-  text_.open("for (int j = 0; j < " + s(kColumns / 4) + "; ++j)");
-  text_.line("const float weight = expf(scores[j / 2][i * 2 + j % 2] - base);");
-  text_.line("scores[j / 2][i * 2 + j % 2] = weight;");
+  text_.open("for (int j = 0; j < " + columns + "; ++j)");
+  text_.line("const float weight = expf(" + score + " - base);");
+  text_.line(score + " = weight;");
   text_.line("total[i] += weight;");
-  text_.close();
-  text_.close();
-}
-
-// The sums of two products' tiles lie in registers as the operand of the next product needs them.
-void Printer::multiply_result() {
-  const std::string convert = a_.scores.unit == Unit::f16 ? "float_to_half" : "float_to_bf16";
-  const std::string stride = s((kColumns + kPad) / 2);
-  text_.line("#pragma unroll");
-  text_.open("for (int part = 0; part < " + s(kColumns / 16) + "; ++part)");
-  text_.line("unsigned x[4];");
-  text_.line("#pragma unroll");
-  text_.open("for (int i = 0; i < 4; ++i)");
-  text_.line("const float* const pair = &scores[part * 2 + i / 2][i % 2 * 2];");
-  text_.line("x[i] = " + convert + "(pair[0]) | (unsigned)" + convert + "(pair[1]) << 16;");
-  text_.close();
-  text_.line("#pragma unroll");
-  text_.open("for (int d = 0; d < " + s(width_ / 8) + "; ++d)");
-  text_.line("const unsigned* const from = (const unsigned*)tile_v + (d * 8 + lane / 4) * " +
-             stride + " + part * 8 + lane % 4;");
-  text_.line("const unsigned y[2] = {from[0], from[4]};");
-  text_.line("multiply_" + unit() + "(sums[d], x, y);");
   text_.close();
   text_.close();
 }
@@ -239,26 +223,25 @@ void Printer::finish() {
   body.memory_aligned = work_.device.aligned;
   const Product& p = a_.result;
   choose_lanes(body, p.b.own.back());
-  body.lanes = std::min(body.lanes, 2);
+  body.lanes = std::min(body.lanes, tile_.run(tile_.width));
   const int lanes = body.lanes;
   body.decompose("batch", p.batch_order);
   text_.line("#pragma unroll");
-  body.enter("for (int i = 0; i < 2; ++i)");
-  text_.line("total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);");
-  text_.line("total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);");
+  body.enter("for (int i = 0; i < " + s(tile_.rows()) + "; ++i)");
+  add_lanes("total[i] += ", "total[i]", "");
   text_.line("const float share = __fdividef(1.0f, total[i]);");
-  text_.line("const int m = first_row + warp * 16 + i * 8 + lane / 4;");
+  text_.line("const int m = first_row + " + tile_.row() + ";");
   text_.line("if (m >= " + text_.number(p.m, false) + ") continue;");
   body.decompose("m", p.a.own);
   text_.line("#pragma unroll");
-  body.enter("for (int d = 0; d < " + s(width_ / 4) + "; d += " + s(lanes) + ")");
-  text_.line("const int n = d / 2 * 8 + lane % 4 * 2 + d % 2;");
+  body.enter("for (int d = 0; d < " + s(tile_.of_row(tile_.width)) + "; d += " + s(lanes) + ")");
+  text_.line("const int n = " + tile_.column("d", tile_.width) + ";");
   text_.line("if (n >= " + text_.number(p.n, false) + ") continue;");
   if (lanes > 1) text_.line("const int run = n / " + s(lanes) + ";");
   body.decompose(lanes > 1 ? "run" : "n", p.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
     text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") +
-               " = sums[d / 2][i * 2 + d % 2" + (lane > 0 ? " + " + s(lane) : "") + "] * share;");
+               " = " + tile_.value("sums", "d", lane) + " * share;");
   }
   body.give(p.dot, "sum", lanes > 1);
   for (int line : result_.stores) body.store(line);
@@ -273,26 +256,26 @@ Text& Printer::print() {
   text_.line("const int batch = " + text_.quotient("tile", tiles, false) + ";");
   text_.line("const int first_row = (tile - batch * " + text_.number(tiles, false) + ") * " +
              s(kRows) + ";");
-  text_.line("unsigned short* const tile_q = (unsigned short*)shared_bytes();");
-  text_.line("unsigned short* const tile_k = tile_q + " + s(kRows * (depth_ + kPad)) + ";");
-  text_.line("unsigned short* const tile_v = tile_k + " + s(kColumns * (depth_ + kPad)) + ";");
-  text_.line("float sums[" + s(width_ / 8) + "][4] = {};");
-  text_.line(
-      "float top[2] = {__uint_as_float(0xff800000u), __uint_as_float(0xff800000u)}, total[2] = "
-      "{};");
-  fill(scores_, a_.scores, a_.scores.a,
-       {"tile_q", "first_row", "0", kRows, depth_, a_.scores.m, a_.scores.k});
-  text_.open("for (int first_column = 0; first_column < " + text_.number(a_.scores.n, false) +
-             "; first_column += " + s(kColumns) + ")");
-  fill(scores_, a_.scores, a_.scores.b,
-       {"tile_k", "first_column", "0", kColumns, depth_, a_.scores.n, a_.scores.k});
-  fill(result_, a_.result, a_.result.b,
-       {"tile_v", "0", "first_column", width_, kColumns, a_.result.n, a_.result.k});
+  const std::string type = tile_.element(), rows = s(tile_.rows());
+  const int64_t depth = tile_.depth, columns = tile_.columns;
+  text_.line(type + "* const tile_q = (" + type + "*)shared_bytes();");
+  text_.line(type + "* const tile_k = tile_q + " + s(tile_.elements(kRows, depth, false)) + ";");
+  text_.line(type + "* const tile_v = tile_k + " + s(tile_.keys()) + ";");
+  text_.line(tile_.declare("sums", tile_.width));
+  text_.line("float top[" + rows + "], total[" + rows + "] = {};");
+  text_.line("#pragma unroll");
+  text_.line("for (int i = 0; i < " + rows + "; ++i) top[i] = __uint_as_float(0xff800000u);");
+  const Product &p = a_.scores, &q = a_.result;
+  fill(scores_, p, p.a, {"tile_q", "first_row", "0", kRows, depth, p.m, p.k, false});
+  text_.open("for (int first_column = 0; first_column < " + text_.number(p.n, false) +
+             "; first_column += " + s(columns) + ")");
+  fill(scores_, p, p.b, {"tile_k", "first_column", "0", columns, depth, p.n, p.k, false});
+  fill(result_, q, q.b, {"tile_v", "0", "first_column", tile_.width, columns, q.n, q.k, true});
   text_.line("__syncthreads();");
-  multiply_scores();
+  multiply_scores(tile_, text_);
   change_scores();
   sum_rows();
-  multiply_result();
+  multiply_result(tile_, text_);
   text_.line("__syncthreads();");
   text_.close();
   finish();
@@ -304,13 +287,13 @@ Text& Printer::print() {
 Status plan_attention(Work& work, size_t stage, const Nest& scores, const Nest& softmax,
                       const Nest& result, const Attention& attention) {
   Printer printer(work, scores, softmax, result, attention);
+  const AttentionTile& tile = printer.tile();
   const Text& text = printer.print();
   Shape shape;
   shape.grid[0] = attention.scores.batches * ((attention.scores.m + kRows - 1) / kRows);
   shape.block[0] = 32 * kWarps;
-  shape.shared_bytes = printer.shared_bytes();
-  return work.add(stage, attention.scores.unit == Unit::f16 ? "attention_f16" : "attention_bf16",
-                  text, shape, kBlocks);
+  shape.shared_bytes = tile.shared_bytes();
+  return work.add(stage, std::string("attention_") + tile.name(), text, shape, kBlocks);
 }
 
 }  // namespace onnx_fusion::cuda

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cuda/attention.h"
+#include "cuda/attention_tile.h"
 
 namespace onnx_fusion::cuda {
 namespace {
@@ -71,6 +71,8 @@ int logits_of(const Nest& nest, int store, LetterSet* reduced) {
 bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
                     const Device& device, Attention* out) {
   Attention& a = *out;
+  // In a strict program the division comes before the second product.
+  if (scores.bound.program->strict) return false;
   if (scores.stores.size() != 1 || softmax.stores.size() != 1) return false;
   const size_t store = static_cast<size_t>(scores.stores[0]),
                passed = static_cast<size_t>(softmax.stores[0]);
@@ -87,10 +89,10 @@ bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
     return false;
   }
   const Product &p = a.scores, &q = a.result;
-  if (p.unit != q.unit || (p.unit != Unit::f16 && p.unit != Unit::bf16)) return false;
+  if (p.unit != q.unit) return false;
   LetterSet reduced = 0;
   a.logits = logits_of(softmax, softmax.stores[0], &reduced);
-  if (a.logits < 0 || q.a.line != a.weights_load) return false;
+  if (a.logits < 0 || past_cast(result, q.a.line) != a.weights_load) return false;
   const LetterSet kept = static_cast<LetterSet>(softmax.letters[passed] & ~reduced);
   if (!dense(scores, to, {p.batch, p.rows, p.columns}) ||
       !dense(softmax, softmax.access[static_cast<size_t>(a.scores_load)], {kept, reduced}) ||
@@ -105,7 +107,8 @@ bool find_attention(const Nest& scores, const Nest& softmax, const Nest& result,
   a.result.a.own = result.order(q.rows, from);
   if (q.b.sum.size() > 1) return false;
   return p.batches == q.batches && p.m == q.m && p.n == q.k && softmax.points(reduced) == p.n &&
-         p.k <= kMostDepth && q.n <= kMostDepth;
+         p.k <= kMostDepth && q.n <= kMostDepth &&
+         AttentionTile(a, device).shared_bytes() <= device.shared_bytes;
 }
 
 }  // namespace onnx_fusion::cuda

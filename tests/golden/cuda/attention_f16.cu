@@ -41,7 +41,7 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
-extern "C" __global__ void __launch_bounds__(128, 3) attention_f16_6fa6461f375fc02c(const int n0,
+extern "C" __global__ void __launch_bounds__(128, 3) attention_f16_03ddedecea4c7889(const int n0,
     const int n1,
     const unsigned short* __restrict__ t0,
     const int n3,
@@ -59,7 +59,9 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f16_6fa6461f375fc
   unsigned short* const tile_k = tile_q + 1536;
   unsigned short* const tile_v = tile_k + 1536;
   float sums[2][4] = {};
-  float top[2] = {__uint_as_float(0xff800000u), __uint_as_float(0xff800000u)}, total[2] = {};
+  float top[2], total[2] = {};
+  #pragma unroll
+  for (int i = 0; i < 2; ++i) top[i] = __uint_as_float(0xff800000u);
   for (int f = thread; f < 128; f += 128) {
     const int in_sum = f % 2 * 8;
     const int in_own = f / 2;
@@ -141,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f16_6fa6461f375fc
       const unsigned short v2_5 = p2_0.at[5];
       const unsigned short v2_6 = p2_0.at[6];
       const unsigned short v2_7 = p2_0.at[7];
-      tile_v[(in_own + 0) * 72 + in_sum] = sum_at < n1 ? v2_0 : 0;
+      tile_v[in_own * 72 + in_sum] = sum_at < n1 ? v2_0 : 0;
       tile_v[(in_own + 1) * 72 + in_sum] = sum_at < n1 ? v2_1 : 0;
       tile_v[(in_own + 2) * 72 + in_sum] = sum_at < n1 ? v2_2 : 0;
       tile_v[(in_own + 3) * 72 + in_sum] = sum_at < n1 ? v2_3 : 0;
