@@ -6,7 +6,7 @@ from onnx_fusion.dtypes import DType
 from onnx_fusion.graph.model import Node
 from onnx_fusion.ops.elementwise import N, need
 from onnx_fusion.ops.mapping import MappingType, Role
-from onnx_fusion.ops.row import Row, Site
+from onnx_fusion.ops.row import Row, Site, align, broadcast
 from onnx_fusion.ops.rows import reduced, same
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
@@ -57,9 +57,7 @@ def lower_einsum(site: Site) -> list[Tensor | None]:
     extents: dict[str, ex.Expr] = {}
     for tensor, axes in zip(operands, named, strict=True):
         for name, extent in zip(axes, tensor.shape, strict=True):
-            known = extents.setdefault(name, extent)
-            if known != extent:
-                raise Refused(f"cannot tell that {known} and {extent} are equal")
+            (extents[name],) = broadcast([(extents.get(name, extent),), (extent,)])
     if len(set(result)) != len(result) or not set(result) <= set(extents):
         raise Refused("a result with an axis twice, or one that no operand has")
     summed = [name for name in extents if name not in result]
@@ -76,7 +74,7 @@ def lower_einsum(site: Site) -> list[Tensor | None]:
             at[name], names = stage.axis((tensor.serial, k), extents[name])
             letters += names
         a, b = (
-            stage.factor(t, tuple(at[name] for name in axes))
+            stage.factor(t, align(tuple(at[name] for name in axes), t.shape))
             for t, axes in zip(operands, named, strict=True)
         )
         if dtype is DType.F32:
@@ -97,7 +95,7 @@ def one(
         if guard is not None:
             raise NeedsTemp(moved)
         at = dict(zip(order, index, strict=True))
-        return x.at(stage, tuple(at[name] for name in axes))
+        return x.at(stage, align(tuple(at[name] for name in axes), x.shape))
 
     moved = Tensor(x.dtype, tuple(extents[name] for name in order), read, x.steps)
     if not summed:

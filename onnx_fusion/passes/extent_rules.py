@@ -13,6 +13,7 @@ from typing import Any
 from onnx_fusion.graph.model import MADE_UP, Dim, Node
 from onnx_fusion.ops.pieces import slice_box
 from onnx_fusion.passes.elements import elements
+from onnx_fusion.passes.letters import is_uneven, lettered
 from onnx_fusion.passes.windows import POOLS, Extent, Shape, steps_of, upsampled, windows
 
 _CEIL_MODE_SETTLED = 22
@@ -69,8 +70,11 @@ def is_misjudged(node: Node, opset: int) -> bool:
     Before opset 22 it counts a last window that starts in the end padding; ONNX Runtime and opset
     22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents; one that
     steps back ends the process on an axis of 0, and has another meaning of the largest end than in
-    ONNX Runtime.
+    ONNX Runtime. Of an Einsum's letter it takes the first extent, which may be 1 where another is
+    not; as more gets known of the inputs, such a node is found out.
     """
+    if node.op_type == "Einsum" and not node.domain:
+        return is_uneven(node)
     if node.op_type == "Slice" and not node.domain:
         return opset == _SLICE_UNSEEN or any(step < 0 for step in _constant(node, 4) or ())
     return (
@@ -313,6 +317,7 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger"), windows),
     "ConvTranspose": upsampled,
     "MatMul": _matmul,
+    "Einsum": lettered,
     "Transpose": _transposed,
     "Range": _range,
     "Concat": _concat,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
@@ -36,27 +36,41 @@ def infer(graph: Graph) -> Graph:
 
     Raises ModelError if a node's input shapes contradict each other and ONNX Runtime thinks so too.
     """
-    proto = _skeleton(graph)
+    hidden = _misjudged(graph)
+    proto = _skeleton(graph, hidden)
     try:
         found = _read(infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True))
     except (InferenceError, RuntimeError, ValueError):
         found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
         contradiction.check(graph, proto, found)
-    given: set[str] = set()
-    for _ in range(_MAX_ROUNDS):
+    given: dict[str, onnx.ValueInfoProto] = {}
+    rounds = 0
+    while rounds < _MAX_ROUNDS:
         _assign(graph, found)
         _unify(graph)
-        hints = _hints(graph, given)
-        if not hints:
-            break
-        given.update(hint.name for hint in hints)
-        outputs = {info.name: info for info in proto.graph.output}
-        proto.graph.value_info.extend(hint for hint in hints if hint.name not in outputs)
-        for hint in hints:
-            if hint.name in outputs:
-                outputs[hint.name].CopyFrom(hint)
+        misjudged = _misjudged(graph) - hidden
+        if misjudged:
+            hidden |= misjudged
+            proto = _skeleton(graph, hidden)
+            _declare(proto, given.values())
+        else:
+            hints = _hints(graph, given, hidden)
+            if not hints:
+                break
+            given.update((hint.name, hint) for hint in hints)
+            _declare(proto, hints)
+            rounds += 1
         found = _read(infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True))
     return graph
+
+
+def _declare(proto: onnx.ModelProto, hints: Iterable[onnx.ValueInfoProto]) -> None:
+    outputs = {info.name: info for info in proto.graph.output}
+    for hint in hints:
+        if hint.name in outputs:
+            outputs[hint.name].CopyFrom(hint)
+        else:
+            proto.graph.value_info.append(hint)
 
 
 def has_room(graph: Graph) -> bool:
@@ -78,7 +92,7 @@ def has_room(graph: Graph) -> bool:
     shown: list[Node] = []
     for stage in stages[:-1]:
         shown += stage
-        proto = _skeleton(graph, shown)
+        proto = _skeleton(graph, _misjudged(graph), shown)
         proto = infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
         found = [info.type.tensor_type.shape for info in proto.graph.value_info]
         if any(dim.dim_value < 0 for shape in found for dim in shape.dim):
@@ -153,7 +167,7 @@ def _declared(graph: Graph) -> dict[str, Info]:
     return {info.name: read_type(info.type) for info in [*source.value_info, *source.output]}
 
 
-def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
+def _hints(graph: Graph, given: Container[str], hidden: set[Node]) -> list[onnx.ValueInfoProto]:
     """Return what is known of values for which onnx found no type or no rank, and was not told yet.
 
     From Reshape, Expand and the like if their target is known in part, else from what the model
@@ -170,7 +184,7 @@ def _hints(graph: Graph, given: set[str]) -> list[onnx.ValueInfoProto]:
             dtype = value.dtype or dtype
             shape = shape and tuple(
                 dim if static and isinstance(dim, int) else None for dim in shape)
-            if is_misjudged(node, graph.opsets.get("", 0)):
+            if node in hidden:
                 dtype = node.inputs[0].dtype if value is node.outputs[0] else DType.I64
                 shape = output_extents(node)
             elif value is node.outputs[0]:
@@ -185,10 +199,16 @@ def _is_known(value: Value) -> bool:
     return value.dtype is not None and value.shape is not None
 
 
-def _skeleton(graph: Graph, nodes: Iterable[Node] | None = None) -> onnx.ModelProto:
+def _misjudged(graph: Graph) -> set[Node]:
+    return {node for node in graph.nodes if is_misjudged(node, graph.opsets.get("", 0))}
+
+
+def _skeleton(
+    graph: Graph, hidden: set[Node], nodes: Iterable[Node] | None = None
+) -> onnx.ModelProto:
     """Return the graph as inference sees it: constants without big data, nothing else declared.
 
-    Only with `nodes` of it, if they are given.
+    Without the hidden nodes, and only with `nodes`, if they are given.
     """
     model = graph.model.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import,
@@ -202,7 +222,7 @@ def _skeleton(graph: Graph, nodes: Iterable[Node] | None = None) -> onnx.ModelPr
         if value.weight is None and value.producer is None:
             proto.graph.input.append(_given_info(graph, value))
     for node in graph.nodes if nodes is None else nodes:
-        if not is_misjudged(node, graph.opsets.get("", 0)):
+        if node not in hidden:
             proto.graph.node.extend(
                 [part.proto for part in node.parts] or stand_in(node) or [taken(node)])
     for value in graph.outputs:
