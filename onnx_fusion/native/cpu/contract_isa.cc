@@ -8,6 +8,7 @@
 #include "cpu/finish.h"
 #include "cpu/group_kernels.h"
 #include "cpu/narrow_kernels.h"
+#include "cpu/pooled_kernels.h"
 #include "cpu/strassen_kernels.h"
 #include "cpu/winograd_kernels.h"
 #include "machine.h"
@@ -33,6 +34,8 @@ namespace onnx_fusion::cpu {
   extern const NarrowKernels narrow_kernels;       \
   extern const GroupKernels group_kernels;         \
   extern const StrassenKernels strassen_kernels;   \
+  extern const PooledTileKernels pooled_tile_kernels; \
+  extern const PooledLineKernels pooled_line_kernels; \
   }
 ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -51,6 +54,8 @@ struct Chosen {
   const StrassenKernels* strassen = nullptr;
   const DepthKernels* depth[3] = {};  // narrowest first
   const WinogradKernels* winograd[3] = {};
+  const PooledTileKernels* pooled_tiles[3] = {};
+  const PooledLineKernels* pooled_lines[3] = {};
   int depths = 0;
 };
 
@@ -62,6 +67,8 @@ const Chosen& chosen() {
 #define X(isa)                                                   \
   if (!all) {                                                    \
     choice.winograd[choice.depths] = &isa::winograd_kernels;     \
+    choice.pooled_tiles[choice.depths] = &isa::pooled_tile_kernels; \
+    choice.pooled_lines[choice.depths] = &isa::pooled_line_kernels; \
     choice.depth[choice.depths++] = &isa::depth_kernels;         \
   }                                                              \
   all = all || name == #isa;                                     \
@@ -83,6 +90,14 @@ const Chosen& chosen() {
   return kernels;
 }
 
+// The first whose vectors hold so many, or the last.
+template <class Kernels>
+const Kernels& narrowest(const Kernels* const (&all)[3], int64_t count) {
+  int i = 0;
+  while (i + 1 < chosen().depths && all[i]->lanes < count) ++i;
+  return *all[i];
+}
+
 }  // namespace
 
 const GemmKernels& gemm_kernels() { return *chosen().gemm; }
@@ -95,10 +110,13 @@ const NarrowKernels& narrow_kernels() { return *chosen().narrow; }
 const GroupKernels& group_kernels() { return *chosen().group; }
 const StrassenKernels& strassen_kernels() { return *chosen().strassen; }
 const WinogradKernels& winograd_kernels(int64_t filters) {
-  const Chosen& choice = chosen();
-  int i = 0;
-  while (i + 1 < choice.depths && choice.winograd[i]->lanes < filters) ++i;
-  return *choice.winograd[i];
+  return narrowest(chosen().winograd, filters);
+}
+const PooledTileKernels& pooled_tile_kernels(int64_t filters) {
+  return narrowest(chosen().pooled_tiles, filters);
+}
+const PooledLineKernels& pooled_line_kernels(int64_t columns) {
+  return narrowest(chosen().pooled_lines, columns);
 }
 const DepthKernels* depth_kernels(int64_t channels) {
   const Chosen& choice = chosen();

@@ -79,6 +79,13 @@ class Finish {
                   int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
   bool has_row_bias() const { return row_bias_.tensor >= 0; }
   bool has_gain() const { return gain_.tensor >= 0; }
+  // Nothing but a bias, along rows or else along columns, a shift and a clamp.
+  bool is_plain(bool along_rows) const {
+    const Plane& other = along_rows ? column_bias_ : row_bias_;
+    return whole_ && other.tensor < 0 && residual_.tensor < 0 && gain_.tensor < 0 &&
+           slope_.tensor < 0 && scale_ == 1.0f && !late_ && !scaled_ &&
+           activation_ == Activation::none;
+  }
 
  private:
   // An operand over the flattened axes: element (row, column) is at base + row * row + column *

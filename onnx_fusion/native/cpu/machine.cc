@@ -10,6 +10,7 @@
 #include "cpu/attention.h"
 #include "cpu/band.h"
 #include "cpu/contract.h"
+#include "cpu/contract_pooled.h"
 #include "cpu/stage.h"
 #include "cpu/weights.h"
 #include "program/bind.h"
@@ -257,6 +258,10 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
     size_t taken = kAttentionStages;
     std::unique_ptr<StagePlan> plan = may_attend(s) ? plan_attention(bound->program, s) : nullptr;
     const auto one = [&](const BoundProgram& b, size_t stage) { return plan_stage(b, stage); };
+    if (plan == nullptr && forms[s] == StageForm::contraction) {
+      plan = cpu::plan_pooled(bound->program, s, constants.data(), constants.size());
+      taken = 2;
+    }
     if (plan == nullptr) plan = plan_bands(bound->program, s, one, &taken);
     if (plan == nullptr) {
       plan = plan_stage(bound->program, s);
