@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import cuda_call
 import native_lib
 import numpy as np
 
@@ -39,6 +40,9 @@ class Device:
     shared_bytes: int = 99 << 10
     max_grid_x: int = 2**31 - 1
     wide: bool = False
+    maker: int = 0
+    """Of all products: 0 our kernels, 1 cuBLASLt, 2 the same by parts."""
+    cache_bytes: int = 40 << 20
 
 
 class _Device(ctypes.Structure):
@@ -50,6 +54,8 @@ class _Device(ctypes.Structure):
         ("shared_bytes", ctypes.c_int64),
         ("max_grid_x", ctypes.c_int64),
         ("wide", ctypes.c_int32),
+        ("maker", ctypes.c_int32),
+        ("cache_bytes", ctypes.c_int64),
     )
 
 
@@ -66,10 +72,14 @@ class Plan:
     launches: tuple[dict, ...]
     workspace: int
     may_fail: bool
+    offers: tuple[list[int], ...] = ()
 
     def schedules(self) -> list[str]:
         """Return the launches' schedules: their entries' names without the hash."""
-        return [self.sources[x["source"]]["entry"].rsplit("_", 1)[0] for x in self.launches]
+        return [
+            "library" if "call" in x else self.sources[x["source"]]["entry"].rsplit("_", 1)[0]
+            for x in self.launches
+        ]
 
 
 def plan(text: str, inputs: Sequence[np.ndarray], device: Device = Device()) -> Plan:
@@ -98,7 +108,7 @@ def plan(text: str, inputs: Sequence[np.ndarray], device: Device = Device()) -> 
     found = json.loads(result)
     return Plan(
         text, tuple(found["sources"]), tuple(found["launches"]), found["workspace"],
-        found["may_fail"],
+        found["may_fail"], tuple(found["offers"]),
     )  # fmt: skip
 
 
@@ -163,6 +173,9 @@ class Machine:
                     "failure": lambda v: failure.address,
                 }[kind](value)
                 values.append(ctypes.c_void_p(at))
+            if "call" in launch:
+                cuda_call.run(launch["call"], [v.value for v in values])
+                continue
             pointers = [ctypes.cast(ctypes.byref(v), ctypes.c_void_p) for v in values]
             args = (ctypes.c_void_p * max(len(values), 1))(*pointers)
             entry = self.entries[plan.sources[launch["source"]]["entry"]]

@@ -1,5 +1,5 @@
-"""CUDA without a device: stand-ins for libcuda and NVRTC (emulator/fake_*.cc), and sessions that
-use them.
+"""CUDA without a device: stand-ins for libcuda, NVRTC and cuBLASLt (emulator/fake_*.cc), and
+sessions that use them.
 
 Kernels run in the emulator that their own tests use, on host memory; the CPU execution provider
 stands for the CUDA one.
@@ -30,6 +30,7 @@ class Fake:
         self.folder = folder
         self.driver = self.build("libfake_cuda.so", FLAGS, "fake_cuda.cc")
         self.nvrtc = self.build("libfake_nvrtc.so", FLAGS, "fake_nvrtc.cc")
+        self.blas = self.build("libfake_cublaslt.so", FLAGS, "fake_cublaslt.cc")
         self.build("emulator.h.gch", [*KERNEL_FLAGS, "-x", "c++-header"], "emulator.h")
 
     def build(self, name: str, flags: list[str], source: str) -> Path:
@@ -47,6 +48,7 @@ class Fake:
         return {
             "ONNX_FUSION_LIBCUDA": str(self.driver),
             "ONNX_FUSION_NVRTC": str(self.nvrtc),
+            "ONNX_FUSION_CUBLASLT": "",
             "ONNX_FUSION_COMPILERS": "0",
             "FAKE_CUDA_DIR": str(self.folder),
             "FAKE_CUDA_BUILD": f'g++ {flags} "$1" -o "$2"',

@@ -22,6 +22,8 @@ struct OnnxFusionDevice {
   int32_t arch, processors, tf32, aligned;
   int64_t shared_bytes, max_grid_x;
   int32_t wide;
+  int32_t maker;  // of all products: cuda::Maker
+  int64_t cache_bytes;
 };
 
 // Returns a description of the plan in JSON, to be freed, or of what is wrong; `failed` says which.
@@ -52,6 +54,8 @@ ONNX_FUSION_EXPORT char* onnx_fusion_cuda_plan(const char* text, size_t length,
     target.shared_bytes = device->shared_bytes;
     target.max_grid_x = device->max_grid_x;
     target.wide = device->wide != 0;
+    target.makers.fill(static_cast<cuda::Maker>(device->maker));
+    target.cache_bytes = device->cache_bytes;
     cuda::Plan plan;
     if (status.ok()) status = cuda::plan(bound, target, &plan);
     if (status.ok()) *failed = 0;

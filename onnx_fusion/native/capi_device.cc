@@ -77,6 +77,14 @@ ONNX_FUSION_EXPORT int64_t onnx_fusion_device_run(const void* kernel, const void
     std::shared_ptr<const cuda::Bound> bound;
     const cuda::Launches* launches = nullptr;
     Status status = self.kernel->bind(views.data(), &bound);
+    if (status.ok() && cuda::Kernel::is_open(*bound)) {
+      int64_t wanted = 0;
+      self.kernel->settle(*bound, views.data(), outputs, stream, [&](size_t bytes) {
+        wanted = static_cast<int64_t>(bytes);
+        return wanted <= workspace_bytes ? workspace : nullptr;
+      });
+      if (wanted > workspace_bytes) return wanted;
+    }
     if (status.ok()) status = self.kernel->choose(*bound, views.data(), outputs, &launches);
     if (!status.ok()) return report(status.message, error, error_size);
     const auto needed = static_cast<int64_t>(cuda::Kernel::workspace_bytes(*launches));

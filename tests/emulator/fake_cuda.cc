@@ -2,7 +2,8 @@
 // host, with the emulator that the kernels' own tests use.
 //
 // FAKE_CUDA_ARCH (90), FAKE_CUDA_RELEASE (13000): the device and the driver. FAKE_CUDA_BUILD: a command
-// that compiles the file "$1" to the library "$2". FAKE_CUDA_DIR: where.
+// that compiles the file "$1" to the library "$2". FAKE_CUDA_DIR: where. FAKE_CUDA_MS (8): what a product's
+// kernel takes, by a clock that events read; others take 1. FAKE_CUDA_CAPTURING: streams are being captured.
 #include <dlfcn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@ using Run = int (*)(const unsigned* grid, const unsigned* block, unsigned shared
 struct Kernel {
   Run run;
   int shared = 48 << 10;
+  bool product = false;
 };
 
 struct Module {
@@ -37,6 +39,7 @@ struct Module {
 auto& mutex = *new std::mutex;  // never destroyed: sessions end when the process does
 auto& calls = *new std::map<std::string, int>;
 void* last_stream = nullptr;
+std::atomic<float> now{0};  // milliseconds of work
 char primary;
 thread_local void* current = nullptr;
 
@@ -91,6 +94,7 @@ int fake_cuda_calls(const char* name) {
   return calls[name];
 }
 void* fake_cuda_last_stream() { return last_stream; }
+void fake_cuda_tick(float ms) { now = now + ms; }
 
 int cuInit(unsigned) { return kOk; }
 int cuDriverGetVersion(int* release) {
@@ -114,7 +118,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int) {
   const std::map<int, int> values = {
       {1, 1024}, {2, 1024}, {3, 1024}, {4, 64},      {5, number("FAKE_CUDA_GRID", 2147483647)},
       {6, 65535}, {8, 48 << 10}, {16, 4}, {75, arch / 10}, {76, arch % 10},
-      {97, number("FAKE_CUDA_SHARED", 227 << 10)}};
+      {38, number("FAKE_CUDA_CACHE", 50 << 20)}, {97, number("FAKE_CUDA_SHARED", 227 << 10)}};
   const auto found = values.find(attribute);
   if (found == values.end()) return kInvalidValue;
   *value = found->second;
@@ -172,6 +176,7 @@ int cuModuleGetFunction(Kernel** kernel, Module* module, const char* name) {
   if (run == nullptr) return kNotFound;
   *kernel = &module->kernels[name];
   (*kernel)->run = run;
+  (*kernel)->product = std::strncmp(name, "product", 7) == 0;
   return kOk;
 }
 int cuFuncGetAttribute(int* value, int attribute, Kernel* kernel) {
@@ -190,6 +195,7 @@ int cuLaunchKernel(Kernel* kernel, unsigned gx, unsigned gy, unsigned gz, unsign
   const unsigned grid[] = {gx, gy, gz}, block[] = {bx, by, bz};
   std::lock_guard<std::mutex> lock(mutex);  // one kernel at a time
   last_stream = stream;
+  now = now + static_cast<float>(kernel->product ? number("FAKE_CUDA_MS", 8) : 1);
   return kernel->run(grid, block, shared, arguments) == 0 ? kOk : kLaunchFailed;
 }
 int cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
@@ -203,6 +209,52 @@ int cuMemFreeHost(void* memory) {
 }
 int cuMemHostGetDevicePointer_v2(unsigned long long* address, void* memory, unsigned) {
   *address = reinterpret_cast<unsigned long long>(memory);
+  return kOk;
+}
+
+int cuDeviceGetName(char* name, int length, int) {
+  std::snprintf(name, static_cast<size_t>(length), "a stand-in");
+  return kOk;
+}
+int cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t bytes, void*) {
+  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  return kOk;
+}
+int cuMemsetD8Async(unsigned long long at, unsigned char value, size_t bytes, void*) {
+  std::memset(reinterpret_cast<void*>(at), value, bytes);
+  return kOk;
+}
+int cuStreamSynchronize(void*) {
+  count("wait");
+  return kOk;
+}
+int cuStreamIsCapturing(void*, int* status) {
+  *status = number("FAKE_CUDA_CAPTURING", 0);
+  return kOk;
+}
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+  thread_local int current = 0;
+  const int before = current;
+  current = *mode;
+  *mode = before;
+  return kOk;
+}
+int cuEventCreate(float** event, unsigned) {
+  count("event");
+  *event = new float(-1);
+  return kOk;
+}
+int cuEventDestroy_v2(float* event) {
+  delete event;
+  return kOk;
+}
+int cuEventRecord(float* event, void*) {
+  *event = now;
+  return kOk;
+}
+int cuEventSynchronize(float*) { return kOk; }
+int cuEventElapsedTime(float* ms, float* begin, float* end) {
+  *ms = *end - *begin;
   return kOk;
 }
 

@@ -60,8 +60,12 @@ Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& pr
                    const Tile& tile, const std::string& schedule);
 
 Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& product);
-// After a launch that left `splits` parts of every sum in a buffer.
-Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& product, int64_t splits,
-                 int partial);
+// Sums that a launch left in a buffer: `count` parts of each, of all rows or some.
+struct Parts {
+  int buffer;
+  int64_t count, first_row = 0, rows = 0;
+};
+Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& product,
+                 const Parts& parts);
 
 }  // namespace onnx_fusion::cuda

@@ -1,3 +1,5 @@
+#include <initializer_list>
+
 #include "cuda/render.h"
 
 namespace onnx_fusion::cuda {
@@ -19,6 +21,33 @@ std::string quoted(const std::string& text) {
 std::string triple(const unsigned* v) {
   return "[" + std::to_string(v[0]) + ", " + std::to_string(v[1]) + ", " + std::to_string(v[2]) +
          "]";
+}
+
+std::string list(std::initializer_list<int64_t> numbers) {
+  std::string out;
+  for (const int64_t number : numbers) {
+    out += (out.empty() ? "" : ", ") + std::to_string(number);
+  }
+  return out;
+}
+
+std::string call_text(const Call& call) {
+  static const char* const names[] = {"a", "b", "c", "d"};
+  const Strides* const strides[] = {&call.a, &call.b, &call.c, &call.d};
+  const int64_t starts[] = {call.at_a, call.at_b, call.at_c, call.at_d};
+  const auto type = [](DType dtype) {
+    return quoted(dtype == DType::f16 ? "f16" : dtype == DType::bf16 ? "bf16" : "f32");
+  };
+  std::string out = "{\"operands\": " + type(call.operands) + ", \"result\": " +
+                    type(call.result) + ", \"sizes\": [" +
+                    list({call.m, call.n, call.k, call.batches}) + "], \"flags\": [" +
+                    list({call.tf32, call.relu, call.has_c, call.has_bias}) +
+                    "], \"at_bias\": " + std::to_string(call.at_bias);
+  for (int i = 0; i < 4; ++i) {
+    out += ", " + quoted(names[i]) + ": [" +
+           list({starts[i], strides[i]->batch, strides[i]->row, strides[i]->column}) + "]";
+  }
+  return out + "}";
 }
 
 }  // namespace
@@ -43,7 +72,13 @@ std::string describe(const Plan& plan) {
       out += (k > 0 ? ", " : "") + std::string("[\"") + kinds[static_cast<size_t>(argument.kind)] +
              "\", " + std::to_string(argument.value) + "]";
     }
-    out += "]}";
+    out += "]" + (launch.call ? ", \"call\": " + call_text(*launch.call) : std::string()) + "}";
+  }
+  out += "], \"offers\": [";
+  for (size_t i = 0; i < plan.offers.size(); ++i) {
+    const Offer& offer = plan.offers[i];
+    out += (i > 0 ? ", [" : "[") + list({static_cast<int64_t>(offer.stage), offer.m, offer.n,
+                                         offer.k, offer.batches, offer.parts}) + "]";
   }
   return out + "]}";
 }

@@ -20,6 +20,7 @@ enum Attribute {
   kMaxGridY = 6,
   kSharedDefault = 8,
   kProcessors = 16,
+  kCacheBytes = 38,
   kMajor = 75,
   kMinor = 76,
   kSharedOptIn = 97,
@@ -98,6 +99,7 @@ Device find_device(const Driver& driver, int ordinal) {
   numbers.processors = ask(driver, device, kProcessors);
   numbers.shared_bytes = ask(driver, device, kSharedOptIn);
   numbers.shared_default = ask(driver, device, kSharedDefault);
+  numbers.cache_bytes = ask(driver, device, kCacheBytes);
   numbers.max_grid_x = ask(driver, device, kMaxGridX);
   numbers.max_grid_yz = ask(driver, device, kMaxGridY);
   return numbers;
@@ -118,6 +120,9 @@ Place find_place(const Driver& driver, int ordinal) {
     driver.check("cuDevicePrimaryCtxRetain", driver.retain_primary(&place.context, device));
   }
   place.device = find_device(driver, ordinal);
+  char name[256] = "";
+  driver.check("cuDeviceGetName", driver.device_name(name, sizeof name - 1, device));
+  place.name = name;
   place.max_threads = ask(driver, device, kMaxThreads);
   for (int k = 0; k < 3; ++k) place.max_block[k] = ask(driver, device, kMaxBlockX + k);
   return place;

@@ -16,6 +16,7 @@ using Context = struct CUctx_st*;
 using Module = struct CUmod_st*;
 using Function = struct CUfunc_st*;
 using Stream = struct CUstream_st*;
+using Event = struct CUevent_st*;
 using Address = uint64_t;  // of device memory
 
 // X(member, name in libcuda, type)
@@ -41,7 +42,18 @@ using Address = uint64_t;  // of device memory
         void**, void**))                                                                       \
   X(host_alloc, "cuMemHostAlloc", int(void**, size_t, unsigned))                               \
   X(host_free, "cuMemFreeHost", int(void*))                                                    \
-  X(host_address, "cuMemHostGetDevicePointer_v2", int(Address*, void*, unsigned))
+  X(host_address, "cuMemHostGetDevicePointer_v2", int(Address*, void*, unsigned))              \
+  X(device_name, "cuDeviceGetName", int(char*, int, int))                                      \
+  X(copy_to_host, "cuMemcpyDtoHAsync_v2", int(void*, Address, size_t, Stream))                 \
+  X(set_bytes, "cuMemsetD8Async", int(Address, unsigned char, size_t, Stream))                 \
+  X(await, "cuStreamSynchronize", int(Stream))                                                 \
+  X(is_capturing, "cuStreamIsCapturing", int(Stream, int*))                                    \
+  X(exchange_capture, "cuThreadExchangeStreamCaptureMode", int(int*))                          \
+  X(create_event, "cuEventCreate", int(Event*, unsigned))                                      \
+  X(destroy_event, "cuEventDestroy_v2", int(Event))                                            \
+  X(record, "cuEventRecord", int(Event, Stream))                                               \
+  X(await_event, "cuEventSynchronize", int(Event))                                             \
+  X(elapsed, "cuEventElapsedTime", int(float*, Event, Event))
 
 // What the driver answers; the names are those of cuda.h without CUDA_ERROR_.
 inline constexpr int kInvalidImage = 200, kNoBinary = 209, kInvalidPtx = 218,
@@ -79,6 +91,7 @@ struct Place {
   Context context = nullptr;
   int ordinal = 0;
   Device device;
+  std::string name;
   int max_threads = 1024;  // of a block
   int max_block[3] = {1024, 1024, 64};
 };

@@ -5,85 +5,54 @@
 #include <vector>
 
 #include "cuda/fuse.h"
-#include "cuda/module.h"
+#include "cuda/launches.h"
 #include "cuda/nvrtc.h"
 #include "cuda/offline.h"
+#include "cuda/trial.h"
 
 namespace onnx_fusion::cuda {
 
 namespace {
 
+constexpr int kMostTries = 8;  // with inputs that tell nothing
 constexpr size_t kMostBound = 64;      // signatures that are kept
-constexpr size_t kMostArguments = 512;  // of a launch; CUDA takes 4 KiB of them
 constexpr uint64_t kAlignment = 16;
-constexpr int kDynamicShared = 8, kFunctionThreads = 0;  // CUfunction_attribute
 constexpr unsigned kMapped = 3;  // CU_MEMHOSTALLOC_PORTABLE, _DEVICEMAP
 
-struct Step {
-  Function function;
-  const Launch* launch;
+bool are_aligned(const Program& program, const TensorView* inputs, void* const* outputs) {
+  uintptr_t bits = 0;
+  for (size_t i = 0; i < program.inputs; ++i) bits |= reinterpret_cast<uintptr_t>(inputs[i].data);
+  for (size_t o = 0; o < program.outputs; ++o) bits |= reinterpret_cast<uintptr_t>(outputs[o]);
+  return bits % kAlignment == 0;
+}
+
+// While it lives, this thread may wait and allocate though another's stream is captured.
+class Uncaptured {
+ public:
+  explicit Uncaptured(const Driver& driver) : driver_(driver) { driver_.exchange_capture(&mode_); }
+  ~Uncaptured() { driver_.exchange_capture(&mode_); }
+  Uncaptured(const Uncaptured&) = delete;
+  Uncaptured& operator=(const Uncaptured&) = delete;
+
+ private:
+  const Driver& driver_;
+  int mode_ = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED, then what it was
 };
-
-std::string times(const unsigned* n) {
-  return std::to_string(n[0]) + " x " + std::to_string(n[1]) + " x " + std::to_string(n[2]);
-}
-
-void check_limits(const Launch& launch, const Place& place, int function_threads) {
-  const Device& device = place.device;
-  const int64_t grid[3] = {device.max_grid_x, device.max_grid_yz, device.max_grid_yz};
-  const uint64_t threads = uint64_t{launch.block[0]} * launch.block[1] * launch.block[2];
-  for (int k = 0; k < 3; ++k) {
-    if (launch.grid[k] > grid[k]) {
-      throw ProgramError("a kernel needs a grid of " + times(launch.grid) +
-                         " blocks, the device takes " + std::to_string(grid[0]) + " x " +
-                         std::to_string(grid[1]) + " x " + std::to_string(grid[2]));
-    }
-  }
-  const int most = std::min(place.max_threads, function_threads);
-  if (threads > static_cast<uint64_t>(most)) {
-    throw ProgramError("a kernel needs blocks of " + times(launch.block) +
-                       " threads, the device takes " + std::to_string(most));
-  }
-  if (launch.shared_bytes > device.shared_bytes) {
-    throw ProgramError("a kernel needs " + std::to_string(launch.shared_bytes) +
-                       " bytes of shared memory, the device has " +
-                       std::to_string(device.shared_bytes) + " for a block");
-  }
-  if (launch.arguments.size() > kMostArguments) {
-    throw ProgramError("a kernel has " + std::to_string(launch.arguments.size()) +
-                       " arguments, the most are " + std::to_string(kMostArguments));
-  }
-}
-
-// Other launches of the same function may need more: what is allowed never shrinks.
-void allow_shared(const Driver& driver, Function function, int bytes) {
-  static auto& mutex = *new std::mutex;
-  std::lock_guard<std::mutex> lock(mutex);
-  int allowed = 0;
-  driver.check("cuFuncGetAttribute", driver.function_attribute(&allowed, kDynamicShared, function));
-  if (bytes <= allowed) return;
-  driver.check("cuFuncSetAttribute",
-               driver.set_function_attribute(function, kDynamicShared, bytes));
-}
-
-bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % kAlignment == 0;
-}
 
 }  // namespace
 
-struct Launches {
-  Plan plan;
-  std::shared_ptr<const Kernels> kernels;
-  std::vector<Step> steps;
-};
-
 class Bound {
  public:
-  std::vector<int64_t> key;  // the dims of all inputs
+  std::vector<int64_t> dims;  // of all inputs
   BoundProgram program;
-  Launches aligned;  // where all inputs and outputs lie at multiples of 16 bytes
+  std::unique_ptr<const Launches> aligned;  // where all inputs and outputs lie at multiples of 16
   mutable std::unique_ptr<const Launches> unaligned;  // made when first needed
+  // What is used in place of `aligned` where the library is faster: settled once.
+  mutable std::unique_ptr<const Launches> chosen;
+  mutable std::atomic<bool> settled{true};
+  mutable int tries = 0;  // to settle it
+  const Blas* blas = nullptr;
+  std::string key;  // of its choice
 };
 
 struct Kernel::State {
@@ -105,14 +74,17 @@ struct Kernel::State {
   }
 
   bool matches(const Bound& bound, const TensorView* inputs) const;
-  Launches prepare(const BoundProgram& bound, bool aligned) const;
-  Plan plan(const BoundProgram& bound, bool aligned) const;
+  std::unique_ptr<Launches> prepare(const BoundProgram& bound, bool aligned,
+                                    const Choice& choice = Choice()) const;
+  Plan plan(const BoundProgram& bound, bool aligned, const Choice& choice) const;
+  void recall(Bound* bound) const;
+  void use(const Bound& bound, const Choice& choice) const;
   void need_failure() const;
   Status earlier_failure() const;
 };
 
 bool Kernel::State::matches(const Bound& bound, const TensorView* inputs) const {
-  const int64_t* key = bound.key.data();
+  const int64_t* key = bound.dims.data();
   for (size_t i = 0; i < program->inputs; ++i) {
     const TensorView& view = inputs[i];
     if (view.rank != program->tensors[i].rank()) return false;
@@ -125,10 +97,11 @@ bool Kernel::State::matches(const Bound& bound, const TensorView* inputs) const 
 
 // The launches for this device. With PTX in the model they are those that it was made for, if it
 // has them.
-Plan Kernel::State::plan(const BoundProgram& bound, bool aligned) const {
+Plan Kernel::State::plan(const BoundProgram& bound, bool aligned, const Choice& choice) const {
   const auto plan_for = [&](Device device) {
     device.aligned = aligned;
     device.tf32 = settings.tf32;
+    device.makers = choice.makers;
     Plan made;
     const Status status = cuda::plan(bound, device, &made);
     if (!status.ok()) throw ProgramError(status.message);
@@ -141,24 +114,39 @@ Plan Kernel::State::plan(const BoundProgram& bound, bool aligned) const {
   return plan_for(place.device);
 }
 
-Launches Kernel::State::prepare(const BoundProgram& bound, bool aligned) const {
-  Launches ready;
-  ready.plan = plan(bound, aligned);
-  if (ready.plan.launches.empty()) return ready;
-  ready.kernels = load_kernels(*driver, place, ready.plan.sources, ptx, settings.nvrtc);
-  const Entered entered(*driver, place.context);
-  driver->check("cuCtxPushCurrent", entered.code());
-  for (const Launch& launch : ready.plan.launches) {
-    const Function function = ready.kernels->find(ready.plan.sources[launch.source].entry);
-    int threads = 0;
-    driver->check("cuFuncGetAttribute",
-                  driver->function_attribute(&threads, kFunctionThreads, function));
-    check_limits(launch, place, threads);
-    allow_shared(*driver, function, static_cast<int>(launch.shared_bytes));
-    ready.steps.push_back({function, &launch});
-  }
-  if (ready.plan.may_fail) need_failure();
+std::unique_ptr<Launches> Kernel::State::prepare(const BoundProgram& bound, bool aligned,
+                                                 const Choice& choice) const {
+  auto ready = load_launches(*driver, place, plan(bound, aligned, choice), choice, ptx,
+                             settings.nvrtc);
+  if (ready->plan.may_fail) need_failure();
   return ready;
+}
+
+// Whether the library may make products of this signature, and what is known of that.
+void Kernel::State::recall(Bound* bound) const {
+  const Plan& own = bound->aligned->plan;
+  if (!settings.blas || !worth_trying(own.offers)) return;
+  bound->blas = Blas::get();
+  if (bound->blas == nullptr || is_distrusted(*driver, place, *bound->blas)) return;
+  bound->key = choice_key(*driver, place, *bound->blas, own);
+  Choice choice;
+  if (recall_choice(bound->key, &choice)) {
+    try {
+      use(*bound, choice);
+      return;
+    } catch (const ProgramError&) {  // it is not for this library: measured again
+    }
+  }
+  bound->settled = false;
+}
+
+void Kernel::State::use(const Bound& bound, const Choice& choice) const {
+  if (choice.makers != Choice().makers) {
+    auto made = prepare(bound.program, true, choice);
+    made->otherwise = bound.aligned.get();
+    bound.chosen = std::move(made);
+  }
+  bound.settled = true;
 }
 
 void Kernel::State::need_failure() const {
@@ -227,9 +215,10 @@ Status Kernel::bind(const TensorView* inputs, std::shared_ptr<const Bound>* boun
     Status status = bind_program(*state.program, inputs, &made->program);
     if (!status.ok()) return status;
     for (size_t i = 0; i < state.program->inputs; ++i) {
-      made->key.insert(made->key.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
+      made->dims.insert(made->dims.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
     }
     made->aligned = state.prepare(made->program, true);
+    state.recall(made.get());
     if (state.known.size() >= kMostBound) state.known.pop_back();
     state.known.insert(state.known.begin(), made);
     *bound = std::move(made);
@@ -249,17 +238,14 @@ const int64_t* Kernel::output_dims(const Bound& bound, size_t output, size_t* ra
 Status Kernel::choose(const Bound& bound, const TensorView* inputs, void* const* outputs,
                       const Launches** launches) const {
   const State& state = *state_;
-  bool aligned = true;
-  for (size_t i = 0; i < state.program->inputs; ++i) {
-    aligned = aligned && is_aligned(inputs[i].data);
+  if (are_aligned(*state.program, inputs, outputs)) {
+    *launches = bound.settled && bound.chosen ? bound.chosen.get() : bound.aligned.get();
+    return Status();
   }
-  for (size_t o = 0; o < state.program->outputs; ++o) aligned = aligned && is_aligned(outputs[o]);
-  *launches = &bound.aligned;
-  if (aligned) return Status();
   try {
     std::lock_guard<std::mutex> lock(state.mutex);
     if (bound.unaligned == nullptr) {
-      bound.unaligned = std::make_unique<const Launches>(state.prepare(bound.program, false));
+      bound.unaligned = state.prepare(bound.program, false);
     }
     *launches = bound.unaligned.get();
   } catch (const std::exception& error) {
@@ -268,7 +254,61 @@ Status Kernel::choose(const Bound& bound, const TensorView* inputs, void* const*
   return Status();
 }
 
-size_t Kernel::workspace_bytes(const Launches& launches) { return launches.plan.workspace_bytes; }
+bool Kernel::is_open(const Bound& bound) { return !bound.settled; }
+
+void Kernel::settle(const Bound& bound, const TensorView* inputs, void* const* outputs,
+                    void* stream, const std::function<void*(size_t bytes)>& take) const {
+  const State& state = *state_;
+  const Driver& driver = *state.driver;
+  const auto on = static_cast<Stream>(stream);
+  if (!are_aligned(*state.program, inputs, outputs)) return;
+  // One at a time, so that none is timed beside another.
+  static auto& mutex = *new std::mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const Entered entered(driver, state.place.context);
+  int captures = 1;
+  if (bound.settled || entered.code() != 0 || driver.is_capturing(on, &captures) != 0 ||
+      captures != 0) {
+    return;
+  }
+  const Uncaptured uncaptured(driver);
+  try {
+    Choice choice;
+    if (recall_choice(bound.key, &choice) || is_distrusted(driver, state.place, *bound.blas)) {
+      return state.use(bound, choice);
+    }
+    size_t bytes = 0;
+    for (const Maker maker : {Maker::kernel, Maker::library, Maker::library_by_parts}) {
+      choice.makers.fill(maker);
+      bytes = std::max(bytes, state.plan(bound.program, true, choice).workspace_bytes);
+    }
+    void* const workspace = take(bytes);
+    if (workspace == nullptr) return;
+    const auto begin = [&](const Launches& launches) {
+      return start(driver, launches, inputs, outputs, workspace, state.failed_address, on);
+    };
+    const auto prepare = [&](const Choice& wanted) {
+      return state.prepare(bound.program, true, wanted);
+    };
+    Trial trial{driver, state.place, *bound.blas, {}, 0, bytes, on, prepare, begin};
+    trial.tolerance = tolerance_of(*state.program, state.settings.tf32);
+    for (size_t o = 0; o < state.program->outputs; ++o) {
+      const BoundTensor& tensor =
+          bound.program.tensors[state.program->inputs + state.program->temps + o];
+      trial.outputs.push_back({outputs[o], tensor.dtype, tensor.elements});
+    }
+    if (find_fastest(trial, *bound.aligned, &choice) == Verdict::later) {
+      bound.settled = ++bound.tries >= kMostTries;
+      return;
+    }
+    remember_choice(bound.key, choice);
+    state.use(bound, choice);
+  } catch (const std::exception&) {
+    bound.settled = true;  // with our kernels
+  }
+}
+
+size_t Kernel::workspace_bytes(const Launches& launches) { return launches.workspace_bytes(); }
 
 Status Kernel::run(const Launches& launches, const TensorView* inputs, void* const* outputs,
                    void* workspace, void* stream) const {
@@ -277,40 +317,8 @@ Status Kernel::run(const Launches& launches, const TensorView* inputs, void* con
   if (Status status = state.earlier_failure(); !status.ok()) return status;
   const Entered entered(driver, state.place.context);
   if (entered.code() != 0) return Status(driver.describe("cuCtxPushCurrent", entered.code()));
-  for (const Step& step : launches.steps) {
-    const Launch& launch = *step.launch;
-    uint64_t values[kMostArguments];
-    void* pointers[kMostArguments];
-    for (size_t a = 0; a < launch.arguments.size(); ++a) {
-      const Argument& argument = launch.arguments[a];
-      const auto value = static_cast<uint64_t>(argument.value);
-      pointers[a] = &values[a];
-      switch (argument.kind) {
-        case Argument::Kind::input:
-          values[a] = reinterpret_cast<uintptr_t>(inputs[value].data);
-          break;
-        case Argument::Kind::output:
-          values[a] = reinterpret_cast<uintptr_t>(outputs[value]);
-          break;
-        case Argument::Kind::workspace:
-          values[a] = reinterpret_cast<uintptr_t>(workspace) + value;
-          break;
-        case Argument::Kind::failure:
-          values[a] = state.failed_address;
-          break;
-        case Argument::Kind::int32:
-        case Argument::Kind::int64:
-          values[a] = value;
-          break;
-      }
-    }
-    const int code =
-        driver.launch(step.function, launch.grid[0], launch.grid[1], launch.grid[2],
-                      launch.block[0], launch.block[1], launch.block[2], launch.shared_bytes,
-                      static_cast<Stream>(stream), pointers, nullptr);
-    if (code != 0) return Status(driver.describe("cuLaunchKernel", code));
-  }
-  return Status();
+  return start(driver, launches, inputs, outputs, workspace, state.failed_address,
+               static_cast<Stream>(stream));
 }
 
 }  // namespace onnx_fusion::cuda

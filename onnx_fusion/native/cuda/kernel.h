@@ -1,6 +1,7 @@
 // A tile program on a CUDA device. Knows nothing of ONNX Runtime.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,6 +16,7 @@ struct Settings {
   int ordinal = 0;    // of the device
   std::string nvrtc;  // the compiler's path; empty: where it usually is
   bool tf32 = false;  // may f32 products round their operands to tf32
+  bool blas = true;   // may products be cuBLASLt's where that is faster
 };
 
 class Bound;     // what is known of one signature of shapes
@@ -40,6 +42,13 @@ class Kernel {
   // The launches for these inputs and outputs, whose addresses decide how wide accesses may be.
   Status choose(const Bound& bound, const TensorView* inputs, void* const* outputs,
                 const Launches** launches) const;
+  // Is it still open who makes the products of this signature fastest?
+  static bool is_open(const Bound& bound);
+  // Tries and times the makers on `stream`, waits for it, and lets choose() give the fastest from
+  // now on; leaves it open while the stream is captured, and where `take` gives no memory or these
+  // inputs tell nothing. Outputs are written.
+  void settle(const Bound& bound, const TensorView* inputs, void* const* outputs, void* stream,
+              const std::function<void*(size_t bytes)>& take) const;
   // How many bytes of device memory they need besides inputs and outputs.
   static size_t workspace_bytes(const Launches& launches);
   // Starts the kernels on `stream`, and does not wait for them. All pointers are device memory; the

@@ -39,14 +39,6 @@ std::string folder_of(const std::string& path) {
   return slash == std::string::npos ? std::string() : path.substr(0, slash);
 }
 
-std::string own_folder() {
-  Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&folder_of), &info) == 0 || info.dli_fname == nullptr) {
-    return {};
-  }
-  return folder_of(info.dli_fname);
-}
-
 // NVRTC 13.0 opens its builtins by name only, so they are opened where they lie.
 void open_builtins(const std::string& folder) {
   DIR* entries = folder.empty() ? nullptr : opendir(folder.c_str());
@@ -73,7 +65,7 @@ std::string named(const std::string& asked) {
 // Where it may be otherwise, the first choice first.
 std::vector<std::string> usual_places() {
   std::vector<std::string> places;
-  const std::string folder = own_folder();
+  const std::string folder = library_folder();
   for (const char* package : kPackages) places.push_back(folder + package);
   for (const char* name : kNames) places.push_back(name);
   places.push_back(kToolkit);
@@ -106,6 +98,14 @@ std::string first_error(const std::string& log, int code) {
 }
 
 }  // namespace
+
+std::string library_folder() {
+  Dl_info info;
+  if (dladdr(reinterpret_cast<void*>(&folder_of), &info) == 0 || info.dli_fname == nullptr) {
+    return {};
+  }
+  return folder_of(info.dli_fname);
+}
 
 #define ONNX_FUSION_NVRTC_TABLE(X)                                                               \
   X(version, "nvrtcVersion", int(int*, int*))                                                    \

@@ -45,6 +45,9 @@ class Compiler {
   std::vector<int> archs_;
 };
 
+// The folder of this library; empty if it cannot be told.
+std::string library_folder();
+
 // PTX whose first line `.version` says the oldest release that knows all it uses, so that older
 // drivers take it too: NVRTC writes its own release there.
 std::string lower_version(std::string ptx);

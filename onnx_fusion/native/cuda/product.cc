@@ -310,7 +310,7 @@ Status plan_product(Work& work, size_t stage, const Nest& nest, const Product& p
   const bool two = tile.rows <= 64 || (printer.staged() <= kStaged && work.device.arch < 90);
   const Status status = work.add(stage, schedule, text, shape, two ? 2 : 1);
   return status.ok() && tile.splits > 1
-             ? add_parts(work, stage, nest, product, tile.splits, tile.partial)
+             ? add_parts(work, stage, nest, product, {tile.partial, tile.splits})
              : status;
 }
 

@@ -195,7 +195,7 @@ Status plan_copied(Work& work, size_t stage, const Nest& nest, const Product& pr
   shape.shared_bytes = printer.shared_bytes();
   const Status status = work.add(stage, schedule, text, shape, 2);
   return status.ok() && tile.splits > 1
-             ? add_parts(work, stage, nest, product, tile.splits, tile.partial)
+             ? add_parts(work, stage, nest, product, {tile.partial, tile.splits})
              : status;
 }
 

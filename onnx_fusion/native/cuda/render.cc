@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/attention.h"
+#include "cuda/call.h"
 #include "cuda/contract.h"
 #include "cuda/work.h"
 
@@ -57,6 +58,18 @@ Status Work::add(size_t stage, const std::string& schedule, const Text& text, co
   }
   launch.shared_bytes = static_cast<unsigned>(shape.shared_bytes);
   launch.arguments = text.arguments;
+  append(std::move(launch));
+  return Status();
+}
+
+void Work::add(const Call& call, std::vector<Argument> arguments) {
+  Launch launch{};
+  launch.call = call;
+  launch.arguments = std::move(arguments);
+  append(std::move(launch));
+}
+
+void Work::append(Launch launch) {
   for (const Argument& argument : launch.arguments) {
     plan_->may_fail = plan_->may_fail || argument.kind == Argument::Kind::failure;
     if (argument.kind != Argument::Kind::workspace) continue;
@@ -66,7 +79,6 @@ Status Work::add(size_t stage, const std::string& schedule, const Text& text, co
     buffer.last = plan_->launches.size();
   }
   plan_->launches.push_back(std::move(launch));
-  return Status();
 }
 
 void Work::place() {
@@ -111,6 +123,18 @@ namespace {
 
 constexpr size_t kAttentionStages = 3;
 
+Status make_product(Work& work, size_t stage, const Nest& nest, const Product& product) {
+  LibraryProduct found;
+  if (stage >= kMostMade || !find_call(work, nest, product, &found)) {
+    return plan_product(work, stage, nest, product);
+  }
+  work.offer({stage, product.m, product.n, product.k, product.batches, found.parts > 1});
+  const Maker maker = work.device.makers[stage];
+  return maker == Maker::kernel ? plan_product(work, stage, nest, product)
+                                : plan_call(work, stage, nest, product, found,
+                                            maker == Maker::library_by_parts);
+}
+
 Status plan_stage(Work& work, size_t stage) {
   for (const std::vector<int>& stores : group_stores(work.bound, stage)) {
     const Nest nest(work.bound, stage, stores);
@@ -125,7 +149,7 @@ Status plan_stage(Work& work, size_t stage) {
       status = crosses(nest) && !work.device.wide ? plan_transpose(work, stage, nest)
                                                   : plan_points(work, stage, nest);
     } else if (find_product(nest, work.device, &product)) {
-      status = plan_product(work, stage, nest, product);
+      status = make_product(work, stage, nest, product);
     } else {
       status = plan_rows(work, stage, nest);
     }

@@ -111,21 +111,21 @@ std::string Text::parameter(const std::string& declaration, const std::string& n
   return name;
 }
 
+Argument argument_of(const Program& program, int tensor) {
+  const TensorKind kind = program.tensors[static_cast<size_t>(tensor)].kind;
+  if (kind == TensorKind::input) return {Argument::Kind::input, tensor};
+  if (kind == TensorKind::temp) return {Argument::Kind::workspace, tensor};
+  return {Argument::Kind::output, tensor - static_cast<int64_t>(program.inputs + program.temps)};
+}
+
 std::string Text::pointer(int tensor, bool writes) {
   const auto found = pointers_.find(tensor);
   if (found != pointers_.end()) return found->second;
   const Program& program = *bound_.program;
-  const size_t t = static_cast<size_t>(tensor);
-  const Tensor& what = program.tensors[t];
-  Argument argument{Argument::Kind::workspace, tensor};
-  if (what.kind == TensorKind::input) argument = {Argument::Kind::input, tensor};
-  if (what.kind == TensorKind::output) {
-    argument = {Argument::Kind::output,
-                tensor - static_cast<int64_t>(program.inputs + program.temps)};
-  }
+  const Tensor& what = program.tensors[static_cast<size_t>(tensor)];
   const std::string type = std::string(writes ? "" : "const ") + type_name(what.dtype);
-  return pointers_[tensor] =
-             parameter(type + "* __restrict__ ", "t" + std::to_string(tensor), argument);
+  return pointers_[tensor] = parameter(type + "* __restrict__ ", "t" + std::to_string(tensor),
+                                       argument_of(program, tensor));
 }
 
 std::string Text::scratch(int buffer, DType dtype, bool writes) {

@@ -12,6 +12,9 @@ namespace onnx_fusion::cuda {
 const char* type_name(DType dtype);
 std::string literal(DType dtype, uint64_t bits);
 
+// What points to a tensor of the program.
+Argument argument_of(const Program& program, int tensor);
+
 class Text {
  public:
   Text(const BoundProgram& bound, bool wide) : bound_(bound), wide_(wide) {}

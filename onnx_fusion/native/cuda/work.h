@@ -28,9 +28,13 @@ class Work {
   // Adds a launch of stage `stage`, or says why the device cannot run it.
   Status add(size_t stage, const std::string& schedule, const Text& text, const Shape& shape,
              int blocks_per_processor = 0);
+  // Adds a call of the library; its arguments are as those of Text.
+  void add(const Call& call, std::vector<Argument> arguments);
+  void offer(const Offer& offer) { plan_->offers.push_back(offer); }
   void place();  // offsets for temps and buffers, once all launches are there
 
  private:
+  void append(Launch launch);
   struct Buffer {
     int64_t bytes;
     size_t first, last;

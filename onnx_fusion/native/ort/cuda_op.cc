@@ -27,6 +27,7 @@ class CudaNode {
     check(memory_device(api, memory, &settings.ordinal));
     settings.nvrtc = op->options.nvrtc;
     settings.tf32 = op->options.tf32;
+    settings.blas = op->options.blas;
     std::vector<std::vector<int64_t>> dims;
     const std::vector<TensorView> shapes = inputs_.known(info, *program_, &dims);
     kernel_ =
@@ -49,11 +50,12 @@ class CudaNode {
     };
     const size_t outputs = kernel_->output_count();
     if (OrtStatus* failed = get_outputs(inputs_, context, outputs, dims_of, data)) return failed;
+    void* stream = nullptr;
+    if (OrtStatus* failed = compute_stream(api(), context, &stream)) return failed;
+    if (cuda::Kernel::is_open(*bound)) settle(*bound, views, data, stream);
     const cuda::Launches* launches = nullptr;
     status = kernel_->choose(*bound, views, data, &launches);
     if (!status.ok()) return inputs_.fail(status.message);
-    void* stream = nullptr;
-    if (OrtStatus* failed = compute_stream(api(), context, &stream)) return failed;
     Workspaces::Use workspace;
     const size_t bytes = cuda::Kernel::workspace_bytes(*launches);
     if (bytes > 0) {
@@ -64,6 +66,16 @@ class CudaNode {
   }
 
  private:
+  void settle(const cuda::Bound& bound, const TensorView* views, void* const* data,
+              void* stream) const {
+    Workspaces::Use workspace;
+    kernel_->settle(bound, views, data, stream, [&](size_t bytes) {
+      OrtStatus* failed = workspaces_->take(stream, bytes, &workspace);
+      if (failed != nullptr) release_status(api(), failed);
+      return workspace.data;
+    });
+  }
+
   std::shared_ptr<const Program> program_;
   Inputs inputs_;
   std::shared_ptr<Workspaces> workspaces_;

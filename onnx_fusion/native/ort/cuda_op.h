@@ -16,6 +16,7 @@ struct CudaOptions {
   std::string provider = kCudaProvider;  // the execution provider that they are for
   std::string nvrtc;                     // the compiler's path; empty: where it usually is
   bool tf32 = false;                     // may f32 products round their operands to tf32
+  bool blas = true;                      // may products be cuBLASLt's where that is faster
 };
 
 struct CudaRegion : FusedRegion {

@@ -1,0 +1,370 @@
+#include "cuda/trial.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <sstream>
+
+#include "cuda/cache.h"
+
+namespace onnx_fusion::cuda {
+namespace {
+
+constexpr int64_t kLeast = int64_t{1} << 20;  // multiplications: below, a launch is what counts
+constexpr int kAlgorithms = 3;                // of the library that are tried
+constexpr int kRounds = 5;
+constexpr float kRoundMs = 0.5f;  // about how long a round of each is
+constexpr int kMostRepeats = 50;
+constexpr double kFaster = 0.98;  // of the time: less is chance
+constexpr int64_t kWhole = int64_t{8} << 20, kPiece = int64_t{64} << 10;
+constexpr int64_t kPieces = 64;           // of an output that is not compared whole
+constexpr int64_t kDiffering = 1000;      // one of so many integers may, next to a border
+constexpr unsigned char kPoison = 0xff;   // NaNs
+constexpr size_t kMostRemembered = 4096;  // choices in memory
+
+std::string distrust_key(const Driver& driver, const Place& place, const Blas& blas) {
+  return "onnx_fusion wrong " + blas.version() + "\n" + place.name + "\ndriver " +
+         std::to_string(driver.release);
+}
+
+// Its two leading bits.
+int64_t roughly(int64_t n) {
+  int shift = 0;
+  while (n >> shift >= 4) ++shift;
+  return n >> shift << shift;
+}
+
+std::string write_choice(const Choice& choice) {
+  std::string text = "choice 1\n";
+  for (size_t s = 0; s < kMostMade; ++s) {
+    if (choice.makers[s] == Maker::kernel) continue;
+    text += std::to_string(s) + " " + std::to_string(static_cast<int>(choice.makers[s])) + " " +
+            std::to_string(choice.algorithms[s]) + "\n";
+  }
+  return text;
+}
+
+bool read_choice(const std::string& text, Choice* choice) {
+  std::istringstream lines(text);
+  std::string word;
+  int version = 0, stage = 0, maker = 0, algorithm = 0;
+  if (!(lines >> word >> version) || word != "choice" || version != 1) return false;
+  *choice = Choice();
+  while (lines >> stage) {
+    if (!(lines >> maker >> algorithm) || stage < 0 || stage >= static_cast<int>(kMostMade) ||
+        maker < 1 || maker > static_cast<int>(Maker::library_by_parts) || algorithm < 0 ||
+        algorithm >= kAlgorithms) {
+      return false;
+    }
+    choice->makers[static_cast<size_t>(stage)] = static_cast<Maker>(maker);
+    choice->algorithms[static_cast<size_t>(stage)] = algorithm;
+  }
+  return lines.eof();
+}
+
+double half_value(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  const double size = exponent == 31  ? (fraction == 0 ? HUGE_VAL : std::nan(""))
+                      : exponent == 0 ? std::ldexp(fraction, -24)
+                                      : std::ldexp(1024 + fraction, exponent - 25);
+  return bits >> 15 ? -size : size;
+}
+
+double brain_value(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof value);
+  return value;
+}
+
+struct Memory {
+  std::mutex mutex;
+  std::map<std::string, std::string> texts;
+
+  static Memory& get() {
+    static auto& memory = *new Memory;
+    return memory;
+  }
+};
+
+// Memory first, then the disk.
+bool recall(const std::string& key, std::string* text) {
+  Memory& memory = Memory::get();
+  const std::lock_guard<std::mutex> lock(memory.mutex);
+  const auto found = memory.texts.find(key);
+  if (found != memory.texts.end()) {
+    *text = found->second;
+    return true;
+  }
+  if (!load(cache_folder(), key, text)) return false;
+  memory.texts[key] = *text;
+  return true;
+}
+
+void remember(const std::string& key, const std::string& text) {
+  Memory& memory = Memory::get();
+  const std::lock_guard<std::mutex> lock(memory.mutex);
+  if (memory.texts.size() >= kMostRemembered) memory.texts.clear();
+  memory.texts[key] = text;
+  save(cache_folder(), key, text);
+}
+
+// The outputs' bytes that are compared: all, or pieces over the whole of them.
+class Results {
+ public:
+  explicit Results(const Trial& trial) : trial_(trial) {
+    for (const Written& out : trial.outputs) {
+      const auto size = static_cast<int64_t>(dtype_size(out.dtype));
+      const int64_t bytes = out.elements * size;
+      const int64_t pieces = bytes <= kWhole ? 1 : kPieces;
+      for (int64_t i = 0; i < pieces; ++i) {
+        const int64_t start =
+            pieces == 1 ? 0 : (bytes - kPiece) / size * i / (pieces - 1) * size;
+        parts_.push_back({&out, start, pieces == 1 ? bytes : kPiece, {}});
+        parts_.back().content.resize(static_cast<size_t>(parts_.back().bytes));
+      }
+    }
+  }
+
+  void poison() const {
+    for (const Written& out : trial_.outputs) {
+      const size_t bytes = static_cast<size_t>(out.elements) * dtype_size(out.dtype);
+      if (bytes == 0) continue;
+      trial_.driver.check("cuMemsetD8Async", trial_.driver.set_bytes(address(out.data), kPoison,
+                                                                     bytes, trial_.stream));
+    }
+  }
+
+  void read() {
+    for (Part& part : parts_) {
+      if (part.bytes == 0) continue;
+      trial_.driver.check("cuMemcpyDtoHAsync",
+                          trial_.driver.copy_to_host(
+                              part.content.data(),
+                              address(part.of->data) + static_cast<Address>(part.start),
+                              static_cast<size_t>(part.bytes), trial_.stream));
+    }
+    trial_.driver.check("cuStreamSynchronize", trial_.driver.await(trial_.stream));
+  }
+
+  // Are all floats numbers?
+  bool finite() const {
+    return std::all_of(parts_.begin(), parts_.end(), [](const Part& part) {
+      for (int64_t i = 0; is_float(part.of->dtype) && i < part.count(); ++i) {
+        if (!std::isfinite(part.at(i))) return false;
+      }
+      return true;
+    });
+  }
+
+  // Are these as near to those as another order of sums explains?
+  bool near(const Results& right) const {
+    for (size_t p = 0; p < parts_.size(); ++p) {
+      const Part &mine = parts_[p], &other = right.parts_[p];
+      if (!is_float(mine.of->dtype)) {
+        int64_t apart = 0;
+        const size_t size = dtype_size(mine.of->dtype);
+        for (int64_t i = 0; i < mine.count(); ++i) {
+          const size_t at = static_cast<size_t>(i) * size;
+          apart += std::memcmp(&mine.content[at], &other.content[at], size) != 0;
+        }
+        if (apart * kDiffering > mine.count()) return false;
+        continue;
+      }
+      const double most = trial_.tolerance * right.range(*other.of);
+      for (int64_t i = 0; i < mine.count(); ++i) {
+        if (!(std::abs(mine.at(i) - other.at(i)) <= most)) return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  struct Part {
+    const Written* of;
+    int64_t start, bytes;
+    std::vector<char> content;
+
+    int64_t count() const { return bytes / static_cast<int64_t>(dtype_size(of->dtype)); }
+    double at(int64_t i) const {
+      const char* from = content.data() + i * static_cast<int64_t>(dtype_size(of->dtype));
+      const auto as = [&](auto value) {
+        std::memcpy(&value, from, sizeof value);
+        return value;
+      };
+      switch (of->dtype) {
+        case DType::f16:
+          return half_value(as(uint16_t{}));
+        case DType::bf16:
+          return brain_value(as(uint16_t{}));
+        case DType::f64:
+          return as(double{});
+        default:
+          return as(float{});
+      }
+    }
+  };
+
+  static Address address(const void* data) { return reinterpret_cast<uintptr_t>(data); }
+  static bool is_float(DType dtype) {
+    return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 ||
+           dtype == DType::bf16;
+  }
+  double range(const Written& of) const {
+    double most = std::numeric_limits<float>::min();
+    for (const Part& part : parts_) {
+      for (int64_t i = 0; part.of == &of && i < part.count(); ++i) {
+        most = std::max(most, std::abs(part.at(i)));
+      }
+    }
+    return most;
+  }
+
+  const Trial& trial_;
+  std::vector<Part> parts_;
+};
+
+class Clock {
+ public:
+  explicit Clock(const Trial& trial) : trial_(trial) {
+    for (Event& event : events_) {
+      trial.driver.check("cuEventCreate", trial.driver.create_event(&event, 0));
+    }
+  }
+  ~Clock() {
+    for (const Event event : events_) {
+      if (event != nullptr) trial_.driver.destroy_event(event);
+    }
+  }
+  Clock(const Clock&) = delete;
+  Clock& operator=(const Clock&) = delete;
+
+  // Milliseconds of so many runs.
+  float time(const Launches& launches, int repeats) const {
+    const Driver& driver = trial_.driver;
+    float taken = 0;
+    driver.check("cuEventRecord", driver.record(events_[0], trial_.stream));
+    for (int i = 0; i < repeats; ++i) {
+      const Status status = trial_.start(launches);
+      if (!status.ok()) throw ProgramError(status.message);
+    }
+    driver.check("cuEventRecord", driver.record(events_[1], trial_.stream));
+    driver.check("cuEventSynchronize", driver.await_event(events_[1]));
+    driver.check("cuEventElapsedTime", driver.elapsed(&taken, events_[0], events_[1]));
+    return taken;
+  }
+
+  // Is the second really faster? Both in turns, the best of some rounds.
+  bool beats(const Launches& first, const Launches& second) const {
+    const float once = std::max(time(first, 1), 1e-3f);
+    const int repeats = std::clamp(static_cast<int>(kRoundMs / once), 1, kMostRepeats);
+    float best[2] = {std::numeric_limits<float>::max(), std::numeric_limits<float>::max()};
+    for (int round = 0; round < kRounds; ++round) {
+      best[0] = std::min(best[0], time(first, repeats));
+      best[1] = std::min(best[1], time(second, repeats));
+    }
+    return best[1] < kFaster * best[0];
+  }
+
+ private:
+  const Trial& trial_;
+  Event events_[2] = {};
+};
+
+}  // namespace
+
+bool worth_trying(const std::vector<Offer>& offers) {
+  return std::any_of(offers.begin(), offers.end(), [](const Offer& o) {
+    return o.m * o.n * o.k * o.batches >= kLeast;
+  });
+}
+
+std::string choice_key(const Driver& driver, const Place& place, const Blas& blas,
+                       const Plan& own) {
+  std::string key = std::string("onnx_fusion ") + ONNX_FUSION_VERSION + " choice\n" + place.name +
+                    "\nsm_" + std::to_string(place.device.arch) + "\ndriver " +
+                    std::to_string(driver.release) + "\n" + blas.version();
+  for (const Source& source : own.sources) key += "\n" + source.entry;
+  for (const Offer& o : own.offers) {
+    key += "\n" + std::to_string(o.stage);
+    for (const int64_t size : {o.m, o.n, o.k, o.batches}) key += " " + std::to_string(roughly(size));
+  }
+  return key;
+}
+
+bool recall_choice(const std::string& key, Choice* choice) {
+  std::string text;
+  return recall(key, &text) && read_choice(text, choice);
+}
+
+void remember_choice(const std::string& key, const Choice& choice) {
+  remember(key, write_choice(choice));
+}
+
+bool is_distrusted(const Driver& driver, const Place& place, const Blas& blas) {
+  std::string text;
+  return recall(distrust_key(driver, place, blas), &text);
+}
+
+Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
+  *best = Choice();
+  const auto run = [&](const Launches& launches) {
+    const Status status = trial.start(launches);
+    if (!status.ok()) throw ProgramError(status.message);
+  };
+  Results right(trial), made(trial);
+  run(own);
+  right.read();
+  if (!right.finite()) return Verdict::later;
+  const Clock clock(trial);
+  std::unique_ptr<const Launches> fastest;
+  for (const Offer& offer : own.plan.offers) {
+    const Choice before = *best;
+    for (const Maker maker : {Maker::library, Maker::library_by_parts}) {
+      if (maker == Maker::library_by_parts && !offer.parts) continue;
+      for (int algorithm = 0; algorithm < kAlgorithms; ++algorithm) {
+        Choice choice = before;
+        choice.makers[offer.stage] = maker;
+        choice.algorithms[offer.stage] = algorithm;
+        std::unique_ptr<const Launches> candidate;
+        try {
+          candidate = trial.prepare(choice);
+          if (candidate->workspace_bytes() > trial.workspace_bytes) break;
+          made.poison();
+          run(*candidate);
+        } catch (const ProgramError&) {
+          break;  // there are no more algorithms, or no compiler
+        }
+        made.read();
+        if (!made.near(right)) {
+          std::fprintf(stderr,
+                       "onnx_fusion: %s computes something else than our kernels on %s; it is not "
+                       "used\n",
+                       trial.blas.version().c_str(), trial.place.name.c_str());
+          remember(distrust_key(trial.driver, trial.place, trial.blas), "wrong");
+          *best = Choice();
+          return Verdict::settled;
+        }
+        if (!clock.beats(fastest ? *fastest : own, *candidate)) continue;
+        *best = choice;
+        fastest = std::move(candidate);
+      }
+    }
+  }
+  return Verdict::settled;
+}
+
+double tolerance_of(const Program& program, bool tf32) {
+  double most = tf32 ? 2e-3 : 1e-4;
+  for (const Tensor& tensor : program.tensors) {
+    if (tensor.dtype == DType::f16) most = std::max(most, 2e-3);
+    if (tensor.dtype == DType::bf16) most = std::max(most, 1.6e-2);
+  }
+  return most;
+}
+
+}  // namespace onnx_fusion::cuda

@@ -1,0 +1,366 @@
+"""Products that cuBLASLt makes where it is faster: plans with it, and whole sessions with a
+stand-in."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cuda_emulator
+import numpy as np
+import pytest
+from cuda_fake import cuda_session
+from cuda_programs import TOLERANCE, Writer, program, random
+from onnx import TensorProto
+from op_models import fused, model
+from test_cuda_schedules import BY_NAME, difference
+
+from onnx_fusion.program import interpret, parse_program
+from onnx_fusion.runtime.library import get_library_path
+
+PRODUCTS = [
+    p for name, p in BY_NAME.items() if name.startswith(("product", "attention_f32", "convolution"))
+]
+ONNX = {"f32": TensorProto.FLOAT, "f16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+M, N, K = 72, 128, 128
+
+
+def taken(maker: int) -> list:
+    """Return plans of the schedules' programs that the library has a part in."""
+    found = []
+    for p in PRODUCTS:
+        device = dataclasses.replace(p.device, maker=maker, cache_bytes=1 << 14)
+        plan = cuda_emulator.plan(p.text, p.inputs, device)
+        if plan.offers:
+            found.append((p, plan))
+    return found[maker::3]
+
+
+@pytest.mark.parametrize("maker", [1, 2])
+def test_plans_with_calls_compute_the_same(maker):
+    found = taken(maker)
+    machine = cuda_emulator.machine()
+    machine.build((s["entry"], s["unit"]) for _, plan in found for s in plan.sources)
+    calls = 0
+    for p, plan in found:
+        calls += plan.schedules().count("library")
+        want = interpret(parse_program(p.text), p.inputs)[0]
+        dtype = str(parse_program(p.text).outputs[0].dtype)
+        assert difference(machine.run(plan, p.inputs)[0], want, dtype) <= p.tolerance, p.name
+    assert len(found) >= 15 and calls >= len(found) * maker
+
+
+def test_what_is_offered_depends_on_how_operands_lie():
+    for p in PRODUCTS:
+        offered = bool(cuda_emulator.plan(p.text, p.inputs, p.device).offers)
+        odd = dataclasses.replace(p.device, aligned=False)
+        assert not cuda_emulator.plan(p.text, p.inputs, odd).offers
+        if p.name.startswith("convolution"):
+            assert not offered  # windows are no matrix
+        elif "attention" not in p.name and "_tn_" not in p.name:
+            assert offered, p.name
+
+
+def dense(dtype: str, layout: str = "nn", rest: str = "", batches: int = 0) -> str:
+    """Return a product with what comes after it: names of REST one after the other."""
+    b, many = ("b, ", "2, ") if batches else ("", "")
+    w = Writer(dtype)
+    x = w.load(f"x ({b}k, i)" if layout[0] == "t" else f"x ({b}i, k)")
+    y = w.load(f"w ({b}j, k)" if layout[1] == "t" else f"w ({b}k, j)")
+    value = w.value(f"dot {x} {y} over k")
+    for name in rest.split():
+        if name == "bias":
+            value = w.value(f"add {value} {w.load('c (j)')}")
+        elif name == "residual":
+            value = w.value(f"add {w.load(f'r ({b}i, j)')} {value}")
+        elif name == "relu":
+            value = w.value(f"max {value} {w.value('const f32 0')}")
+        else:
+            half = w.value(f"mul {value} {w.value('const f32 0.5')}")
+            inner = w.value(f"mul {value} {w.value('const f32 0.70710678')}")
+            more = w.value(f"add {w.value(f'erf {inner}')} {w.value('const f32 1')}")
+            value = w.value(f"mul {half} {more}")
+    w.store(f"y ({b}i, j)", value)
+    return program(
+        f"input x {dtype}[{many}{f'{K}, {M}' if layout[0] == 't' else f'{M}, {K}'}] row",
+        f"input w {dtype}[{many}{f'{N}, {K}' if layout[1] == 't' else f'{K}, {N}'}] row",
+        f"input c {dtype}[{N}] row", f"input r {dtype}[{many}{M}, {N}] row",
+        f"output y {dtype}[{many}{M}, {N}] row",
+        f"stage {'b: 2, ' if batches else ''}i: {M}, j: {N}, k: {K}", w.lines,
+    )  # fmt: skip
+
+
+def inputs_of(text: str) -> dict[str, np.ndarray]:
+    parsed = parse_program(text)
+    return {
+        t.name: random(str(t.dtype), *[int(str(d)) for d in t.shape], seed=k)
+        for k, t in enumerate(parsed.inputs)
+    }
+
+
+def model_of(text: str):
+    parsed = parse_program(text)
+    shapes = {t.name: (ONNX[str(t.dtype)], [int(str(d)) for d in t.shape]) for t in parsed.inputs}
+    out = parsed.outputs[0]
+    return model([fused(list(shapes), ["y"], text)], shapes, {"y": (ONNX[str(out.dtype)], None)})
+
+
+class Blas:
+    """The stand-in, and what was asked of it."""
+
+    def __init__(self, path) -> None:
+        self.library = ctypes.CDLL(str(path))
+        for name in ("wrong", "last"):
+            getattr(self.library, f"fake_cublaslt_{name}").restype = ctypes.c_char_p
+
+    def calls(self) -> int:
+        return self.library.fake_cublaslt_calls()
+
+    def objects(self) -> int:
+        return self.library.fake_cublaslt_objects()
+
+    def wrong(self) -> str:
+        return self.library.fake_cublaslt_wrong().decode()
+
+    def last(self) -> str:
+        return self.library.fake_cublaslt_last().decode()
+
+
+VERSIONS = itertools.count(1)
+
+
+@pytest.fixture
+def blas(fake, monkeypatch, tmp_path):
+    """The stand-in for cuBLASLt with a name and version of this test's own, since what was chosen
+    is kept in memory, and an empty cache."""
+    monkeypatch.setenv("ONNX_FUSION_CACHE", str(tmp_path))
+    own = tmp_path / "libcublasLt.so"
+    own.symlink_to(fake.blas)
+    monkeypatch.setenv("ONNX_FUSION_CUBLASLT", str(own))
+    monkeypatch.setenv("FAKE_CUBLASLT_VERSION", str(next(VERSIONS)))
+    found = Blas(fake.blas)
+    yield found
+    assert found.wrong() == ""
+
+
+def run(made, text: str, feed: dict | None = None) -> float:
+    """Return how far a session's result lies from the interpreter's."""
+    feed = feed or inputs_of(text)
+    dtype = str(parse_program(text).outputs[0].dtype)
+    out = np.empty((*feed["x"].shape[:-2], M, N), feed["x"].dtype)
+    binding = made.io_binding()
+    kept = []
+    for name, array in feed.items():
+        array = aligned(array)
+        kept.append(array)
+        binding.bind_input(name, "cpu", 0, ONNX[dtype], array.shape, array.ctypes.data)
+    out = aligned(out)
+    binding.bind_output("y", "cpu", 0, ONNX[dtype], out.shape, out.ctypes.data)
+    made.run_with_iobinding(binding)
+    want = interpret(parse_program(text), list(feed.values()))[0]
+    return difference(out, want, dtype)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    made = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    made[...] = array
+    return made
+
+
+CASES = [
+    ("f32", "nn", "", 0, "f32 NN 1"),
+    ("f16", "nt", "bias", 0, "f16 TN bias 1"),
+    ("bf16", "tn", "bias relu", 0, "bf16 NT bias relu 1"),
+    ("f16", "nn", "bias residual relu", 0, "f16 NN c bias relu 1"),
+    ("f16", "nn", "bias gelu", 0, "f32 NN 1"),
+    ("f32", "tt", "residual", 2, "f32 TT c 2"),
+    ("bf16", "nn", "gelu residual", 2, "f32 NN 2"),
+]
+
+
+@pytest.mark.parametrize(("dtype", "layout", "rest", "batches", "call"), CASES)
+def test_a_faster_library_makes_the_product(blas, fake, dtype, layout, rest, batches, call):
+    text = dense(dtype, layout, rest, batches)
+    made = cuda_session(model_of(text))
+    before = blas.calls()
+    for _ in range(2):
+        assert run(made, text) <= TOLERANCE[dtype]
+    assert blas.calls() > before and blas.last() == call
+    # Settled: a run is one call, no wait and no event.
+    before = blas.calls(), fake.calls("wait"), fake.calls("event")
+    assert run(made, text) <= TOLERANCE[dtype]
+    assert (blas.calls() - 1, fake.calls("wait"), fake.calls("event")) == before
+
+
+TEXT = dense("f32", "nn", "bias")
+
+
+def is_used(blas, made, text=TEXT) -> bool:
+    """Run twice, then say whether a run calls the library."""
+    for _ in range(2):
+        assert run(made, text) <= TOLERANCE["f32"]
+    before = blas.calls()
+    assert run(made, text) <= TOLERANCE["f32"]
+    return blas.calls() > before
+
+
+def test_a_slower_library_is_not_chosen(blas, monkeypatch):
+    monkeypatch.setenv("FAKE_CUBLASLT_MS", "40")
+    made = cuda_session(model_of(TEXT))
+    before = blas.calls()
+    assert not is_used(blas, made) and blas.calls() > before
+
+
+def test_the_fastest_algorithm_is_chosen(blas, monkeypatch):
+    monkeypatch.setenv("FAKE_CUBLASLT_MS", "12")
+    assert is_used(blas, cuda_session(model_of(TEXT)))  # the second takes 6, our kernel 8
+    monkeypatch.setenv("FAKE_CUBLASLT_VERSION", "0")
+    monkeypatch.setenv("FAKE_CUBLASLT_ALGORITHMS", "1")
+    again = Path(os.environ["ONNX_FUSION_CUBLASLT"]).with_name("again.so")
+    again.symlink_to(os.environ["ONNX_FUSION_CUBLASLT"])
+    monkeypatch.setenv("ONNX_FUSION_CUBLASLT", str(again))
+    assert not is_used(blas, cuda_session(model_of(TEXT)))
+
+
+def test_a_library_that_computes_something_else_is_not_asked_again(blas, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE_CUBLASLT_WRONG", "1")
+    made = cuda_session(model_of(TEXT))
+    assert not is_used(blas, made)
+    expected = "computes something else than our kernels on a stand-in; it is not used"
+    assert capfd.readouterr().err.count(expected) == 1
+    monkeypatch.delenv("FAKE_CUBLASLT_WRONG")
+    before = blas.calls()
+    other = dense("f32", "nt", "relu")
+    assert not is_used(blas, cuda_session(model_of(other)), other) and blas.calls() == before
+
+
+def test_a_library_that_fails_is_done_without(blas, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE_CUBLASLT_FAILS", "1")
+    assert not is_used(blas, cuda_session(model_of(TEXT)))
+    monkeypatch.delenv("FAKE_CUBLASLT_FAILS")
+    other = dense("f32", "nt", "relu")
+    made = cuda_session(model_of(other))
+    assert is_used(blas, made, other)
+    monkeypatch.setenv("FAKE_CUBLASLT_FAILS", "1")  # later, in a run
+    assert run(made, other) <= TOLERANCE["f32"]
+    assert "CUBLAS_STATUS_EXECUTION_FAILED (13); our own kernels" in capfd.readouterr().err
+    monkeypatch.delenv("FAKE_CUBLASLT_FAILS")
+    assert not is_used(blas, made, other)
+
+
+@pytest.mark.parametrize("how", ["entry", "empty", "missing", "none"])
+def test_a_session_without_the_library_runs(blas, monkeypatch, how):
+    if how == "empty":
+        monkeypatch.setenv("ONNX_FUSION_CUBLASLT", "")
+    elif how == "missing":
+        monkeypatch.setenv("ONNX_FUSION_CUBLASLT", "/nowhere/libcublasLt.so")
+    elif how == "none":
+        monkeypatch.setenv("FAKE_CUBLASLT_ALGORITHMS", "0")
+    before = blas.calls()
+    entries = {"cuda_blas": "0"} if how == "entry" else {}
+    assert not is_used(blas, cuda_session(model_of(TEXT), **entries)) and blas.calls() == before
+
+
+def test_nothing_is_tried_while_a_stream_is_captured(blas, monkeypatch, fake):
+    monkeypatch.setenv("FAKE_CUDA_CAPTURING", "1")
+    made = cuda_session(model_of(TEXT))
+    before = blas.calls(), fake.calls("wait")
+    assert run(made, TEXT) <= TOLERANCE["f32"]
+    assert (blas.calls(), fake.calls("wait")) == before
+    monkeypatch.delenv("FAKE_CUDA_CAPTURING")
+    assert is_used(blas, made)
+    monkeypatch.setenv("FAKE_CUDA_CAPTURING", "1")
+    assert is_used(blas, made)  # a call can be captured
+
+
+def test_inputs_that_tell_nothing_settle_nothing(blas):
+    made = cuda_session(model_of(TEXT))
+    feed = inputs_of(TEXT)
+    feed["x"] = np.full_like(feed["x"], np.inf)
+    before = blas.calls()
+    run(made, TEXT, feed)
+    assert blas.calls() == before
+    assert is_used(blas, made)
+
+
+def test_sizes_nearby_share_a_choice(blas, fake):
+    text = TEXT.replace(str(M), "R")
+    made = cuda_session(model([fused(["x", "w", "c", "r"], ["y"], text)], {
+        "x": (ONNX["f32"], ["R", K]), "w": (ONNX["f32"], [K, N]), "c": (ONNX["f32"], [N]),
+        "r": (ONNX["f32"], ["R", N]),
+    }, {"y": (ONNX["f32"], None)}))  # fmt: skip
+    rng = np.random.default_rng(0)
+
+    def go(rows: int) -> None:
+        x, w = (aligned(rng.uniform(-1, 1, s).astype("f")) for s in ((rows, K), (K, N)))
+        c, r = (aligned(rng.uniform(-1, 1, s).astype("f")) for s in ((N,), (rows, N)))
+        y = aligned(np.empty((rows, N), "f"))
+        binding = made.io_binding()
+        for name, a in (("x", x), ("w", w), ("c", c), ("r", r)):
+            binding.bind_input(name, "cpu", 0, ONNX["f32"], a.shape, a.ctypes.data)
+        binding.bind_output("y", "cpu", 0, ONNX["f32"], y.shape, y.ctypes.data)
+        made.run_with_iobinding(binding)
+        np.testing.assert_allclose(y, x @ w + c, rtol=1e-4, atol=1e-4)
+
+    go(72)
+    before = fake.calls("event")
+    go(76)
+    assert fake.calls("event") == before
+    go(72)
+    go(120)
+    assert fake.calls("event") > before
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = [{tests!r}]
+import onnx
+from cuda_fake import cuda_session
+from test_cuda_blas import TEXT, Blas, model_of, run
+import ctypes, os
+driver = ctypes.CDLL(os.environ["ONNX_FUSION_LIBCUDA"])
+made = cuda_session(model_of(TEXT))
+assert run(made, TEXT) <= 4e-6
+tried = driver.fake_cuda_calls(b"event")
+calls = Blas(os.environ["ONNX_FUSION_CUBLASLT"]).calls()
+print(tried > 0, calls > 0)
+"""
+
+
+def test_choices_are_kept_on_disk(blas, tmp_path):
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+
+    def go() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert go() == "True True"
+    assert go() == "False True"
+    for file in (tmp_path / "cuda").iterdir():  # damaged
+        data = bytearray(file.read_bytes())
+        if b"choice 1\n" in data:
+            data[-2] ^= 1
+            file.write_bytes(data)
+    assert go() == "True True"
+
+
+def test_nothing_of_the_library_is_left(blas):
+    before = blas.objects()
+    made = cuda_session(model_of(TEXT))
+    assert is_used(blas, made) and blas.objects() > before
+    del made
+    assert blas.objects() == before
+
+
+def test_the_library_is_not_linked():
+    listed = subprocess.run(["ldd", get_library_path()], capture_output=True, text=True).stdout
+    assert not any(name in listed for name in ("cuda", "cublas", "nvrtc", "cudnn"))
