@@ -1,10 +1,13 @@
 """How two runs are timed against each other, with a clock that only moves when a function runs."""
 
+import time
+import types
+
 import numpy as np
 import pytest
 
 from onnx_fusion.runtime import duel as module
-from onnx_fusion.runtime.duel import Outcome, duel, interval
+from onnx_fusion.runtime.duel import Outcome, compare, duel, interval
 
 
 class World:
@@ -44,7 +47,7 @@ def test_a_clear_ratio_ends_soon():
 def test_an_unclear_one_goes_on_to_the_end():
     world = World()
     found = race(world, world.run("a", 0.02, 0.03, 0.025), world.run("b", 0.024, 0.02, 0.03, 0.026))
-    assert found.samples == module.MOST_ROUNDS and found.low < 1 < found.high
+    assert found.samples == module.MOST_ROUNDS and found.low <= 1 < found.high
 
 
 def test_it_stops_after_the_time_given():
@@ -74,7 +77,46 @@ def test_a_sample_is_short_even_if_much_comes_before_its_runs():
     assert module.calibrate(world.run("a", 1e-4), None, world.clock) == 100
     assert module.calibrate(world.run("a", 1e-4), world.run("x", 0.01), world.clock) == 5
     assert module.calibrate(world.run("a", 1e-4), world.run("x", 0.1), world.clock) == module.FEWEST
-    assert module.calibrate(world.run("a", 0.1), world.run("x", 0.1), world.clock) == 1
+    assert module.calibrate(world.run("a", 0.09), world.run("x", 0.1), world.clock) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.15, 0.3])
+def test_long_runs_are_samples_by_themselves(seconds):
+    world = World()
+    found = race(world, world.run("a", seconds), world.run("b", 0.8 * seconds))
+    assert found.theirs == pytest.approx(seconds) and found.samples == module.LEAST_ROUNDS
+    assert world.log.count("b") <= module.LEAST_ROUNDS + 5
+    assert world.log.count("a") == module.LEAST_ROUNDS + (5 if seconds < 0.2 else 1)
+
+
+def test_what_a_timer_does_not_count_does_not_matter():
+    """Another process has the CPU for longer than a run, now of the one side, now of the other."""
+    world, own = World(), [0.0]
+
+    def run(seconds, away):
+        waits = iter(away)
+
+        def function():
+            world.now += seconds + next(waits)
+            own[0] += seconds
+
+        return function
+
+    rng = np.random.default_rng(0)
+    found = race(world, run(0.02, rng.exponential(0.1, 500)), run(0.019, rng.exponential(0.1, 500)),
+                 timer=lambda: own[0])  # fmt: skip
+    assert found.ratio == pytest.approx(0.95) and found.high < 0.951
+
+
+def test_one_threads_own_time_leaves_waiting_out(monkeypatch):
+    timer = module.timer_for(1)
+    start, wall = timer(), time.perf_counter()
+    time.sleep(0.05)
+    assert timer() - start < 0.5 * (time.perf_counter() - wall)
+    assert module.timer_for(2) is time.perf_counter
+    coarse = types.SimpleNamespace(resolution=1 / 64)
+    monkeypatch.setattr(time, "get_clock_info", lambda name: coarse)
+    assert module.timer_for(1) is time.perf_counter
 
 
 def test_a_run_that_was_interrupted_does_not_count():
@@ -85,8 +127,22 @@ def test_a_run_that_was_interrupted_does_not_count():
 
 def test_the_interval_is_of_pairs_and_repeats():
     drift = np.linspace(1, 3, 20)
-    low, high = interval(drift, 0.8 * drift)
-    assert (low, high) == pytest.approx((0.8, 0.8)) and interval(drift, 0.8 * drift) == (low, high)
+    found = compare(drift, 0.8 * drift)
+    assert found == pytest.approx((0.8, 0.8, 0.8)) and compare(drift, 0.8 * drift) == found
+    assert interval(drift, 0.8 * drift, 25) == pytest.approx((0.8, 0.8))
     rng = np.random.default_rng(1)
     low, high = interval(rng.normal(1, 0.1, 30), rng.normal(1, 0.1, 30), 50)
     assert low < 1 < high
+
+
+def test_intervals_hold_what_is_true():
+    """Rounds of a machine whose speed drifts, with noise: 95 % of the intervals shall hold it."""
+    rng = np.random.default_rng(2)
+    held, apart = 0, []
+    for _ in range(300):
+        drift = 1 + rng.exponential(0.3, 15)
+        theirs, ours = (drift * x * np.exp(rng.normal(0, 0.05, 15)) for x in (1.0, 0.9))
+        ratio, low, high = compare(theirs, ours)
+        held += low <= 0.9 <= high
+        apart.append(abs(ratio - 0.9))
+    assert held >= 270 and np.median(apart) < 0.02

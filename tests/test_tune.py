@@ -175,6 +175,15 @@ def test_if_the_whole_never_wins_the_original_is_written(source, tmp_path):
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize(("high", "written"), [(1.0, True), (1.05, False)])
+def test_a_whole_that_may_lose_is_not_written(source, tmp_path, high, written):
+    """The mean wins, but so few rounds on a busy machine say little."""
+    fake = Fake(by_kind("none"))
+    fake.whole = lambda regions, threads: Outcome(1e-3, 0.95e-3, 0.85, high, 5)
+    run(source, tmp_path / "out.onnx", fake)
+    assert ((tmp_path / "out.onnx").read_bytes() != source.read_bytes()) == written
+
+
 def test_near_losers_are_taken_where_the_whole_gains(source, tmp_path):
     fake = Fake(
         lambda kinds, threads: 1.05 if "Sin" in kinds else 0.5,

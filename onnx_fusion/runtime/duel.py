@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 SAMPLE_SECONDS = 0.01
+LONG_SECONDS = 0.1
+"""A run that takes so long needs none before it: what it finds in the caches is a small part."""
 AROUND_SECONDS, FEWEST = 0.05, 3
 """What a sample may take with all that comes before its runs, unless it has so few of them."""
 LEAST_ROUNDS, MOST_ROUNDS = 5, 25
@@ -17,6 +19,8 @@ CLEAR = 0.03
 """An interval of the ratio that lies this far from 1, or is so narrow, ends the measurement."""
 RESAMPLES = 500
 QUARTILE = 25
+FINE_SECONDS = 1e-6
+"""The resolution that a thread's own clock must have to be used."""
 WARM_SECONDS = 0.003
 """What a side runs after a pause before it is timed: its threads have slept."""
 Run = Callable[[], object]
@@ -24,8 +28,9 @@ Run = Callable[[], object]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """Seconds of one run each, the lower quartile of the samples: what else the machine does only
-    adds to them. `low` and `high` bound ours / theirs (95 %, bootstrap)."""
+    """Seconds of one run each: the original's are the lower quartile of the samples, since what
+    else the machine does only adds to them, ours that times the median of the rounds' ratios, since
+    it adds to both sides of a round. `low` and `high` bound ours / theirs (95 %, bootstrap)."""
 
     theirs: float
     ours: float
@@ -48,17 +53,20 @@ def duel(
     most_rounds: int = MOST_ROUNDS,
     seconds: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
+    timer: Callable[[], float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Outcome:
-    """Return how long both take, from samples taken in turn; who is first alternates.
+    """Return how long both take by `timer`, from samples taken in turn; who is first alternates.
 
     A sample is the lower quartile of as many runs as last SAMPLE_SECONDS, after a run that is not
-    measured, or after a `pause` and as many as last WARM_SECONDS. `before` is called before each
-    run and not timed: it takes from the caches what the rest of a model would take. Rounds go on
-    until the ratio is clear, or for about `seconds`.
+    measured, or after a `pause` and as many as last WARM_SECONDS. One run of LONG_SECONDS is a
+    sample by itself. `before` is called before each run and not timed: it takes from the caches
+    what the rest of a model would take. Rounds go on until the ratio is clear, or for about
+    `seconds` by `clock`, which is the timer where no other is given.
     """
+    timer = timer or clock
     sides = (theirs, ours)
-    counts = [calibrate(side, before, clock) for side in sides]
+    counts = [calibrate(side, before, timer) for side in sides]
     samples: tuple[list[float], list[float]] = ([], [])
     start = clock()
     for rounds in itertools.count(1):
@@ -66,19 +74,35 @@ def duel(
             if pause:
                 sleep(pause)
             warm = WARM_SECONDS if pause else 0.0
-            samples[side].append(sample(sides[side], counts[side], before, clock, warm))
+            samples[side].append(sample(sides[side], counts[side], before, timer, warm))
         if rounds >= LEAST_ROUNDS:
-            low, high = interval(*samples)
+            ratio, low, high = compare(*samples)
             clear = high < 1 - CLEAR or low > 1 + CLEAR or high - low < CLEAR
             if clear or rounds >= most_rounds or clock() - start > seconds:
-                quartiles = (float(np.percentile(values, QUARTILE)) for values in samples)
-                return Outcome(*quartiles, low, high, rounds)
+                seconds = float(np.percentile(samples[0], QUARTILE))
+                return Outcome(seconds, ratio * seconds, low, high, rounds)
+
+
+def timer_for(threads: int) -> Callable[[], float]:
+    """Return the clock to time runs with so many threads by.
+
+    A single thread's own time is what its runs take on a machine that has nothing else to do: other
+    processes take the CPU from it, and that clock stands still meanwhile.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= FINE_SECONDS
+    return time.thread_time if threads == 1 and fine else time.perf_counter
 
 
 def calibrate(run: Run, before: Run | None, clock: Callable[[], float]) -> int:
-    """Return how many runs make a sample, after one to warm up; fewer if `before` takes long."""
+    """Return how many runs make a sample, after one to warm up; fewer if `before` takes long, 0 for
+    a single one that needs none before it."""
+    start = clock()
     run()
+    if clock() - start >= 2 * LONG_SECONDS:  # the first one does more
+        return 0
     took = min(sample(run, 1, before, clock) for _ in range(2))
+    if took >= LONG_SECONDS:
+        return 0
     count = max(1, min(1000, round(SAMPLE_SECONDS / took)))
     if before is None:
         return count
@@ -92,16 +116,17 @@ def sample(
     run: Run, count: int, before: Run | None, clock: Callable[[], float], warm: float = 0.0
 ) -> float:
     """Return the lower quartile of the seconds of `count` runs, after one that is not measured, and
-    as many as last `warm` seconds.
+    as many as last `warm` seconds; with a count of 0 those of one run.
 
     Each run is timed by itself: one that another process interrupted does not count then.
     """
     begin = clock()
-    run()
+    if count > 0:
+        run()
     while clock() - begin < warm:
         run()
     spent = []
-    for _ in range(count):
+    for _ in range(max(1, count)):
         if before is not None:
             before()
         start = clock()
@@ -110,16 +135,28 @@ def sample(
     return max(float(np.percentile(spent, QUARTILE)), 1e-9)
 
 
-def interval(
-    theirs: Sequence[float], ours: Sequence[float], percentile: float = QUARTILE
-) -> tuple[float, float]:
-    """Return a 95 % interval of the ratio of percentiles ours / theirs, by bootstrap over rounds.
+def compare(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of the rounds' ratios ours / theirs, and its 95 % interval by bootstrap.
 
-    The rounds are drawn as pairs, since a machine that is slow for a while is slow for both. The
-    same samples give the same interval.
+    A machine that is slow for a while is slow for both sides of a round. The same samples give the
+    same interval.
     """
+    ratios = np.asarray(ours, np.float64) / np.asarray(theirs, np.float64)
+    low, high = np.percentile(np.median(ratios[draw(len(ratios))], axis=1), (2.5, 97.5))
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def interval(
+    theirs: Sequence[float], ours: Sequence[float], percentile: float
+) -> tuple[float, float]:
+    """Return a 95 % interval of the ratio of percentiles ours / theirs, by bootstrap over rounds,
+    which are drawn as pairs."""
     pairs = np.array([theirs, ours], dtype=np.float64)
-    drawn = np.random.default_rng(0).integers(0, pairs.shape[1], (RESAMPLES, pairs.shape[1]))
-    values = np.percentile(pairs[:, drawn], percentile, axis=2)
+    values = np.percentile(pairs[:, draw(pairs.shape[1])], percentile, axis=2)
     low, high = np.percentile(values[1] / values[0], (2.5, 97.5))
     return float(low), float(high)
+
+
+def draw(rounds: int) -> np.ndarray:
+    """Return the rounds that each resample takes, the same for as many rounds."""
+    return np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))

@@ -42,11 +42,13 @@ class Measures(Protocol):
 class Answer:
     """What is known of one choice: `ratio` is ours / theirs, the geometric mean over thread counts
     and sizes in which narrow intervals weigh more; `surely` is the largest lower bound, so above 1
-    it is slower somewhere for certain. `theirs` and `ours` are sums of seconds, `at` has them for
-    each number of threads. `prior`: it was measured elsewhere."""
+    it is slower somewhere for certain, `perhaps` the largest upper one. `theirs` and `ours` are
+    sums of seconds, `at` has them for each number of threads. `prior`: it was measured elsewhere.
+    """
 
     ratio: float
     surely: float
+    perhaps: float
     theirs: float
     ours: float
     prior: bool
@@ -188,4 +190,5 @@ def summarize(entries: Sequence[Entry], *, prior: bool) -> Answer:
         (threads, *(sum(getattr(e, s) for e in entries if e.threads == threads) for s in SIDES))
         for threads in sorted({e.threads for e in entries})
     )
-    return Answer(mean, max(e.low for e in entries), theirs, ours, prior, at)
+    bounds = (max(getattr(e, side) for e in entries) for side in ("low", "high"))
+    return Answer(mean, *bounds, theirs, ours, prior, at)

@@ -37,6 +37,8 @@ LOSES, WHOLE_LOSES = 1.02, 1.01
 """A unit, or a model, is not taken above this share of the time at any number of threads."""
 WHOLE = 0.99
 """A model is worth writing below this share of the original's time."""
+WHOLE_PERHAPS = 1.03
+"""Nor one that may take more than this share at any, by the interval that was measured."""
 LARGE = 8
 """A unit of so many regions is also tried without each of its quarters."""
 OTHERWISE = 0.97
@@ -239,7 +241,8 @@ def settle(
 
 def helps(answer: Answer) -> bool:
     """Return whether a whole model is worth writing."""
-    return answer.ratio <= WHOLE and answer.surely <= 1 and answer.worst() <= WHOLE_LOSES
+    never = answer.prior or answer.perhaps <= WHOLE_PERHAPS
+    return never and answer.ratio <= WHOLE and answer.surely <= 1 and answer.worst() <= WHOLE_LOSES
 
 
 def gain(one: Best | None, threads: int | None) -> float:

@@ -19,7 +19,7 @@ from onnx_fusion.emit.write import write
 from onnx_fusion.errors import VerifyError
 from onnx_fusion.runtime import gate, place
 from onnx_fusion.runtime.bench import PAUSE_SECONDS, runner
-from onnx_fusion.runtime.duel import Outcome, duel, sample
+from onnx_fusion.runtime.duel import Outcome, duel, sample, timer_for
 from onnx_fusion.runtime.session import session
 from onnx_fusion.runtime.side import SILENT, Truth
 from onnx_fusion.runtime.side import Side as WholeSide
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 EVICT_BYTES = 64 << 20
 """What is read between two runs of a stretch, at most: more than most last-level caches hold."""
-WHOLE_SECONDS = 4.0
+WHOLE_SECONDS = 6.0
 PART_SECONDS = 2.0
 SMALL_SECONDS, MOST_COPIES = 200e-6, 16
 """A stretch that takes less than this is timed as several copies side by side, so many at most."""
@@ -171,7 +171,10 @@ class Measurer:
         )
         before = evict(min(self.footprint() - own, EVICT_BYTES))
         with place.held(cpus):
-            outcome = duel(*runs, before=before, seconds=PART_SECONDS, pause=pause_for(threads))
+            outcome = duel(
+                *runs, before=before, seconds=PART_SECONDS, pause=pause_for(threads),
+                timer=timer_for(threads),
+            )  # fmt: skip
         return dataclasses.replace(
             outcome, theirs=outcome.theirs / copies, ours=outcome.ours / copies
         )
@@ -194,7 +197,10 @@ class Measurer:
                     feeds = {name: array for name, array in self.inputs.items() if name in names}
                     runs.append(runner(made, feeds))
             with place.held(cpus):
-                return duel(*runs, pause=pause_for(threads), seconds=WHOLE_SECONDS, most_rounds=101)
+                return duel(
+                    *runs, seconds=WHOLE_SECONDS, most_rounds=101, pause=pause_for(threads),
+                    timer=timer_for(threads),
+                )  # fmt: skip
 
     def session(
         self, source: str | onnx.ModelProto, threads: int, cpus: Sequence[int], *, library: bool
