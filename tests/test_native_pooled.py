@@ -101,7 +101,7 @@ def check(x, filters, taps, pads, epilogue="relu", layouts=("row", "row"), stric
     return errors
 
 
-# By tiles those of 5 x 5 with several channels, by lines the others.
+# By tiles most of those of 5 x 5 with several channels, by lines the others.
 SHAPES = {
     "lenet_first": ((1, 1, 32, 32), 6, (5, 5), (0, 0, 0, 0)),
     "lenet_second": ((1, 6, 14, 14), 16, (5, 5), (0, 0, 0, 0)),
@@ -160,14 +160,16 @@ store z (0, o, p, q) %0
 
 
 def test_errors_are_a_few_roundings():
-    """Relative L2 errors against float64: by tiles up to 5e-7, directly 1.5e-7."""
+    """Relative L2 errors against float64: by tiles up to 5e-7, in planes of lines 3e-7."""
     tiles = check(*SHAPES["lenet_second"]) + check(*SHAPES["channels_of_16"])
     assert max(tiles) < 1.2e-6
-    assert max(check(*SHAPES["lenet_first"])) < 3e-7
+    for name in ("lenet_first", "odd", "window_of_3", "many_lines"):
+        assert max(check(*SHAPES[name])) < 8e-7, name
 
 
-def test_strict_programs_use_no_tiles():
-    assert max(check(*SHAPES["lenet_second"], strict=True)) < 3e-7
+@pytest.mark.parametrize("name", ["lenet_first", "lenet_second", "window_of_3", "many_lines"])
+def test_strict_programs_are_summed_directly(name):
+    assert max(check(*SHAPES[name], strict=True)) < 3e-7
 
 
 @pytest.mark.parametrize("name", ["lenet_first", "lenet_second"])

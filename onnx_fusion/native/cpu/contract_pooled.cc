@@ -109,8 +109,12 @@ std::unique_ptr<StagePlan> plan_pooled(const BoundProgram& bound, size_t stage,
   PooledStages stages;
   if (bound.stages[stage].empty) return nullptr;
   if (!find_stages(bound, stage, constants, count, &stages)) return nullptr;
-  std::unique_ptr<StagePlan> plan = PooledTilesPlan::make(bound, &stages);
-  return plan != nullptr ? std::move(plan) : PooledLinesPlan::make(bound, &stages);
+  const bool strict = bound.program->strict;
+  const double tiles = PooledTilesPlan::cost(stages, strict);
+  const double lines = PooledLinesPlan::cost(stages, strict);
+  if (tiles == kNever && lines == kNever) return nullptr;
+  if (tiles < lines) return PooledTilesPlan::make(std::move(stages));
+  return PooledLinesPlan::make(std::move(stages), strict);
 }
 
 }  // namespace onnx_fusion::cpu

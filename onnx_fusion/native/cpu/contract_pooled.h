@@ -10,7 +10,8 @@
 //     planes [plane][tile][channel], products [plane][tile][filter], maxima of tiles' outputs
 //   [pixel][filter] -> what the pooling stores
 //
-// By lines (contract_pooled_lines.cc): directly, from lines whose even and odd pixels lie apart.
+// By lines (contract_pooled_lines.cc), whose even and odd pixels lie apart: directly, or two lines
+// of outputs at a time by F(2, 3) or F(2, 5) down.
 #pragma once
 
 #include <memory>
@@ -23,6 +24,8 @@
 #include "cpu/window_sides.h"
 
 namespace onnx_fusion::cpu {
+
+inline constexpr double kNever = 1e30;
 
 // What both know of the two stages.
 struct PooledStages {
@@ -54,8 +57,10 @@ struct PooledStages {
 
 class PooledTilesPlan final : public StagePlan {
  public:
-  // Null if the program is strict, or if direct convolution is expected to be faster.
-  static std::unique_ptr<PooledTilesPlan> make(const BoundProgram& bound, PooledStages* stages);
+  // Vector operations for a maximum of every filter; kNever if the program is strict, or if direct
+  // convolution is expected to be faster.
+  static double cost(const PooledStages& stages, bool strict);
+  static std::unique_ptr<PooledTilesPlan> make(PooledStages stages);
   void run(const RunContext& context) const override;
 
  private:
@@ -64,7 +69,7 @@ class PooledTilesPlan final : public StagePlan {
   };
 
   PooledTilesPlan() = default;
-  bool choose_sizes();
+  void choose_sizes(const PooledStages& stages);
   bool pack();
   void read_lines(const float* x, int64_t row0, int64_t row1, const Buffers& to) const;
   void run_row(int64_t row, float* pooled, const FinishRows& limits, const Buffers& buffers) const;
@@ -83,21 +88,26 @@ class PooledTilesPlan final : public StagePlan {
 
 class PooledLinesPlan final : public StagePlan {
  public:
-  // Null if vectors along the lines would not be full, or if there are channels enough for
-  // Winograd's filtering.
-  static std::unique_ptr<PooledLinesPlan> make(const BoundProgram& bound, PooledStages* stages);
+  // The same; kNever if vectors along the lines would not be full, or if there are channels enough
+  // for contract_winograd.h.
+  static double cost(const PooledStages& stages, bool strict);
+  static std::unique_ptr<PooledLinesPlan> make(PooledStages stages, bool strict);
   void run(const RunContext& context) const override;
 
  private:
   PooledLinesPlan() = default;
+  void choose_sizes(const PooledStages& stages, bool strict);
   bool pack();
   void read_lines(const float* x, int64_t row0, int64_t row1, float* to) const;
 
   PooledStages stages_;
   const PooledLineKernels* kernels_ = nullptr;
+  bool planes_ = false;
+  double operations_ = 0;  // for a vector of maxima of every filter
   int64_t groups_ = 1;  // of filters
   int64_t pixels_ = 0;  // of a line
   int64_t half_ = 0;    // floats for its even ones
+  int64_t used_ = 0;    // of them, in whole vectors
   int64_t lanes_ = 0;   // of the vectors of a row of maxima
   int64_t band_ = 1;    // rows of maxima whose lines are split together
   std::shared_ptr<const PackedWeights> weights_;

@@ -16,39 +16,40 @@ constexpr double kProduct = 1.2, kOutput = 80, kInput = 150;  // vector operatio
 
 }  // namespace
 
-std::unique_ptr<PooledTilesPlan> PooledTilesPlan::make(const BoundProgram& bound,
-                                                       PooledStages* stages) {
-  const bool square = stages->down.taps == kTaps && stages->along.taps == kTaps;
-  if (bound.program->strict || !square || stages->channel < 0) return nullptr;
-  if (!std::isfinite(stages->fill)) return nullptr;
-  std::unique_ptr<PooledTilesPlan> plan(new PooledTilesPlan);
-  plan->stages_ = std::move(*stages);
-  plan->kernels_ = &pooled_tile_kernels(plan->stages_.filters);
-  if (plan->choose_sizes() && plan->pack()) return plan;
-  *stages = std::move(plan->stages_);
-  return nullptr;
+double PooledTilesPlan::cost(const PooledStages& stages, bool strict) {
+  const bool square = stages.down.taps == kTaps && stages.along.taps == kTaps;
+  if (strict || !square || stages.channel < 0 || !std::isfinite(stages.fill)) return kNever;
+  PooledTilesPlan plan;
+  plan.choose_sizes(stages);
+  const auto real = [](int64_t number) { return static_cast<double>(number); };
+  const int64_t lanes = plan.kernels_->lanes;
+  const double channels = real(stages.channels), vectors = real(plan.panels_ * plan.vectors_);
+  const double input = real(plan.room_) / real(std::min<int64_t>(lanes, 8)) * kInput;
+  const double all = vectors * (kPlanes * channels * kProduct + kOutput) + input;
+  const double direct = 4 * kTaps * kTaps * channels * real(stages.filters) / real(lanes);
+  return all < direct * kGain ? all : kNever;
 }
 
-bool PooledTilesPlan::choose_sizes() {
-  const PoolAfter& pool = stages_.pool;
-  const int64_t lanes = kernels_->lanes, vectors = round_up(stages_.filters, lanes) / lanes;
+void PooledTilesPlan::choose_sizes(const PooledStages& stages) {
+  const PoolAfter& pool = stages.pool;
+  kernels_ = &pooled_tile_kernels(stages.filters);
+  const int64_t lanes = kernels_->lanes, vectors = round_up(stages.filters, lanes) / lanes;
   vectors_ = static_cast<int>(std::min<int64_t>(vectors, kernels_->max_vectors));
   width_ = vectors_ * lanes;
-  panels_ = round_up(stages_.filters, width_) / width_;
-  room_ = stages_.channels <= 8 ? 8 : 16;
+  panels_ = round_up(stages.filters, width_) / width_;
+  room_ = stages.channels <= 8 ? 8 : 16;
   const int64_t most = kernels_->tiles[vectors_];
   pieces_ = (pool.columns + most - 1) / most;
   tiles_ = (pool.columns + pieces_ - 1) / pieces_;
   pixels_ = 2 * pool.columns + kReach - 2;
   band_ = std::clamp<int64_t>((kLineFloats / (pixels_ * room_) - (kReach - 2)) / 2, 1, pool.rows);
-  // Vector operations of a tile: products, the output's and the input's transform; of direct
-  // convolution products alone.
-  const auto real = [](int64_t number) { return static_cast<double>(number); };
-  const double channels = real(stages_.channels), panels = real(panels_ * vectors_);
-  const double input = real(room_) / real(std::min<int64_t>(lanes, 8)) * kInput;
-  const double here = panels * (kPlanes * channels * kProduct + kOutput) + input;
-  const double direct = 4 * kTaps * kTaps * channels * real(stages_.filters) / real(lanes);
-  return here < direct * kGain;
+}
+
+std::unique_ptr<PooledTilesPlan> PooledTilesPlan::make(PooledStages stages) {
+  std::unique_ptr<PooledTilesPlan> plan(new PooledTilesPlan);
+  plan->choose_sizes(stages);
+  plan->stages_ = std::move(stages);
+  return plan->pack() ? std::move(plan) : nullptr;
 }
 
 bool PooledTilesPlan::pack() {

@@ -51,13 +51,14 @@ struct PooledTileKernels {
 };
 
 // A row of maxima: even and odd pixels of the input's lines lie apart, so that the outputs of a
-// window are the lanes of four vectors.
+// window are the lanes of four vectors. Two lines of outputs under 3 or 5 taps down are sums of
+// products in planes, too (isa/winograd_lines.h), each of which stands for a line.
 struct PooledLine {
-  const float* lines;     // [channel][line][even, odd][pixel]
+  const float* lines;     // [channel][line or plane][even, odd][pixel]
   int64_t channel, line;  // floats between them; odd ones are line / 2 behind even ones
   int64_t channels;
-  int down, along;       // taps
-  const float* weights;  // [channel][tap down][tap along][filter]
+  int down, along;       // taps; `down` of them has down + 1 planes
+  const float* weights;  // [channel][tap down][tap along][filter]; [plane][channel][along][filter]
   const float* bias;     // per filter
   float low, high;
   int64_t columns;  // maxima; `lines` may be read as if they were whole vectors
@@ -69,9 +70,13 @@ struct PooledLineKernels {
   int lanes;
   int rest;     // lanes of a row's last vector, if they are enough
   int filters;  // most at once
+  int plane_filters;
   // even[i] = x[2 * i], odd[i] = x[2 * i + 1] of `count` pixels.
   void (*split)(const float* x, int64_t count, float* even, float* odd);
   void (*row)(const PooledLine& row, int filters);  // windows of 3 or 5 along
+  // The lines under a row to planes, `count` even and odd pixels of each.
+  void (*planes)(const PooledLine& row, int64_t count, float* out);
+  void (*plane_row)(const PooledLine& row, int filters);  // `lines` are planes; 3 or 5 down, too
 };
 
 // The ISA's in use, or a narrower one's if its vectors hold all filters.

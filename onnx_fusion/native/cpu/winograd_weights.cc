@@ -7,10 +7,9 @@
 #include "cpu/contract_winograd.h"
 
 namespace onnx_fusion::cpu {
-namespace {
 
 // Rows of G: (1, p, p * p, ...) over the product of p's distances to the other finite points;
-// infinity last. The signs go with the input transform of isa/winograd.cc.
+// infinity last. The signs go with the input transform of isa/winograd_lines.h.
 std::vector<double> filter_matrix(int reach, int taps) {
   if (reach == 4) return {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
   const double points[] = {std::sqrt(0.5), -std::sqrt(0.5), std::sqrt(2.0), -std::sqrt(2.0)};
@@ -26,6 +25,8 @@ std::vector<double> filter_matrix(int reach, int taps) {
   rows.back() = 1;
   return rows;
 }
+
+namespace {
 
 // Planes often lie a power of two apart, so that their lines meet in the same sets of the caches:
 // so many channels' are written at once.

@@ -1,6 +1,7 @@
 // Convolution line by line, of which only the maximum over windows of 2 x 2 outputs is kept: even
 // and odd pixels lie apart, so that a window's outputs are one lane of four vectors.
 #include "cpu/isa/numbers.h"
+#include "cpu/isa/winograd_lines.h"
 #include "cpu/pooled_kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -12,6 +13,7 @@ constexpr int kFilters = 6;
 #else
 constexpr int kFilters = 2;
 #endif
+constexpr int kPlaneFilters = 6;  // two sums for each, two inputs, and weights
 
 #if defined(__AVX512F__)
 #define EVERY_SECOND 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
@@ -102,33 +104,119 @@ inline void pooled_vector(const PooledLine& t, int64_t q, int count) {
 }
 
 template <int R, int Along>
-void pooled_row(const PooledLine& t) {
+struct Direct {
+  template <class Vector>
+  static void run(const PooledLine& t, int64_t q, int count) {
+    pooled_vector<R, Along, Vector>(t, q, count);
+  }
+};
+
+template <int Reach>
+void planes_of(const PooledLine& t, int64_t count, float* out) {
+  const int64_t half = t.line / 2;
+  for (int64_t channel = 0; channel < t.channels; ++channel, out += Reach * t.line) {
+    const float* in = t.lines + channel * t.channel;
+    for (int64_t i = 0; i < 2 * count; i += kLanes) {
+      const int64_t at = i < count ? i : half + i - count;
+      Floats x[Reach], y[Reach];
+#pragma GCC unroll 6
+      for (int k = 0; k < Reach; ++k) x[k] = load(in + k * t.line + at);
+      input_line(x, y);
+#pragma GCC unroll 6
+      for (int k = 0; k < Reach; ++k) store(out + k * t.line + at, y[k]);
+    }
+  }
+}
+
+void run_planes(const PooledLine& t, int64_t count, float* out) {
+  if (t.down == 3) return planes_of<4>(t, count, out);
+  planes_of<6>(t, count, out);
+}
+
+// As pooled_vector, from planes: sums of even and odd pixels, then the two lines of outputs.
+template <int R, int Along, int Reach, class Vector>
+inline void plane_vector(const PooledLine& t, int64_t q, int count) {
+  Vector products[Reach][R][2];
+  const int64_t half = t.line / 2;
+  const float* w = t.weights;
+  for (int plane = 0; plane < Reach; ++plane) {
+    Vector sum[R][2];
+#pragma GCC unroll 8
+    for (int f = 0; f < R; ++f) sum[f][0] = sum[f][1] = Vector{};
+    const float* x = t.lines + plane * t.line + q;
+    for (int64_t channel = 0; channel < t.channels; ++channel, x += t.channel, w += Along * R) {
+      Vector a = load_all<Vector>(x);
+#pragma GCC unroll 5
+      for (int s = 0; s < Along; ++s) {
+        const Vector b = load_all<Vector>(x + (s + 1) % 2 * half + (s + 1) / 2);
+#pragma GCC unroll 8
+        for (int f = 0; f < R; ++f) {
+          const float y = w[s * R + f];
+          sum[f][0] += y * a;
+          sum[f][1] += y * b;
+        }
+        a = b;
+      }
+    }
+#pragma GCC unroll 8
+    for (int f = 0; f < R; ++f) {
+      products[plane][f][0] = sum[f][0];
+      products[plane][f][1] = sum[f][1];
+    }
+  }
+  const Vector low = t.low - Vector{}, high = t.high - Vector{};
+  for (int f = 0; f < R; ++f) {
+    Vector y[4];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      Vector x[Reach], lines[2];
+#pragma GCC unroll 6
+      for (int k = 0; k < Reach; ++k) x[k] = products[k][f][i];
+      output_line(x, lines);
+      y[i] = lines[0];
+      y[2 + i] = lines[1];
+    }
+    write(t.out + f * t.filter_step + q, clamp(join(y) + t.bias[f], low, high), count);
+  }
+}
+
+template <int R, int Along>
+struct Planes {
+  template <class Vector>
+  static void run(const PooledLine& t, int64_t q, int count) {
+    if (t.down == 3) return plane_vector<R, Along, 4, Vector>(t, q, count);
+    plane_vector<R, Along, 6, Vector>(t, q, count);
+  }
+};
+
+template <class Way>
+void each_vector(const PooledLine& t) {
   constexpr int kRest = sizeof(Rest) / sizeof(float);
   int64_t q = 0;
   for (; q + kRest < t.columns; q += kLanes) {
     const int count = t.columns - q < kLanes ? static_cast<int>(t.columns - q) : kLanes;
-    pooled_vector<R, Along, Floats>(t, q, count);
+    Way::template run<Floats>(t, q, count);
   }
-  if (q < t.columns) pooled_vector<R, Along, Rest>(t, q, static_cast<int>(t.columns - q));
+  if (q < t.columns) Way::template run<Rest>(t, q, static_cast<int>(t.columns - q));
 }
 
-template <int R>
-void pooled_filters(const PooledLine& t) {
-  if (t.along == 3) return pooled_row<R, 3>(t);
-  pooled_row<R, 5>(t);
+template <template <int, int> class Way, int R, int Most>
+void filters_of(const PooledLine& t) {
+  if constexpr (R <= Most) {
+    if (t.along == 3) return each_vector<Way<R, 3>>(t);
+    each_vector<Way<R, 5>>(t);
+  }
 }
 
-void run_row(const PooledLine& t, int filters) {
+template <template <int, int> class Way, int Most>
+void rows_of(const PooledLine& t, int filters) {
   switch (filters) {
-    case 1: return pooled_filters<1>(t);
-    case 2: return pooled_filters<2>(t);
-#if defined(__AVX512F__) || defined(__aarch64__)
-    case 3: return pooled_filters<3>(t);
-    case 4: return pooled_filters<4>(t);
-    case 5: return pooled_filters<5>(t);
-    case 6: return pooled_filters<6>(t);
-#endif
-    default: break;
+    case 1: return filters_of<Way, 1, Most>(t);
+    case 2: return filters_of<Way, 2, Most>(t);
+    case 3: return filters_of<Way, 3, Most>(t);
+    case 4: return filters_of<Way, 4, Most>(t);
+    case 5: return filters_of<Way, 5, Most>(t);
+    default: return filters_of<Way, 6, Most>(t);
   }
 }
 
@@ -136,7 +224,8 @@ void run_row(const PooledLine& t, int filters) {
 
 extern const PooledLineKernels pooled_line_kernels;
 const PooledLineKernels pooled_line_kernels = {
-    kLanes, sizeof(Rest) / sizeof(float), kFilters, split, run_row,
+    kLanes, sizeof(Rest) / sizeof(float), kFilters,   kPlaneFilters,
+    split,  rows_of<Direct, kFilters>,    run_planes, rows_of<Planes, kPlaneFilters>,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -3,11 +3,11 @@
 #include "cpu/pooled_kernels.h"
 
 #include "cpu/isa/numbers.h"
+#include "cpu/isa/winograd_lines.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-constexpr float kRoot = 1.41421356237309505f, kHalfRoot = 0.707106781186547524f;
 constexpr int kReach = 6, kPlanes = kReach * kReach;
 
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -107,22 +107,6 @@ void turn_out(const float* in, int64_t step, int64_t pixels, int64_t filters, fl
       if (i + kShort == pixels) break;
     }
   }
-}
-
-inline void input_line(const Short (&x)[kReach], Short (&y)[kReach]) {
-  const Short even1 = x[4] - 2.0f * x[2], even2 = x[4] - 0.5f * x[2];
-  const Short odd1 = x[3] - 2.0f * x[1], odd2 = x[3] - 0.5f * x[1];
-  y[0] = x[0] - 2.5f * x[2] + x[4];
-  y[1] = even1 + kHalfRoot * odd1;
-  y[2] = even1 - kHalfRoot * odd1;
-  y[3] = even2 + kRoot * odd2;
-  y[4] = even2 - kRoot * odd2;
-  y[5] = x[1] - 2.5f * x[3] + x[5];
-}
-
-inline void output_line(const Floats (&x)[kReach], Floats (&y)[2]) {
-  y[0] = x[0] + (x[1] + x[2]) + (x[3] + x[4]);
-  y[1] = x[5] + kHalfRoot * ((x[1] - x[2]) + 2.0f * (x[3] - x[4]));
 }
 
 template <int Room>

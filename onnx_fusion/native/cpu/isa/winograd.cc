@@ -1,14 +1,10 @@
-// Winograd's minimal filtering (Lavin and Gray, 2015): tiles to planes, products, planes to tiles.
-// Sides of 4 outputs, and of 2 under a window of 5, have the points 0, +-sqrt(1/2), +-sqrt(2) and infinity,
-// sides of 2 under a window of 3 have 0, +-1 and infinity.
+// Winograd's minimal filtering (isa/winograd_lines.h): tiles to planes, products, planes to tiles.
 #include "cpu/winograd_kernels.h"
 
-#include "cpu/isa/lanes.h"
+#include "cpu/isa/winograd_lines.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
-
-constexpr float kRoot = 1.41421356237309505f, kHalfRoot = 0.707106781186547524f;
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRows[] = {0, 8, 8, 8, 6}, kVectors = 4;
@@ -17,43 +13,6 @@ constexpr int kRows[] = {0, 8, 6, 4, 0}, kVectors = 3;
 #else
 constexpr int kRows[] = {0, 6, 4, 0, 0}, kVectors = 2;
 #endif
-
-inline void input_line(const Floats (&x)[6], Floats (&y)[6]) {
-  const Floats even1 = x[4] - 2.0f * x[2], even2 = x[4] - 0.5f * x[2];
-  const Floats odd1 = x[3] - 2.0f * x[1], odd2 = x[3] - 0.5f * x[1];
-  y[0] = x[0] - 2.5f * x[2] + x[4];
-  y[1] = even1 + kHalfRoot * odd1;
-  y[2] = even1 - kHalfRoot * odd1;
-  y[3] = even2 + kRoot * odd2;
-  y[4] = even2 - kRoot * odd2;
-  y[5] = x[1] - 2.5f * x[3] + x[5];
-}
-
-inline void output_line(const Floats (&x)[6], Floats (&y)[4]) {
-  const Floats sum1 = x[1] + x[2], sum2 = x[3] + x[4];
-  const Floats less1 = x[1] - x[2], less2 = x[3] - x[4];
-  y[0] = x[0] + sum1 + sum2;
-  y[1] = kHalfRoot * (less1 + 2.0f * less2);
-  y[2] = 0.5f * sum1 + 2.0f * sum2;
-  y[3] = x[5] + 0.5f * kHalfRoot * (less1 + 8.0f * less2);
-}
-
-inline void output_line(const Floats (&x)[6], Floats (&y)[2]) {
-  y[0] = x[0] + (x[1] + x[2]) + (x[3] + x[4]);
-  y[1] = x[5] + kHalfRoot * ((x[1] - x[2]) + 2.0f * (x[3] - x[4]));
-}
-
-inline void input_line(const Floats (&x)[4], Floats (&y)[4]) {
-  y[0] = x[0] - x[2];
-  y[1] = x[1] + x[2];
-  y[2] = x[2] - x[1];
-  y[3] = x[3] - x[1];
-}
-
-inline void output_line(const Floats (&x)[4], Floats (&y)[2]) {
-  y[0] = x[0] + x[1] + x[2];
-  y[1] = x[1] - x[2] + x[3];
-}
 
 template <int H, int W, bool Table, bool Whole>
 inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {

@@ -1,0 +1,56 @@
+// One side of Winograd's minimal filtering (Lavin and Gray, 2015): the inputs under some outputs to
+// planes, and planes to outputs. Sides that reach over 6 inputs have the points 0, +-sqrt(1/2),
+// +-sqrt(2) and infinity, those over 4 have 0, +-1 and infinity.
+#pragma once
+
+#include "cpu/isa/lanes.h"
+
+namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
+namespace {
+
+constexpr float kRoot = 1.41421356237309505f, kHalfRoot = 0.707106781186547524f;
+
+template <class V>
+inline void input_line(const V (&x)[6], V (&y)[6]) {
+  const V even1 = x[4] - 2.0f * x[2], even2 = x[4] - 0.5f * x[2];
+  const V odd1 = x[3] - 2.0f * x[1], odd2 = x[3] - 0.5f * x[1];
+  y[0] = x[0] - 2.5f * x[2] + x[4];
+  y[1] = even1 + kHalfRoot * odd1;
+  y[2] = even1 - kHalfRoot * odd1;
+  y[3] = even2 + kRoot * odd2;
+  y[4] = even2 - kRoot * odd2;
+  y[5] = x[1] - 2.5f * x[3] + x[5];
+}
+
+template <class V>
+inline void output_line(const V (&x)[6], V (&y)[4]) {
+  const V sum1 = x[1] + x[2], sum2 = x[3] + x[4];
+  const V less1 = x[1] - x[2], less2 = x[3] - x[4];
+  y[0] = x[0] + sum1 + sum2;
+  y[1] = kHalfRoot * (less1 + 2.0f * less2);
+  y[2] = 0.5f * sum1 + 2.0f * sum2;
+  y[3] = x[5] + 0.5f * kHalfRoot * (less1 + 8.0f * less2);
+}
+
+template <class V>
+inline void output_line(const V (&x)[6], V (&y)[2]) {
+  y[0] = x[0] + (x[1] + x[2]) + (x[3] + x[4]);
+  y[1] = x[5] + kHalfRoot * ((x[1] - x[2]) + 2.0f * (x[3] - x[4]));
+}
+
+template <class V>
+inline void input_line(const V (&x)[4], V (&y)[4]) {
+  y[0] = x[0] - x[2];
+  y[1] = x[1] + x[2];
+  y[2] = x[2] - x[1];
+  y[3] = x[3] - x[1];
+}
+
+template <class V>
+inline void output_line(const V (&x)[4], V (&y)[2]) {
+  y[0] = x[0] + x[1] + x[2];
+  y[1] = x[1] - x[2] + x[3];
+}
+
+}  // namespace
+}  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
