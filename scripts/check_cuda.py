@@ -1,6 +1,6 @@
 """Compile every CUDA kernel of models and of the schedules' tests with NVRTC, without a GPU.
 
-    python scripts/check_cuda.py [MODEL ...] [--arch 75 80 ...] [--jobs N] [--policy all]
+    python scripts/check_cuda.py [MODEL ...] [--arch 75 80 ...] [--jobs N] [--policy all] [--tf32]
 
 MODEL is a path; without one, only the schedules' tests are compiled. Models are planned for CUDA,
 their programs bound (dims that no model says: the first of a few sizes that fits), rendered, and
@@ -63,25 +63,26 @@ def sample(text: str, size: int) -> list[np.ndarray]:
     return arrays
 
 
-def plan_sample(text: str, arch: int = 80) -> cuda_emulator.Plan:
+def plan_sample(text: str, arch: int = 80, tf32: bool = False) -> cuda_emulator.Plan:
     """Return the plan of a program for the first size that fits, or raise CudaError."""
-    reason = None
+    reason, device = None, cuda_emulator.Device(arch=arch, tf32=tf32)
     for size in SIZES:
         try:
-            return cuda_emulator.plan(text, sample(text, size), cuda_emulator.Device(arch=arch))
+            return cuda_emulator.plan(text, sample(text, size), device)
         except (cuda_emulator.CudaError, ProgramError) as error:
             reason = reason or error
     raise cuda_emulator.CudaError(str(reason))
 
 
 def plans_of(
-    path: Path, policy: str, floors: Sequence[int]
+    path: Path, policy: str, floors: Sequence[int], tf32: bool = False
 ) -> Iterator[tuple[str, list[cuda_emulator.Plan] | str]]:
     """Yield the regions of a model and their plans for each floor, or why there is none."""
     planned = plan_programs(path, policy=policy, device="cuda")
     for lowered in planned.lowered:
         try:
-            yield lowered.region.name, [plan_sample(lowered.program, floor) for floor in floors]
+            plans = [plan_sample(lowered.program, floor, tf32) for floor in floors]
+            yield lowered.region.name, plans
         except cuda_emulator.CudaError as error:
             yield lowered.region.name, str(error)
 
@@ -93,6 +94,7 @@ def main() -> int:
     parser.add_argument("--arch", nargs="+", type=int, default=list(nvrtc.ARCHES))
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2))
     parser.add_argument("--policy", default="all")
+    parser.add_argument("--tf32", action="store_true", help="float32 products by tf32")
     args = parser.parse_args()
     floors = sorted({floor_of(arch) for arch in args.arch})
     texts: dict[int, dict[str, str]] = {floor: {} for floor in floors}
@@ -110,7 +112,7 @@ def main() -> int:
     for path in args.models:
         start, count, before = time.perf_counter(), 0, len(texts[floors[-1]])
         try:
-            for name, plans in plans_of(path, args.policy, floors):
+            for name, plans in plans_of(path, args.policy, floors, args.tf32):
                 count += 1
                 if isinstance(plans, str):
                     failures += 1

@@ -102,6 +102,14 @@ def test_a_strict_attention_divides_before_it_multiplies():
     assert "attention_f32" not in cuda_emulator.plan(strict, p.inputs, p.device).schedules()
 
 
+def test_an_attention_of_halves_that_no_tensor_core_takes_is_by_fmaf():
+    p = BY_NAME["attention_bf16_1x2x2x33x65x40"]
+    plan = cuda_emulator.plan(p.text, p.inputs, dataclasses.replace(p.device, arch=75))
+    assert plan.schedules() == ["attention_f32"]
+    want = interpret(parse_program(p.text), p.inputs)[0]
+    assert difference(cuda_emulator.machine().run(plan, p.inputs)[0], want, "bf16") <= p.tolerance
+
+
 HANG = """
 extern "C" void f_hang(int* out) {
   if (threadIdx.x == 0) return;

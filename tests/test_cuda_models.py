@@ -47,12 +47,15 @@ def test_models_run_on_the_device(fake, name, device):
     assert len(fused_nodes(proto)) == len(proto.graph.node)
     made = cuda_session(proto)
     plain = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for feed in (feed_of(plain), feed_of(plain, 3, 7)):
-        launched = fake.calls("launch")
+    launched = []
+    for feed in (feed_of(plain), feed_of(plain, 3, 19)):
+        before = fake.calls("launch")
         got, want = made.run(None, feed), plain.run(None, feed)
-        assert fake.calls("launch") > launched
+        launched.append(fake.calls("launch") - before)
         for g, w in zip(got, want, strict=True):
             np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
+    # Of 19 positions each layer's attention is one launch, of 5 it is three.
+    assert launched[0] - launched[1] == (4 if name == "tiny_attention" else 0) < launched[1]
     if device == "both":
         for g, w in zip(session(proto).run(None, feed), want, strict=True):
             np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
