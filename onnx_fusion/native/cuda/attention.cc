@@ -1,6 +1,6 @@
 // Attention by tiles, after Dao et al., FlashAttention, algorithm 1, and FlashAttention-2,
-// section 3.1: a warp has 16 rows, and goes over all columns with the maximum and the sum so far;
-// scores never leave registers. What the stages do around the products happens there too.
+// section 3.1: a warp has 16 rows or fewer, and goes over all columns with the maximum and the sum
+// so far; scores never reach memory. What the stages do around the products happens there too.
 #include "cuda/attention_tile.h"
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 namespace onnx_fusion::cuda {
 namespace {
 
-constexpr int kRows = AttentionTile::kRows, kWarps = AttentionTile::kWarps;
+constexpr int kWarps = AttentionTile::kWarps;
 constexpr int kBlocks = 3;  // of a processor: leaves each thread 168 registers
 
 std::string s(int64_t value) { return std::to_string(value); }
@@ -125,7 +125,7 @@ void Printer::keep(const Part& part, bool along_sum, const std::vector<std::stri
 // Everything between the first product and the softmax.
 void Printer::change_scores() {
   text_.line("#pragma unroll");
-  text_.open("for (int i = 0; i < " + s(tile_.rows()) + "; ++i)");
+  text_.open("for (int i = 0; i < " + s(tile_.each) + "; ++i)");
   text_.line("const int m = min(first_row + " + tile_.row() + ", " +
              text_.number(a_.scores.m, false) + " - 1);");
   text_.line("#pragma unroll");
@@ -195,7 +195,7 @@ void Printer::add_lanes(const char* before, const char* what, const char* after)
 void Printer::sum_rows() {
   const std::string columns = s(tile_.of_row(tile_.columns)), score = tile_.value("scores", "j");
   text_.line("#pragma unroll");
-  text_.open("for (int i = 0; i < " + s(tile_.rows()) + "; ++i)");
+  text_.open("for (int i = 0; i < " + s(tile_.each) + "; ++i)");
   text_.line("float most = top[i];");
   text_.line("#pragma unroll");
   text_.line("for (int j = 0; j < " + columns + "; ++j) most = m_max(most, " + score + ");");
@@ -227,7 +227,7 @@ void Printer::finish() {
   const int lanes = body.lanes;
   body.decompose("batch", p.batch_order);
   text_.line("#pragma unroll");
-  body.enter("for (int i = 0; i < " + s(tile_.rows()) + "; ++i)");
+  body.enter("for (int i = 0; i < " + s(tile_.each) + "; ++i)");
   add_lanes("total[i] += ", "total[i]", "");
   text_.line("const float share = __fdividef(1.0f, total[i]);");
   text_.line("const int m = first_row + " + tile_.row() + ";");
@@ -250,23 +250,23 @@ void Printer::finish() {
 }
 
 Text& Printer::print() {
-  const int64_t tiles = (a_.scores.m + kRows - 1) / kRows;
+  const int64_t block = tile_.block_rows(), tiles = (a_.scores.m + block - 1) / block;
   text_.line("const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;");
   text_.line("const int tile = blockIdx.x;");
   text_.line("const int batch = " + text_.quotient("tile", tiles, false) + ";");
   text_.line("const int first_row = (tile - batch * " + text_.number(tiles, false) + ") * " +
-             s(kRows) + ";");
-  const std::string type = tile_.element(), rows = s(tile_.rows());
+             s(block) + ";");
+  const std::string type = tile_.element(), rows = s(tile_.each);
   const int64_t depth = tile_.depth, columns = tile_.columns;
   text_.line(type + "* const tile_q = (" + type + "*)shared_bytes();");
-  text_.line(type + "* const tile_k = tile_q + " + s(tile_.elements(kRows, depth, false)) + ";");
+  text_.line(type + "* const tile_k = tile_q + " + s(tile_.elements(block, depth, false)) + ";");
   text_.line(type + "* const tile_v = tile_k + " + s(tile_.keys()) + ";");
   text_.line(tile_.declare("sums", tile_.width));
   text_.line("float top[" + rows + "], total[" + rows + "] = {};");
   text_.line("#pragma unroll");
   text_.line("for (int i = 0; i < " + rows + "; ++i) top[i] = __uint_as_float(0xff800000u);");
   const Product &p = a_.scores, &q = a_.result;
-  fill(scores_, p, p.a, {"tile_q", "first_row", "0", kRows, depth, p.m, p.k, false});
+  fill(scores_, p, p.a, {"tile_q", "first_row", "0", block, depth, p.m, p.k, false});
   text_.open("for (int first_column = 0; first_column < " + text_.number(p.n, false) +
              "; first_column += " + s(columns) + ")");
   fill(scores_, p, p.b, {"tile_k", "first_column", "0", columns, depth, p.n, p.k, false});
@@ -290,7 +290,8 @@ Status plan_attention(Work& work, size_t stage, const Nest& scores, const Nest& 
   const AttentionTile& tile = printer.tile();
   const Text& text = printer.print();
   Shape shape;
-  shape.grid[0] = attention.scores.batches * ((attention.scores.m + kRows - 1) / kRows);
+  const int64_t rows = tile.block_rows();
+  shape.grid[0] = attention.scores.batches * ((attention.scores.m + rows - 1) / rows);
   shape.block[0] = 32 * kWarps;
   shape.shared_bytes = tile.shared_bytes();
   return work.add(stage, std::string("attention_") + tile.name(), text, shape, kBlocks);

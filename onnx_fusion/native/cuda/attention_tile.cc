@@ -24,6 +24,10 @@ AttentionTile::AttentionTile(const Attention& attention, const Device& device)
     : unit(attention.scores.unit),
       depth(round_up(attention.scores.k, halves() ? 16 : cores() ? 8 : 4)),
       width(round_up(attention.result.n, halves() ? 16 : cores() ? 8 : 32)) {
+  // More blocks, where there are fewer than processors.
+  const int64_t blocks = attention.scores.batches * ((attention.scores.m + 63) / 64);
+  const bool few = attention.scores.m <= 32 || blocks < device.processors;
+  if (!cores()) each = few ? 4 : 8;
   if (!halves() && shared_bytes() > device.shared_default) columns /= 2;
 }
 
@@ -33,7 +37,7 @@ const char* AttentionTile::name() const {
 }
 
 std::string AttentionTile::declare(const char* array, int64_t extent) const {
-  const std::string of = cores() ? s(extent / 8) + "][4" : s(rows()) + "][" + s(of_row(extent));
+  const std::string of = cores() ? s(extent / 8) + "][4" : s(each) + "][" + s(of_row(extent));
   return std::string("float ") + array + "[" + of + "] = {};";
 }
 
@@ -43,7 +47,8 @@ std::string AttentionTile::value(const char* array, const char* column, int next
 }
 
 std::string AttentionTile::row() const {
-  return cores() ? "warp * 16 + i * 8 + lane / 4" : "warp * 16 + lane / 16 * 8 + i";
+  return cores() ? "warp * 16 + i * 8 + lane / 4"
+                 : "warp * " + s(warp_rows()) + " + lane / 16 * " + s(each) + " + i";
 }
 
 std::string AttentionTile::column(const char* index, int64_t extent) const {
@@ -65,12 +70,12 @@ int64_t AttentionTile::elements(int64_t own, int64_t sum, bool result) const {
 
 int64_t AttentionTile::keys() const {
   const int64_t own = elements(columns, depth, false);
-  return cores() ? own : std::max<int64_t>(own, columns * kRows);
+  return cores() ? own : std::max<int64_t>(own, columns * block_rows());
 }
 
 int64_t AttentionTile::shared_bytes() const {
-  const int64_t all = elements(kRows, depth, false) + keys() + elements(width, columns, true);
-  return (halves() ? 2 : 4) * all;
+  const int64_t own = elements(block_rows(), depth, false) + elements(width, columns, true);
+  return (halves() ? 2 : 4) * (own + keys());
 }
 
 namespace {
@@ -129,7 +134,12 @@ void add_cores(const AttentionTile& tile, Text& text) {
   text.close();
 }
 
-// Rows times columns, both in shared memory; a thread has 8 rows.
+// Where run h of a thread's rows starts, among the runs of 4.
+std::string run_of_rows(const AttentionTile& tile) {
+  return "(warp * " + s(tile.warp_rows() / 4) + " + lane / 16 * " + s(tile.each / 4) + " + h)";
+}
+
+// Rows times columns, both in shared memory.
 void multiply_floats(const AttentionTile& tile, Text& text, const char* rows, const char* columns,
                      int64_t extent, int64_t sum, const char* array) {
   const int run = tile.run(extent);
@@ -139,18 +149,18 @@ void multiply_floats(const AttentionTile& tile, Text& text, const char* rows, co
   text.line("const int turn = part / 4 % 8;");
   text.line("#pragma unroll");
   text.open("for (int k = part; k < part + 4; ++k)");
-  text.line("Pack<float, 4> x[2];");
+  text.line("Pack<float, 4> x[" + s(tile.each / 4) + "];");
   text.line("Pack<float, " + s(run) + "> y[" + s(runs) + "];");
   text.line("#pragma unroll");
-  text.line("for (int h = 0; h < 2; ++h) x[h] = *(const Pack<float, 4>*)" +
-            four(rows, "k", AttentionTile::kRows, "(warp * 4 + lane / 16 * 2 + h)") + ";");
+  text.line("for (int h = 0; h < " + s(tile.each / 4) + "; ++h) x[h] = *(const Pack<float, 4>*)" +
+            four(rows, "k", tile.block_rows(), run_of_rows(tile)) + ";");
   text.line("#pragma unroll");
   const std::string own = "lane % 16 * " + s(run);
   text.line("for (int r = 0; r < " + s(runs) + "; ++r) y[r] = *(const Pack<float, " + s(run) +
             ">*)(" + four(columns, "k", extent, "(r * " + s(4 * run) + " + " + own + " / 4)") +
             " + " + own + " % 4);");
   text.line("#pragma unroll");
-  text.open("for (int i = 0; i < 8; ++i)");
+  text.open("for (int i = 0; i < " + s(tile.each) + "; ++i)");
   text.line("#pragma unroll");
   text.line("for (int j = 0; j < " + s(run * runs) + "; ++j) " + std::string(array) +
             "[i][j] = fmaf(x[i / 4].at[i % 4], y[j / " + s(run) + "].at[j % " + s(run) + "], " +
@@ -168,14 +178,14 @@ void add_floats(const AttentionTile& tile, Text& text) {
   text.open("for (int j = 0; j < " + s(tile.of_row(tile.columns)) + "; ++j)");
   text.line("const int column = " + tile.column("j", tile.columns) + ", turn = column / 4 % 8;");
   text.line("#pragma unroll");
-  text.open("for (int h = 0; h < 2; ++h)");
+  text.open("for (int h = 0; h < " + s(tile.each / 4) + "; ++h)");
   std::string list;
   for (int i = 0; i < 4; ++i) {
     list += (i > 0 ? ", scores[h * 4 + " : "scores[h * 4 + ") + s(i) + "][j]";
   }
   text.line("*(Pack<float, 4>*)" +
-            four("tile_p", "column", AttentionTile::kRows, "(warp * 4 + lane / 16 * 2 + h)") +
-            " = {{" + list + "}};");
+            four("tile_p", "column", tile.block_rows(), run_of_rows(tile)) + " = {{" + list +
+            "}};");
   text.close();
   text.close();
   text.line("__syncwarp();");

@@ -10,9 +10,10 @@ namespace onnx_fusion::cuda {
 struct AttentionTile {
   AttentionTile(const Attention& attention, const Device& device);
 
-  static constexpr int kWarps = 4, kRows = 16 * kWarps;  // a warp has its rows to itself
+  static constexpr int kWarps = 4;  // of a block; each has its rows to itself
 
   const Unit unit;
+  int each = 2;          // rows of a thread
   int columns = 64;      // of scores, at a time
   int64_t depth, width;  // of the operands in shared memory: with zeros beyond the head's
 
@@ -24,7 +25,8 @@ struct AttentionTile {
   }
 
   // A thread has rows i of scores [i][j] and sums [i][d], and shares each with other lanes.
-  int rows() const { return cores() ? 2 : 8; }
+  int warp_rows() const { return cores() ? 16 : 2 * each; }
+  int block_rows() const { return kWarps * warp_rows(); }
   int lanes() const { return cores() ? 4 : 16; }
   int of_row(int64_t extent) const { return static_cast<int>(extent) / lanes(); }
   // Neighbours among a thread's columns.

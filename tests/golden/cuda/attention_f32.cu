@@ -21,7 +21,7 @@ template <class T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
-extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a00e(const int n0,
+extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_b05180fdb667bb6c(const int n0,
     const int n1,
     const float* __restrict__ t0,
     const int n3,
@@ -34,15 +34,15 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const int tile = blockIdx.x;
   const int batch = tile;
-  const int first_row = (tile - batch * 1) * 64;
+  const int first_row = (tile - batch * 1) * 32;
   float* const tile_q = (float*)shared_bytes();
-  float* const tile_k = tile_q + 1024;
-  float* const tile_v = tile_k + 4096;
-  float sums[8][2] = {};
-  float top[8], total[8] = {};
+  float* const tile_k = tile_q + 512;
+  float* const tile_v = tile_k + 2048;
+  float sums[4][2] = {};
+  float top[4], total[4] = {};
   #pragma unroll
-  for (int i = 0; i < 8; ++i) top[i] = __uint_as_float(0xff800000u);
-  for (int f = thread; f < 256; f += 128) {
+  for (int i = 0; i < 4; ++i) top[i] = __uint_as_float(0xff800000u);
+  for (int f = thread; f < 128; f += 128) {
     const int in_sum = f % 4 * 4;
     const int in_own = f / 4;
     const int sum_at = 0 + in_sum;
@@ -58,10 +58,10 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
     const float v0_1 = p0_0.at[1];
     const float v0_2 = p0_0.at[2];
     const float v0_3 = p0_0.at[3];
-    tile_q[in_sum * 64 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_0 : 0.0f;
-    tile_q[(in_sum + 1) * 64 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_1 : 0.0f;
-    tile_q[(in_sum + 2) * 64 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_2 : 0.0f;
-    tile_q[(in_sum + 3) * 64 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_3 : 0.0f;
+    tile_q[in_sum * 32 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_0 : 0.0f;
+    tile_q[(in_sum + 1) * 32 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_1 : 0.0f;
+    tile_q[(in_sum + 2) * 32 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_2 : 0.0f;
+    tile_q[(in_sum + 3) * 32 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4] = sum_at < n0 ? v0_3 : 0.0f;
   }
   for (int first_column = 0; first_column < n1; first_column += 64) {
     for (int f = thread; f < 256; f += 128) {
@@ -108,28 +108,28 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
       *(Pack<float, 4>*)(tile_v + in_sum * 32 + (in_own / 4 ^ in_sum / 4 % 8) * 4 + in_own % 4) = {{u_0, u_1, u_2, u_3}};
     }
     __syncthreads();
-    float scores[8][4] = {};
+    float scores[4][4] = {};
     #pragma unroll 2
     for (int part = 0; part < 16; part += 4) {
       const int turn = part / 4 % 8;
       #pragma unroll
       for (int k = part; k < part + 4; ++k) {
-        Pack<float, 4> x[2];
+        Pack<float, 4> x[1];
         Pack<float, 4> y[1];
         #pragma unroll
-        for (int h = 0; h < 2; ++h) x[h] = *(const Pack<float, 4>*)(tile_q + k * 64 + ((warp * 4 + lane / 16 * 2 + h) ^ turn) * 4);
+        for (int h = 0; h < 1; ++h) x[h] = *(const Pack<float, 4>*)(tile_q + k * 32 + ((warp * 2 + lane / 16 * 1 + h) ^ turn) * 4);
         #pragma unroll
         for (int r = 0; r < 1; ++r) y[r] = *(const Pack<float, 4>*)((tile_k + k * 64 + ((r * 16 + lane % 16 * 4 / 4) ^ turn) * 4) + lane % 16 * 4 % 4);
         #pragma unroll
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 0; i < 4; ++i) {
           #pragma unroll
           for (int j = 0; j < 4; ++j) scores[i][j] = fmaf(x[i / 4].at[i % 4], y[j / 4].at[j % 4], scores[i][j]);
         }
       }
     }
     #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int m = min(first_row + warp * 16 + lane / 16 * 8 + i, n1 - 1);
+    for (int i = 0; i < 4; ++i) {
+      const int m = min(first_row + warp * 8 + lane / 16 * 4 + i, n1 - 1);
       #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int column = first_column + j / 4 * 64 + lane % 16 * 4 + j % 4;
@@ -156,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
       }
     }
     #pragma unroll
-    for (int i = 0; i < 8; ++i) {
+    for (int i = 0; i < 4; ++i) {
       float most = top[i];
       #pragma unroll
       for (int j = 0; j < 4; ++j) most = m_max(most, scores[i][j]);
@@ -185,8 +185,8 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
     for (int j = 0; j < 4; ++j) {
       const int column = j / 4 * 64 + lane % 16 * 4 + j % 4, turn = column / 4 % 8;
       #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        *(Pack<float, 4>*)(tile_p + column * 64 + ((warp * 4 + lane / 16 * 2 + h) ^ turn) * 4) = {{scores[h * 4 + 0][j], scores[h * 4 + 1][j], scores[h * 4 + 2][j], scores[h * 4 + 3][j]}};
+      for (int h = 0; h < 1; ++h) {
+        *(Pack<float, 4>*)(tile_p + column * 32 + ((warp * 2 + lane / 16 * 1 + h) ^ turn) * 4) = {{scores[h * 4 + 0][j], scores[h * 4 + 1][j], scores[h * 4 + 2][j], scores[h * 4 + 3][j]}};
       }
     }
     __syncwarp();
@@ -195,14 +195,14 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
       const int turn = part / 4 % 8;
       #pragma unroll
       for (int k = part; k < part + 4; ++k) {
-        Pack<float, 4> x[2];
+        Pack<float, 4> x[1];
         Pack<float, 2> y[1];
         #pragma unroll
-        for (int h = 0; h < 2; ++h) x[h] = *(const Pack<float, 4>*)(tile_p + k * 64 + ((warp * 4 + lane / 16 * 2 + h) ^ turn) * 4);
+        for (int h = 0; h < 1; ++h) x[h] = *(const Pack<float, 4>*)(tile_p + k * 32 + ((warp * 2 + lane / 16 * 1 + h) ^ turn) * 4);
         #pragma unroll
         for (int r = 0; r < 1; ++r) y[r] = *(const Pack<float, 2>*)((tile_v + k * 32 + ((r * 8 + lane % 16 * 2 / 4) ^ turn) * 4) + lane % 16 * 2 % 4);
         #pragma unroll
-        for (int i = 0; i < 8; ++i) {
+        for (int i = 0; i < 4; ++i) {
           #pragma unroll
           for (int j = 0; j < 2; ++j) sums[i][j] = fmaf(x[i / 4].at[i % 4], y[j / 2].at[j % 2], sums[i][j]);
         }
@@ -214,13 +214,13 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_f32_753bcff7d220a
   const int a2 = batch - q9 * 3;
   const int a0 = q9;
   #pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < 4; ++i) {
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 4);
     total[i] += __shfl_xor_sync(0xffffffffu, total[i], 8);
     const float share = __fdividef(1.0f, total[i]);
-    const int m = first_row + warp * 16 + lane / 16 * 8 + i;
+    const int m = first_row + warp * 8 + lane / 16 * 4 + i;
     if (m >= n1) continue;
     const int a1 = m;
     #pragma unroll
