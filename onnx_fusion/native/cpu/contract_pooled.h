@@ -103,6 +103,7 @@ class PooledLinesPlan final : public StagePlan {
   PooledStages stages_;
   const PooledLineKernels* kernels_ = nullptr;
   bool planes_ = false;
+  void (*row_)(const PooledLine& row, int filters) = nullptr;
   double operations_ = 0;  // for a vector of maxima of every filter
   int64_t groups_ = 1;  // of filters
   int64_t pixels_ = 0;  // of a line

@@ -47,7 +47,11 @@ void PooledLinesPlan::choose_sizes(const PooledStages& stages, bool strict) {
   planes_ = !strict && (taps == 3 || taps == 5) && operations_ < direct * kGain &&
             std::isfinite(stages.fill);
   if (!planes_) operations_ = direct;
-  const int64_t most = planes_ ? kernels_->plane_filters : kernels_->filters;
+  const bool folds = kernels_->folded_filters > 0;
+  const int64_t most = !planes_ ? kernels_->filters
+                       : folds  ? kernels_->folded_filters
+                                : kernels_->plane_filters;
+  row_ = !planes_ ? kernels_->row : folds ? kernels_->folded_row : kernels_->plane_row;
   groups_ = (stages.filters + most - 1) / most;
   pixels_ = 2 * columns + stages.along.taps - 1;
   used_ = round_up(columns + stages.along.taps / 2, lanes);
@@ -192,7 +196,7 @@ void PooledLinesPlan::run(const RunContext& context) const {
           line.weights = weights_->data() + first * each;
           line.bias = bias + first;
           line.out = (turned > 0 ? rows : out + row * pool.row_step) + first * line.filter_step;
-          (planes_ ? kernels_->plane_row : kernels_->row)(line, static_cast<int>(last - first));
+          row_(line, static_cast<int>(last - first));
         }
         if (turned == 0) continue;
         gemm_kernels().transpose(rows, lanes_, stages_.filters, pool.columns,

@@ -70,13 +70,14 @@ struct PooledLineKernels {
   int lanes;
   int rest;     // lanes of a row's last vector, if they are enough
   int filters;  // most at once
-  int plane_filters;
+  int plane_filters, folded_filters;  // `folded_row` is faster, if it is there (not 0)
   // even[i] = x[2 * i], odd[i] = x[2 * i + 1] of `count` pixels.
   void (*split)(const float* x, int64_t count, float* even, float* odd);
   void (*row)(const PooledLine& row, int filters);  // windows of 3 or 5 along
   // The lines under a row to planes, `count` even and odd pixels of each.
   void (*planes)(const PooledLine& row, int64_t count, float* out);
   void (*plane_row)(const PooledLine& row, int filters);  // `lines` are planes; 3 or 5 down, too
+  void (*folded_row)(const PooledLine& row, int filters);
 };
 
 // The ISA's in use, or a narrower one's if its vectors hold all filters.

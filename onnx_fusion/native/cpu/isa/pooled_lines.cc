@@ -14,6 +14,12 @@ constexpr int kFilters = 6;
 constexpr int kFilters = 2;
 #endif
 constexpr int kPlaneFilters = 6;  // two sums for each, two inputs, and weights
+// Six for each: with 16 registers there would be too few sums at once.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kFoldedFilters = 4;
+#else
+constexpr int kFoldedFilters = 0;
+#endif
 
 #if defined(__AVX512F__)
 #define EVERY_SECOND 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
@@ -180,6 +186,70 @@ inline void plane_vector(const PooledLine& t, int64_t q, int count) {
   }
 }
 
+// What a plane adds to the second line of outputs, as output_line says.
+template <int Reach>
+constexpr float share_of(int plane) {
+  return (plane % 2 == 1 ? 1.0f : -1.0f) * (Reach == 4 ? 1.0f : plane < 3 ? kHalfRoot : kRoot);
+}
+
+// As plane_vector, adding each plane's sums to the outputs at once.
+template <int R, int Along, int Reach, class Vector>
+inline void folded_vector(const PooledLine& t, int64_t q, int count) {
+  Vector first[R][2], second[R][2];
+  const int64_t half = t.line / 2;
+  const float* w = t.weights;
+#pragma GCC unroll 6
+  for (int plane = 0; plane < Reach; ++plane) {
+    Vector sum[R][2];
+#pragma GCC unroll 8
+    for (int f = 0; f < R; ++f) {
+      sum[f][0] = plane + 1 == Reach ? second[f][0] : Vector{};
+      sum[f][1] = plane + 1 == Reach ? second[f][1] : Vector{};
+    }
+    const float* x = t.lines + plane * t.line + q;
+    for (int64_t channel = 0; channel < t.channels; ++channel, x += t.channel, w += Along * R) {
+      Vector a = load_all<Vector>(x);
+#pragma GCC unroll 5
+      for (int s = 0; s < Along; ++s) {
+        const Vector b = load_all<Vector>(x + (s + 1) % 2 * half + (s + 1) / 2);
+#pragma GCC unroll 8
+        for (int f = 0; f < R; ++f) {
+          const float y = w[s * R + f];
+          sum[f][0] += y * a;
+          sum[f][1] += y * b;
+        }
+        a = b;
+      }
+    }
+#pragma GCC unroll 8
+    for (int f = 0; f < R; ++f) {
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        if (plane + 1 < Reach) first[f][i] = plane == 0 ? sum[f][i] : first[f][i] + sum[f][i];
+        const float share = share_of<Reach>(plane);
+        if (plane == 1) second[f][i] = share * sum[f][i];
+        if (plane > 1) second[f][i] += share * sum[f][i];
+        if (plane + 1 == Reach) second[f][i] = sum[f][i];
+      }
+    }
+  }
+  const Vector low = t.low - Vector{}, high = t.high - Vector{};
+#pragma GCC unroll 8
+  for (int f = 0; f < R; ++f) {
+    const Vector y[4] = {first[f][0], first[f][1], second[f][0], second[f][1]};
+    write(t.out + f * t.filter_step + q, clamp(join(y) + t.bias[f], low, high), count);
+  }
+}
+
+template <int R, int Along>
+struct Folded {
+  template <class Vector>
+  static void run(const PooledLine& t, int64_t q, int count) {
+    if (t.down == 3) return folded_vector<R, Along, 4, Vector>(t, q, count);
+    folded_vector<R, Along, 6, Vector>(t, q, count);
+  }
+};
+
 template <int R, int Along>
 struct Planes {
   template <class Vector>
@@ -225,7 +295,8 @@ void rows_of(const PooledLine& t, int filters) {
 extern const PooledLineKernels pooled_line_kernels;
 const PooledLineKernels pooled_line_kernels = {
     kLanes, sizeof(Rest) / sizeof(float), kFilters,   kPlaneFilters,
-    split,  rows_of<Direct, kFilters>,    run_planes, rows_of<Planes, kPlaneFilters>,
+    kFoldedFilters, split, rows_of<Direct, kFilters>, run_planes,
+    rows_of<Planes, kPlaneFilters>, rows_of<Folded, kFoldedFilters>,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
