@@ -81,7 +81,7 @@ class PooledTilesPlan final : public StagePlan {
   int64_t pixels_ = 0;  // of a turned line
   int vectors_ = 1;     // of a panel of filters
   int64_t width_ = 1, panels_ = 1;
-  int64_t tiles_ = 1, pieces_ = 1;  // of a row: most at once, and how often
+  int64_t pieces_ = 1;  // of a row of tiles
   int64_t band_ = 1;                // rows of tiles whose lines are turned together
   std::shared_ptr<const PackedWeights> weights_;
 };

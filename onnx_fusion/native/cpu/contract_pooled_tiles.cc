@@ -40,7 +40,6 @@ void PooledTilesPlan::choose_sizes(const PooledStages& stages) {
   room_ = stages.channels <= 8 ? 8 : 16;
   const int64_t most = kernels_->tiles[vectors_];
   pieces_ = (pool.columns + most - 1) / most;
-  tiles_ = (pool.columns + pieces_ - 1) / pieces_;
   pixels_ = 2 * pool.columns + kReach - 2;
   band_ = std::clamp<int64_t>((kLineFloats / (pixels_ * room_) - (kReach - 2)) / 2, 1, pool.rows);
 }
@@ -152,9 +151,9 @@ void PooledTilesPlan::run(const RunContext& context) const {
   const PoolAfter& pool = stages_.pool;
   const int64_t wide = panels_ * width_;
   const int64_t lines = round_up((2 * band_ + kReach - 2) * pixels_ * room_, 16);
-  const int64_t columns = round_up(kReach * (2 * tiles_ + kReach - 2) * room_, 16);
-  const int64_t planes = round_up(kPlanes * tiles_ * room_, 16);
-  const int64_t products = round_up(kPlanes * tiles_ * width_, 16);
+  const int64_t columns = kReach * (2 * kPooledTiles + kReach - 2) * room_;
+  const int64_t planes = kPlanes * kPooledTiles * room_;
+  const int64_t products = kPlanes * (kPooledTiles + 1) * width_;
   const int64_t pooled = round_up(band_ * pool.columns * wide, 16);
   const int64_t floats = lines + columns + planes + products + pooled + wide;
   const int64_t bands = (pool.rows + band_ - 1) / band_;

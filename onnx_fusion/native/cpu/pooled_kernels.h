@@ -6,14 +6,18 @@
 
 namespace onnx_fusion::cpu {
 
+// At most so many tiles at once. Buffers have room for all of them (and one more, so that planes of
+// products do not meet in the same sets of the cache).
+inline constexpr int kPooledTiles = 8;
+
 // Input under neighbouring tiles of a row, to planes.
 struct PooledInput {
   const float* lines;  // [line][pixel][channel], a pixel `room` floats
   int64_t line;        // floats between lines
   int tiles;
   int64_t room;    // 8 or 16
-  float* columns;  // what is between: [line][pixel][room]
-  float* planes;   // [plane][tile][room]
+  float* columns;  // what is between: [6][2 * kPooledTiles + 4][room]
+  float* planes;   // [36][kPooledTiles][room]
 };
 
 struct PooledProduct {
@@ -22,7 +26,7 @@ struct PooledProduct {
   int64_t room, channels;
   const float* weights;  // [plane][channel][filter]
   int vectors;           // of filters
-  float* out;            // [plane][tile][filter]
+  float* out;            // [36][kPooledTiles + 1][filter]
 };
 
 // max(the tile's outputs) + bias, clamped.

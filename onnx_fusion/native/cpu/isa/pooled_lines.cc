@@ -186,12 +186,6 @@ inline void plane_vector(const PooledLine& t, int64_t q, int count) {
   }
 }
 
-// What a plane adds to the second line of outputs, as output_line says.
-template <int Reach>
-constexpr float share_of(int plane) {
-  return (plane % 2 == 1 ? 1.0f : -1.0f) * (Reach == 4 ? 1.0f : plane < 3 ? kHalfRoot : kRoot);
-}
-
 // As plane_vector, adding each plane's sums to the outputs at once.
 template <int R, int Along, int Reach, class Vector>
 inline void folded_vector(const PooledLine& t, int64_t q, int count) {

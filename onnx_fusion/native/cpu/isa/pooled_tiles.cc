@@ -111,16 +111,16 @@ void turn_out(const float* in, int64_t step, int64_t pixels, int64_t filters, fl
 
 template <int Room>
 void input_tiles(const PooledInput& t) {
-  const int64_t pixels = 2 * t.tiles + kReach - 2, wide = pixels * Room;
+  constexpr int64_t wide = (2 * kPooledTiles + kReach - 2) * Room, plane = kPooledTiles * Room;
+  const int64_t used = (2 * t.tiles + kReach - 2) * Room;
   Short x[kReach], y[kReach];
-  for (int64_t at = 0; at < wide; at += kShort) {
+  for (int64_t at = 0; at < used; at += kShort) {
 #pragma GCC unroll 6
     for (int i = 0; i < kReach; ++i) x[i] = load_short(t.lines + i * t.line + at);
     input_line(x, y);
 #pragma GCC unroll 6
     for (int i = 0; i < kReach; ++i) store_short(t.columns + i * wide + at, y[i]);
   }
-  const int64_t plane = t.tiles * Room;
   for (int i = 0; i < kReach; ++i) {
     const float* from = t.columns + i * wide;
     float* to = t.planes + i * kReach * plane;
@@ -147,7 +147,7 @@ void product_tiles(const PooledProduct& p) {
   const float *in = p.planes, *weights = p.weights;
   const int64_t channels = p.channels;
   float* out = p.out;
-  for (int plane = 0; plane < kPlanes; ++plane, in += R * Room, out += R * V * kLanes) {
+  for (int plane = 0; plane < kPlanes; ++plane, in += kPooledTiles * Room) {
     Floats sum[R][V];
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
@@ -170,6 +170,7 @@ void product_tiles(const PooledProduct& p) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) store(out + (i * V + v) * kLanes, sum[i][v]);
     }
+    out += (kPooledTiles + 1) * V * kLanes;
   }
 }
 
@@ -194,24 +195,26 @@ void run_product(const PooledProduct& p) {
   return p.room == 8 ? product_vectors<2, 8>(p) : product_vectors<2, 16>(p);
 }
 
-void run_output(const PooledOutput& t) {
-  const int64_t width = t.vectors * kLanes, plane = t.tiles * width;
+template <int V>
+void output_tiles(const PooledOutput& t) {
+  constexpr int64_t width = V * kLanes, plane = (kPooledTiles + 1) * width;
   const Floats low = broadcast(t.low), high = broadcast(t.high);
   for (int tile = 0; tile < t.tiles; ++tile) {
     for (int64_t c = 0; c < width; c += kLanes) {
       const float* from = t.in + tile * width + c;
-      Floats down[kReach][2], x[kReach], y[2][2];
+      Floats y[2][2];
 #pragma GCC unroll 6
       for (int j = 0; j < kReach; ++j) {
+        Floats x[kReach], down[2];
 #pragma GCC unroll 6
         for (int i = 0; i < kReach; ++i) x[i] = load(from + (i * kReach + j) * plane);
-        output_line(x, down[j]);
-      }
+        output_line(x, down);
 #pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
-#pragma GCC unroll 6
-        for (int j = 0; j < kReach; ++j) x[j] = down[j][i];
-        output_line(x, y[i]);
+        for (int i = 0; i < 2; ++i) {
+          if (j + 1 < kReach) y[i][0] = j == 0 ? down[i] : y[i][0] + down[i];
+          const float share = j + 1 < kReach ? share_of<kReach>(j) : 1.0f;
+          if (j > 0) y[i][1] = j == 1 ? down[i] * share : y[i][1] + down[i] * share;
+        }
       }
       Floats z = most(most(y[0][0], y[0][1]), most(y[1][0], y[1][1]));
       if (!all_finite((y[0][0] + y[0][1]) + (y[1][0] + y[1][1]))) {
@@ -220,6 +223,11 @@ void run_output(const PooledOutput& t) {
       store(t.out + tile * t.step + c, clamp(z + load(t.bias + c), low, high));
     }
   }
+}
+
+void run_output(const PooledOutput& output) {
+  if (output.vectors == 1) return output_tiles<1>(output);
+  output_tiles<2>(output);
 }
 
 }  // namespace

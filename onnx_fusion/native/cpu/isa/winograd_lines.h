@@ -38,6 +38,12 @@ inline void output_line(const V (&x)[6], V (&y)[2]) {
   y[1] = x[5] + kHalfRoot * ((x[1] - x[2]) + 2.0f * (x[3] - x[4]));
 }
 
+// What a plane between the first and the last adds to the second of two outputs.
+template <int Reach>
+constexpr float share_of(int plane) {
+  return (plane % 2 == 1 ? 1.0f : -1.0f) * (Reach == 4 ? 1.0f : plane < 3 ? kHalfRoot : kRoot);
+}
+
 template <class V>
 inline void input_line(const V (&x)[4], V (&y)[4]) {
   y[0] = x[0] - x[2];
