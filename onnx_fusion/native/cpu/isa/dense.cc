@@ -48,21 +48,27 @@ void dense(const TileCall& call) {
     sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(bias + at); });
     for (int64_t i = 0; i < fetched; ++i, fetch += kLineFloats) __builtin_prefetch(fetch, 0, 2);
     const float* b = call.b;
-    const float* at = a;
     const float* next = a + ahead;
+    const float* rows[R];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      rows[i] = a + i * row;
+      // Else each element's distance from the first row is computed ahead, and kept in memory.
+      if (kRegisters <= 16) asm("" : "+r"(rows[i]));
+    }
     const auto step = [&](int64_t k) {
-      sums.multiply(b, [&](int i) { return at[i * row + k]; });
+      sums.multiply(b, [&](int i) { return rows[i][k]; });
       b += Tile::kColumns;
     };
-    int64_t left = row;
-    for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
+    int64_t k = 0;
+    for (; k + kUnroll <= row; k += kUnroll) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + i * kLineFloats);
       next += kLines * kLineFloats;
 #pragma GCC unroll 16
-      for (int u = 0; u < kUnroll; ++u) step(u);
+      for (int u = 0; u < kUnroll; ++u) step(k + u);
     }
-    for (; left > 0; --left, ++at) step(0);
+    for (; k < row; ++k) step(k);
     a += R * row;
     if (adds) {
       sums.each([&](Vector& sum, int i, int column) {

@@ -145,9 +145,12 @@ void tile(const TileCall& call) {
       if constexpr (Kind == TileRows::strided) {
         for (; left > 0; --left, at += call.a_step) step(at);
       } else if constexpr (Kind == TileRows::indexed) {
-        for (; left >= 4; left -= 4, at += 4) {
+        // With few registers to spare, more at once and the compiler keeps sums in memory.
+        constexpr int kSpare = kRegisters - (R * N + N + 1);
+        constexpr int kUnroll = kSpare > 3 ? 4 : kSpare > 0 ? 2 : 1;
+        for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
 #pragma GCC unroll 4
-          for (int u = 0; u < 4; ++u) step(call.offsets[at + u]);
+          for (int u = 0; u < kUnroll; ++u) step(call.offsets[at + u]);
         }
         for (; left > 0; --left, ++at) step(call.offsets[at]);
       } else {
