@@ -116,6 +116,56 @@ def rates(check: Check) -> None:
         )
 
 
+def anchors(check: Check) -> None:
+    """Time products as they were chosen beside the bare library's, and regions with one beside
+    ONNX Runtime's nodes."""
+    from gpu_kernels import anchors, time_anchor
+
+    for one in anchors(check.small):
+        if check.left() < 20:
+            check.add(one.name, "no time left")
+            continue
+        found = time_anchor(check.device, one)
+        share = found["bare"] / found["own"]
+        check.add(
+            one.name,
+            f"{share:.2f} of the bare product's speed, {one.flops / found['own'] / 1e12:.0f} "
+            f"TFLOP/s, {found['kernel'] / found['own']:.2f} x our kernel, "
+            f"error {found['error']:.0e}",
+            ">= 0.97",
+            share >= 0.97 and found["error"] < {"f16": 2e-3, "bf16": 1.6e-2}[one.dtype],
+        )
+    sizes = ((4096, 4096, 4096), (2048, 1024, 4096), (128, 768, 3072))
+    for m, k, n in ((72, 128, 128),) if check.small else sizes:
+        _region(check, m, k, n)
+
+
+def _region(check: Check, m: int, k: int, n: int) -> None:
+    from gpu_models import compare, make_region
+
+    import onnx_fusion
+
+    name = f"MatMul + Add + Gelu {m}x{k}x{n}"
+    if check.left() < 30:
+        check.add(name, "no time left")
+        return
+    path, feed, want = make_region(check.folder, m, k, n)
+    fused = path.with_suffix(".fused.onnx")
+    onnx_fusion.optimize_file(path, fused, policy="all", device="cuda")
+    found = compare(check.device, path, fused, feed, want, 1.0)
+    if "own" not in found:
+        check.add(name, "no session: " + (found["failed"] or ["?"])[0][:200], "runs", False)
+        return
+    ratio = min(found["ort"]) / min(found["own"])
+    check.add(
+        name,
+        f"{ratio:.2f} x ONNX Runtime ({min(found['own']):.3f} ms against "
+        f"{min(found['ort']):.3f}), error {found['error']:.0e} (theirs {found['ort_error']:.0e})",
+        ">= 1.10",
+        ratio >= 1.10 and found["error"] <= max(2 * found["ort_error"], 1e-3),
+    )
+
+
 def models(check: Check) -> None:
     """Export, optimize, compare and time whole models."""
     from gpu_models import SUBJECTS
@@ -243,7 +293,8 @@ def start(check: Check) -> None:
 
 
 STAGES: dict[str, Callable[[Check], None]] = {
-    "machine": machine, "programs": programs, "start": start, "rates": rates, "models": models,
+    "machine": machine, "programs": programs, "start": start, "rates": rates,
+    "anchors": anchors, "models": models,
 }  # fmt: skip
 
 
@@ -264,7 +315,8 @@ def main() -> int:
         if args.pretend:
             from cuda_fake import Fake
 
-            os.environ.update(Fake(Path(folder)).env())
+            fake = Fake(Path(folder))
+            os.environ.update(fake.env(), ONNX_FUSION_CUBLASLT=str(fake.blas))
             args.programs = args.programs or "softmax"
         check = Check(args, Path(folder))
         for name in STAGES:

@@ -4,7 +4,8 @@
 #
 #   scripts/gpu_check.sh [build] [tests] [sanitizer] [rates] [models]      (default: all of them)
 #
-# rates: session start, and kernels beside a copy and PyTorch; models: whole ones beside ONNX Runtime.
+# rates: session start, kernels beside a copy and PyTorch, products beside cuBLASLt; models: whole ones
+# beside ONNX Runtime.
 # It takes PyTorch for CUDA, cmake, ninja and g++ as it finds them. What else is missing can lie in the
 # project's folder: wheels in .whl/ (onnx_graphsurgeon, platformdirs, rich ...) and onnxruntime-gpu as
 # wheels there or packed, ort_gpu*.tar.xz in .whl/. GPU_CHECK_SECONDS is the time for everything (560),
@@ -60,7 +61,7 @@ if wants build; then
 fi
 if wants tests; then
   step tests 150 "$python" -m pytest -q -n 8 tests/test_cuda_op.py tests/test_cuda_models.py \
-    tests/test_ort_op.py
+    tests/test_cuda_blas.py tests/test_ort_op.py
   step programs 120 "$python" scripts/gpu_check.py --only programs --seconds 110
 fi
 if wants sanitizer; then
@@ -76,7 +77,7 @@ if wants sanitizer; then
   fi
 fi
 only=()
-wants rates && only+=(start rates)
+wants rates && only+=(start rates anchors)
 wants models && only+=(models)
 if [ ${#only[@]} -gt 0 ]; then
   exec "$python" scripts/gpu_check.py --only machine "${only[@]}" --seconds "$(left)" --notes "$notes" \

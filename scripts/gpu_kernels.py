@@ -3,8 +3,10 @@ torch."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from gpu_device import Device, DeviceError, DeviceProgram, run
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
+BLAS = "ONNX_FUSION_CUBLASLT"
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -207,6 +210,73 @@ def kernels(small: bool) -> Iterator[Kernel]:
         )  # fmt: skip
         for depth in (16,) if small else (64, 128):
             yield _attention(dtype, *((1, 2, 33) if small else (8, 12, 1024)), depth)
+
+
+def anchors(small: bool) -> Iterator[Kernel]:
+    """Yield products that cuBLASLt is good at, with what may follow them."""
+    sizes = (
+        ((72, 128, 128),) if small else ((4096, 4096, 4096), (2048, 1024, 4096), (128, 768, 3072))
+    )
+    functional = torch.nn.functional
+    for m, k, n in sizes:
+        rest: dict[str, tuple[list[str], Callable]] = {
+            "bias": ([], lambda x, w, b, r: x @ w + b),
+            "bias + residual": (["t = load x3 (i, j)", "s = add $s $t"],
+                                lambda x, w, b, r: x @ w + b + r),
+            "bias + gelu": (["r = const f32 0.70710678", "g = mul $s $r", "h = erf $g",
+                             "o = const f32 1", "l = add $h $o", "p = mul $s $l",
+                             "q = const f32 0.5", "s = mul $p $q"],
+                            lambda x, w, b, r: functional.gelu(x @ w + b)),
+        }  # fmt: skip
+        for dtype in ("f16", "bf16"):
+            for name, (more, same) in rest.items():
+                start = ["a = load x0 (i, k)", "b = load x1 (k, j)", "c = dot $a $b over k",
+                         "e = load x2 (j)", "s = add $c $e"]  # fmt: skip
+                shapes = [(m, k), (k, n), (n,), (m, n)]
+                yield Kernel(
+                    f"anchor {m}x{k}x{n} {dtype} {name}", "anchor",
+                    _text(dtype, shapes, (m, n), f"i: {m}, j: {n}, k: {k}",
+                          [*start, *more, "store = (i, j) $s"]),
+                    shapes, (m, n), same, dtype, 2.0 * m * n * k,
+                )  # fmt: skip
+
+
+def time_anchor(device: Device, one: Kernel) -> dict[str, float]:
+    """Return seconds of a product as the library's measurement chose it, by our kernel alone, and
+    of torch's bare product; and the error."""
+    generator = torch.Generator(device.name).manual_seed(1)
+    inputs = [
+        torch.randn(s, generator=generator, device=device.name).to(TYPES[one.dtype])
+        for s in one.shapes
+    ]
+    inputs[1] *= one.shapes[1][0] ** -0.5
+    out = torch.full(one.out, float("nan"), dtype=TYPES[one.dtype], device=device.name)
+    with without_blas():
+        kernel = DeviceProgram(device, one.text, one.shapes)
+        kernel.start(inputs, [out])
+    made = DeviceProgram(device, one.text, one.shapes)
+    made.start(inputs, [out])
+    device.wait()
+    want = one.same(*(x.float() for x in inputs))
+    return {
+        "error": ((out.float() - want).norm() / want.norm()).item(),
+        "own": device.seconds(lambda: made.start(inputs, [out])),
+        "kernel": device.seconds(lambda: kernel.start(inputs, [out])),
+        "bare": device.seconds(lambda: torch.matmul(inputs[0], inputs[1])),
+    }
+
+
+@contextlib.contextmanager
+def without_blas() -> Iterator[None]:
+    """Do without cuBLASLt for programs that are made inside."""
+    before = os.environ.get(BLAS)
+    os.environ[BLAS] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop(BLAS)
+        if before is not None:
+            os.environ[BLAS] = before
 
 
 def copy_rate(device: Device, small: bool) -> float:

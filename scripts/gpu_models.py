@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import torch
 from gpu_device import Device
@@ -104,6 +105,31 @@ def make_subject(name: str, folder: Path, device: Device) -> Subject:
         torch.onnx.export(net, inputs, str(path), dynamo=False, opset_version=17,
                           input_names=[f"in{k}" for k in range(len(inputs))])  # fmt: skip
     return Subject(name, net, inputs, path, target)
+
+
+def make_region(folder: Path, m: int, k: int, n: int) -> tuple[Path, dict, list[np.ndarray]]:
+    """Return a model of MatMul, Add and Gelu in float16, its input, and what it computes."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((m, k)).astype(np.float16)
+    w = (rng.standard_normal((k, n)) * k**-0.5).astype(np.float16)
+    b = rng.standard_normal(n).astype(np.float16)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["a"]),
+        onnx.helper.make_node("Add", ["a", "b"], ["c"]),
+        onnx.helper.make_node("Gelu", ["c"], ["y"]),
+    ]
+    infos = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, dims)
+        for name, dims in (("x", (m, k)), ("y", (m, n)))
+    ]
+    weights = [onnx.numpy_helper.from_array(a, name) for a, name in ((w, "w"), (b, "b"))]
+    graph = onnx.helper.make_graph(nodes, "region", infos[:1], infos[1:], weights)
+    path = folder / f"region_{m}x{k}x{n}.onnx"
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=opsets), path)
+    wide = [torch.from_numpy(a).float() for a in (x, w, b)]
+    want = torch.nn.functional.gelu(wide[0] @ wide[1] + wide[2])
+    return path, {"x": x}, [want.double().numpy()]
 
 
 class Runner:

@@ -22,6 +22,7 @@ from test_cuda_schedules import BY_NAME, difference
 
 from onnx_fusion.program import interpret, parse_program
 from onnx_fusion.runtime.library import get_library_path
+from onnx_fusion.runtime.machine import make_ptx
 
 PRODUCTS = [
     p for name, p in BY_NAME.items() if name.startswith(("product", "attention_f32", "convolution"))
@@ -64,6 +65,23 @@ def test_what_is_offered_depends_on_how_operands_lie():
             assert not offered  # windows are no matrix
         elif "attention" not in p.name and "_tn_" not in p.name:
             assert offered, p.name
+
+
+def test_a_pointwise_convolution_is_a_product():
+    """With channels last, its pixels are rows."""
+    w = Writer("f16")
+    dot = w.value(f"dot {w.load('x (n, c, p, q)')} {w.load('f (o, c, 0, 0)')} over c")
+    w.store("y (n, o, p, q)", w.value(f"max {dot} {w.value('const f32 0')}"))
+    text = program(
+        "input x f16[2, 32, 6, 5] order(0, 2, 3, 1)", "input f f16[24, 32, 1, 1] row",
+        "output y f16[2, 24, 6, 5] order(0, 2, 3, 1)", "stage n: 2, o: 24, p: 6, q: 5, c: 32",
+        w.lines,
+    )  # fmt: skip
+    inputs = (random("f16", 2, 6, 5, 32), random("f16", 24, 32, 1, 1))
+    plan = cuda_emulator.plan(text, inputs, cuda_emulator.Device(maker=1))
+    assert plan.schedules() == ["library"] and plan.launches[0]["call"]["sizes"] == [60, 24, 32, 1]
+    want = interpret(parse_program(text), inputs)[0]
+    assert difference(cuda_emulator.machine().run(plan, inputs)[0], want, "f16") <= 1e-3
 
 
 def dense(dtype: str, layout: str = "nn", rest: str = "", batches: int = 0) -> str:
@@ -280,10 +298,11 @@ def test_nothing_is_tried_while_a_stream_is_captured(blas, monkeypatch, fake):
     assert is_used(blas, made)  # a call can be captured
 
 
-def test_inputs_that_tell_nothing_settle_nothing(blas):
+@pytest.mark.parametrize("value", [0, np.inf])
+def test_inputs_that_tell_nothing_settle_nothing(blas, value):
     made = cuda_session(model_of(TEXT))
     feed = inputs_of(TEXT)
-    feed["x"] = np.full_like(feed["x"], np.inf)
+    feed["x"][:], feed["c"][:] = value, 0
     before = blas.calls()
     run(made, TEXT, feed)
     assert blas.calls() == before
@@ -316,6 +335,20 @@ def test_sizes_nearby_share_a_choice(blas, fake):
     go(72)
     go(120)
     assert fake.calls("event") > before
+
+
+def test_ptx_in_the_model_has_what_follows_a_call(blas, monkeypatch):
+    text = dense("f16", "nn", "bias gelu")
+    made = model_of(text)
+    ptx = make_ptx(text, [list(a.shape) for a in inputs_of(text).values()])
+    assert "library_rest_" in ptx
+    made.graph.node[0].attribute.add(name="ptx", type=3, s=ptx.encode())
+    monkeypatch.setenv("ONNX_FUSION_NVRTC", "/nowhere/libnvrtc.so")
+    opened = cuda_session(made)
+    for _ in range(2):
+        assert run(opened, text) <= TOLERANCE["f16"]
+    before = blas.calls()
+    assert run(opened, text) <= TOLERANCE["f16"] and blas.calls() == before + 1
 
 
 SCRIPT = """

@@ -115,4 +115,19 @@ class Entered {
   int code_ = 0;
 };
 
+// While it lives, this thread may wait and allocate though another's stream is captured.
+class Uncaptured {
+ public:
+  explicit Uncaptured(const Driver& driver) : driver_(driver) {
+    driver_.exchange_capture(&mode_);
+  }
+  ~Uncaptured() { driver_.exchange_capture(&mode_); }
+  Uncaptured(const Uncaptured&) = delete;
+  Uncaptured& operator=(const Uncaptured&) = delete;
+
+ private:
+  const Driver& driver_;
+  int mode_ = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED, then what it was
+};
+
 }  // namespace onnx_fusion::cuda

@@ -26,19 +26,6 @@ bool are_aligned(const Program& program, const TensorView* inputs, void* const* 
   return bits % kAlignment == 0;
 }
 
-// While it lives, this thread may wait and allocate though another's stream is captured.
-class Uncaptured {
- public:
-  explicit Uncaptured(const Driver& driver) : driver_(driver) { driver_.exchange_capture(&mode_); }
-  ~Uncaptured() { driver_.exchange_capture(&mode_); }
-  Uncaptured(const Uncaptured&) = delete;
-  Uncaptured& operator=(const Uncaptured&) = delete;
-
- private:
-  const Driver& driver_;
-  int mode_ = 2;  // CU_STREAM_CAPTURE_MODE_RELAXED, then what it was
-};
-
 }  // namespace
 
 class Bound {
@@ -131,6 +118,7 @@ void Kernel::State::recall(Bound* bound) const {
   bound->key = choice_key(*driver, place, *bound->blas, own);
   Choice choice;
   if (recall_choice(bound->key, &choice)) {
+    const Uncaptured uncaptured(*driver);
     try {
       use(*bound, choice);
       return;

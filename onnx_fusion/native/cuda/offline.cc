@@ -56,6 +56,24 @@ bool complete(const Program& program, const TensorView* given, int64_t guess, Sh
   return true;
 }
 
+// The kernels of all plans that differ in who makes their products.
+Status plan_all(const BoundProgram& bound, Device device, std::vector<Source>* sources) {
+  for (const Maker maker : {Maker::kernel, Maker::library, Maker::library_by_parts}) {
+    Plan plan;
+    device.makers.fill(maker);
+    const Status status = cuda::plan(bound, device, &plan);
+    if (!status.ok()) return status;
+    for (Source& source : plan.sources) {
+      const bool known = std::any_of(sources->begin(), sources->end(), [&](const Source& other) {
+        return other.entry == source.entry;
+      });
+      if (!known) sources->push_back(std::move(source));
+    }
+    if (plan.offers.empty()) break;
+  }
+  return Status();
+}
+
 }  // namespace
 
 std::string host_refusal(const Program& program) {
@@ -98,15 +116,15 @@ std::string make_ptx(const Program& given, const TensorView* shapes, const std::
     Status status = bind_program(program, filled.views.data(), &bound);
     for (const bool aligned : {true, false}) {
       Device device;
-      Plan plan;
+      std::vector<Source> sources;
       device.aligned = aligned;
-      if (status.ok()) status = cuda::plan(bound, device, &plan);
+      if (status.ok()) status = plan_all(bound, device, &sources);
       if (!status.ok()) {
         if (first.empty()) first = status.message;
         break;
       }
-      if (plan.sources.empty() || !find_ptx(all, plan.sources).empty()) continue;
-      const std::string text = unit(plan.sources.data(), plan.sources.size());
+      if (sources.empty() || !find_ptx(all, sources).empty()) continue;
+      const std::string text = unit(sources.data(), sources.size());
       all += kPtxMark;
       all += Compiler::get(nvrtc).compile(text, device.arch, Form::ptx, cache_folder());
     }

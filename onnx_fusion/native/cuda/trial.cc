@@ -19,6 +19,7 @@ constexpr int kAlgorithms = 3;                // of the library that are tried
 constexpr int kRounds = 5;
 constexpr float kRoundMs = 0.5f;  // about how long a round of each is
 constexpr int kMostRepeats = 50;
+constexpr float kClear = 0.2f;  // of the time: two rounds are enough
 constexpr double kFaster = 0.98;  // of the time: less is chance
 constexpr int64_t kWhole = int64_t{8} << 20, kPiece = int64_t{64} << 10;
 constexpr int64_t kPieces = 64;           // of an output that is not compared whole
@@ -151,14 +152,17 @@ class Results {
     trial_.driver.check("cuStreamSynchronize", trial_.driver.await(trial_.stream));
   }
 
-  // Are all floats numbers?
-  bool finite() const {
-    return std::all_of(parts_.begin(), parts_.end(), [](const Part& part) {
-      for (int64_t i = 0; is_float(part.of->dtype) && i < part.count(); ++i) {
-        if (!std::isfinite(part.at(i))) return false;
+  // Can other results be told from these? Not by numbers that are none, or all the same.
+  bool tell() const {
+    bool differ = false;
+    for (const Part& part : parts_) {
+      const bool floats = is_float(part.of->dtype);
+      for (int64_t i = 0; i < part.count(); ++i) {
+        if (floats && !std::isfinite(part.at(i))) return false;
+        differ = differ || !part.same(i, part, 0);
       }
-      return true;
-    });
+    }
+    return differ;
   }
 
   // Are these as near to those as another order of sums explains?
@@ -167,11 +171,7 @@ class Results {
       const Part &mine = parts_[p], &other = right.parts_[p];
       if (!is_float(mine.of->dtype)) {
         int64_t apart = 0;
-        const size_t size = dtype_size(mine.of->dtype);
-        for (int64_t i = 0; i < mine.count(); ++i) {
-          const size_t at = static_cast<size_t>(i) * size;
-          apart += std::memcmp(&mine.content[at], &other.content[at], size) != 0;
-        }
+        for (int64_t i = 0; i < mine.count(); ++i) apart += !mine.same(i, other, i);
         if (apart * kDiffering > mine.count()) return false;
         continue;
       }
@@ -189,9 +189,14 @@ class Results {
     int64_t start, bytes;
     std::vector<char> content;
 
-    int64_t count() const { return bytes / static_cast<int64_t>(dtype_size(of->dtype)); }
+    int64_t size() const { return static_cast<int64_t>(dtype_size(of->dtype)); }
+    int64_t count() const { return bytes / size(); }
+    const char* place(int64_t i) const { return content.data() + i * size(); }
+    bool same(int64_t i, const Part& other, int64_t k) const {
+      return std::memcmp(place(i), other.place(k), static_cast<size_t>(size())) == 0;
+    }
     double at(int64_t i) const {
-      const char* from = content.data() + i * static_cast<int64_t>(dtype_size(of->dtype));
+      const char* const from = place(i);
       const auto as = [&](auto value) {
         std::memcpy(&value, from, sizeof value);
         return value;
@@ -266,6 +271,7 @@ class Clock {
     for (int round = 0; round < kRounds; ++round) {
       best[0] = std::min(best[0], time(first, repeats));
       best[1] = std::min(best[1], time(second, repeats));
+      if (round > 0 && std::abs(best[0] - best[1]) > kClear * best[0]) break;
     }
     return best[1] < kFaster * best[0];
   }
@@ -319,7 +325,7 @@ Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
   Results right(trial), made(trial);
   run(own);
   right.read();
-  if (!right.finite()) return Verdict::later;
+  if (!right.tell()) return Verdict::later;
   const Clock clock(trial);
   std::unique_ptr<const Launches> fastest;
   for (const Offer& offer : own.plan.offers) {
