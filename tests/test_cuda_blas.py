@@ -166,11 +166,11 @@ def blas(fake, monkeypatch, tmp_path):
     assert found.wrong() == ""
 
 
-def run(made, text: str, feed: dict | None = None) -> float:
+def run(made, text: str, feed: dict | None = None, rows: int = M) -> float:
     """Return how far a session's result lies from the interpreter's."""
     feed = feed or inputs_of(text)
     dtype = str(parse_program(text).outputs[0].dtype)
-    out = np.empty((*feed["x"].shape[:-2], M, N), feed["x"].dtype)
+    out = np.empty((*feed["x"].shape[:-2], rows, N), feed["x"].dtype)
     binding = made.io_binding()
     kept = []
     for name, array in feed.items():
@@ -307,6 +307,52 @@ def test_inputs_that_tell_nothing_settle_nothing(blas, value):
     run(made, TEXT, feed)
     assert blas.calls() == before
     assert is_used(blas, made)
+
+
+def test_infinities_are_results_too(blas):
+    text = dense("f32", "nn", "residual")
+    made = cuda_session(model_of(text))
+    feed = inputs_of(text)
+    feed["r"][:, ::3] = -np.inf
+    with np.errstate(invalid="ignore"):
+        for _ in range(2):
+            run(made, text, feed)
+        before = blas.calls()
+        run(made, text, feed)
+    assert blas.calls() == before + 1
+
+
+def test_each_product_of_a_region_has_its_choice(blas, fake):
+    w = Writer("f16")
+    dot = w.value(f"dot {w.load('x (i, k)')} {w.load('w (k, j)')} over k")
+    first = [*w.lines, f"%{w.count} = sigmoid {dot}", f"store t (i, j) %{w.count}"]
+    w = Writer("f16")
+    inner = w.value("load t (i, j)")
+    dot = w.value(f"dot {inner} {w.load('v (j, l)')} over j")
+    w.store("y (i, l)", w.value(f"add {dot} {w.load('c (l)')}"))
+    text = program(
+        f"input x f16[{M}, {K}] row", f"input w f16[{K}, {N}] row", f"input v f16[{N}, {N}] row",
+        f"input c f16[{N}] row", f"temp t f32[{M}, {N}] row", f"output y f16[{M}, {N}] row",
+        f"stage i: {M}, j: {N}, k: {K}", first, f"stage i: {M}, l: {N}, j: {N}", w.lines,
+    )  # fmt: skip
+    made = cuda_session(model_of(text))
+    for _ in range(2):
+        assert run(made, text) <= TOLERANCE["f16"]
+    before = blas.calls(), fake.calls("launch")
+    assert run(made, text) <= TOLERANCE["f16"]
+    assert (blas.calls() - before[0], fake.calls("launch") - before[1]) == (2, 1)
+
+
+def test_parts_are_tried_where_sums_leave_the_cache(blas, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE_CUDA_CACHE", str(1 << 16))
+    rows, terms = 300, 32
+    text = dense("f16", "nn", "gelu").replace(f"[{M}", f"[{rows}").replace(f"i: {M}", f"i: {rows}")
+    text = text.replace(f"{M}, {K}]", f"{rows}, {K}]").replace(f", {K}]", f", {terms}]", 1)
+    text = text.replace(f"w f16[{K}", f"w f16[{terms}").replace(f"k: {K}", f"k: {terms}")
+    made = cuda_session(model_of(text))
+    before = blas.calls()
+    assert run(made, text, rows=rows) <= TOLERANCE["f16"]
+    assert blas.calls() > before + 3 and "something else" not in capfd.readouterr().err
 
 
 def test_sizes_nearby_share_a_choice(blas, fake):

@@ -35,6 +35,7 @@ struct Layout {
 };
 struct Preference {
   uint64_t workspace = 0;
+  uint32_t reductions = ~0u;
   uint32_t alignment[4] = {256, 256, 256, 256};
 };
 struct Found {
@@ -208,6 +209,7 @@ int cublasLtMatmulPreferenceDestroy(Preference* preference) {
 int cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, const void* value,
                                          size_t size) {
   if (attribute == 1) return set(&preference->workspace, value, size, "workspace");
+  if (attribute == 3) return set(&preference->reductions, value, size, "reductions");
   if (attribute >= 5 && attribute <= 8) {
     return set(&preference->alignment[attribute - 5], value, size, "alignment");
   }
@@ -223,6 +225,7 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, Operation* op, Layout* a, Layou
   for (const uint32_t alignment : preference->alignment) {
     if (alignment != 16) return refuse("alignment");
   }
+  if (preference->reductions != 2) return refuse("sums in another type");
   const int all = number("FAKE_CUBLASLT_ALGORITHMS", 2);
   if (all == 0) return kNotSupported;
   *count = std::min(asked, all);

@@ -18,13 +18,16 @@ constexpr const char* kPackages[] = {"/../nvidia/cu13/lib/libcublasLt.so.13",
 constexpr const char* kToolkit = "/usr/local/cuda/lib64/libcublasLt.so";
 
 // cublasLt.h, cublas_api.h and library_types.h of 13.1, where they are as in 12.0.
-constexpr int kReal32 = 0, kReal16 = 2, kBrain16 = 14;             // cudaDataType
-constexpr int kCompute32 = 68, kComputeTf32 = 77;                  // cublasComputeType_t
-constexpr int kTransposed = 1;                                     // cublasOperation_t
-constexpr int kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBias = 8;  // ...MatmulDescAttributes_t
-constexpr int kBatches = 5, kBatchStride = 6;                      // ...MatrixLayoutAttribute_t
-constexpr int kMostWorkspace = 1, kAlignmentA = 5;                 // ...MatmulPreferenceAttributes_t
-constexpr uint32_t kDefault = 1, kRelu = 2, kAddBias = 4;          // cublasLtEpilogue_t
+constexpr int kReal32 = 0, kReal16 = 2, kBrain16 = 14;  // cudaDataType
+constexpr int kCompute32 = 68, kComputeTf32 = 77;       // cublasComputeType_t
+constexpr int kTransposed = 1;                          // cublasOperation_t
+// cublasLtMatmulDescAttributes_t
+constexpr int kTransposeA = 3, kTransposeB = 4, kEpilogue = 7, kBias = 8;
+constexpr int kBatches = 5, kBatchStride = 6;  // cublasLtMatrixLayoutAttribute_t
+// cublasLtMatmulPreferenceAttributes_t
+constexpr int kMostWorkspace = 1, kReductions = 3, kAlignmentA = 5;
+constexpr uint32_t kByComputeType = 2;                     // cublasLtReductionScheme_t
+constexpr uint32_t kDefault = 1, kRelu = 2, kAddBias = 4;  // cublasLtEpilogue_t
 constexpr uint32_t kAlignment = 16;  // of what find_call takes
 constexpr int kMostAlgorithms = 8;
 
@@ -191,6 +194,9 @@ bool Multiplication::choose(int algorithm) {
   if (algorithm >= kMostAlgorithms || t.create_preference(&preference) != 0) return false;
   const uint64_t most = call_.workspace_bytes;
   bool fine = t.set_preference(preference, kMostWorkspace, &most, sizeof most) == 0;
+  // Parts of a sum are added up in float32, never in the result's type.
+  fine = fine && t.set_preference(preference, kReductions, &kByComputeType,
+                                  sizeof kByComputeType) == 0;
   for (int k = 0; k < 4; ++k) {
     fine = fine && t.set_preference(preference, kAlignmentA + k, &kAlignment,
                                     sizeof kAlignment) == 0;

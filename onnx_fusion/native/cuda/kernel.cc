@@ -285,11 +285,12 @@ void Kernel::settle(const Bound& bound, const TensorView* inputs, void* const* o
           bound.program.tensors[state.program->inputs + state.program->temps + o];
       trial.outputs.push_back({outputs[o], tensor.dtype, tensor.elements});
     }
-    if (find_fastest(trial, *bound.aligned, &choice) == Verdict::later) {
+    const Verdict verdict = find_fastest(trial, *bound.aligned, &choice);
+    if (verdict == Verdict::later) {
       bound.settled = ++bound.tries >= kMostTries;
       return;
     }
-    remember_choice(bound.key, choice);
+    if (verdict == Verdict::settled) remember_choice(bound.key, choice);
     state.use(bound, choice);
   } catch (const std::exception&) {
     bound.settled = true;  // with our kernels

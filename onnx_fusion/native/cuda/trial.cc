@@ -152,17 +152,26 @@ class Results {
     trial_.driver.check("cuStreamSynchronize", trial_.driver.await(trial_.stream));
   }
 
-  // Can other results be told from these? Not by numbers that are none, or all the same.
+  // Can other results be told from these? Not by NaNs, or numbers that are all the same.
   bool tell() const {
     bool differ = false;
     for (const Part& part : parts_) {
-      const bool floats = is_float(part.of->dtype);
       for (int64_t i = 0; i < part.count(); ++i) {
-        if (floats && !std::isfinite(part.at(i))) return false;
+        if (is_float(part.of->dtype) && std::isnan(part.at(i))) return false;
         differ = differ || !part.same(i, part, 0);
       }
     }
     return differ;
+  }
+
+  // Are there infinities? Next to what overflows, another order of sums may have some, too.
+  bool overflow() const {
+    return std::any_of(parts_.begin(), parts_.end(), [](const Part& part) {
+      for (int64_t i = 0; is_float(part.of->dtype) && i < part.count(); ++i) {
+        if (std::isinf(part.at(i))) return true;
+      }
+      return false;
+    });
   }
 
   // Are these as near to those as another order of sums explains?
@@ -177,7 +186,8 @@ class Results {
       }
       const double most = trial_.tolerance * right.range(*other.of);
       for (int64_t i = 0; i < mine.count(); ++i) {
-        if (!(std::abs(mine.at(i) - other.at(i)) <= most)) return false;
+        const double a = mine.at(i), b = other.at(i);
+        if (!(std::abs(a - b) <= most || a == b)) return false;
       }
     }
     return true;
@@ -223,7 +233,7 @@ class Results {
     double most = std::numeric_limits<float>::min();
     for (const Part& part : parts_) {
       for (int64_t i = 0; part.of == &of && i < part.count(); ++i) {
-        most = std::max(most, std::abs(part.at(i)));
+        if (std::isfinite(part.at(i))) most = std::max(most, std::abs(part.at(i)));
       }
     }
     return most;
@@ -297,7 +307,9 @@ std::string choice_key(const Driver& driver, const Place& place, const Blas& bla
   for (const Source& source : own.sources) key += "\n" + source.entry;
   for (const Offer& o : own.offers) {
     key += "\n" + std::to_string(o.stage);
-    for (const int64_t size : {o.m, o.n, o.k, o.batches}) key += " " + std::to_string(roughly(size));
+    for (const int64_t size : {o.m, o.n, o.k, o.batches}) {
+      key += " " + std::to_string(roughly(size));
+    }
   }
   return key;
 }
@@ -328,6 +340,7 @@ Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
   if (!right.tell()) return Verdict::later;
   const Clock clock(trial);
   std::unique_ptr<const Launches> fastest;
+  bool tried = false;
   for (const Offer& offer : own.plan.offers) {
     const Choice before = *best;
     for (const Maker maker : {Maker::library, Maker::library_by_parts}) {
@@ -346,13 +359,15 @@ Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
           break;  // there are no more algorithms, or no compiler
         }
         made.read();
+        tried = true;
         if (!made.near(right)) {
+          *best = Choice();
+          if (right.overflow()) return Verdict::later;
           std::fprintf(stderr,
                        "onnx_fusion: %s computes something else than our kernels on %s; it is not "
                        "used\n",
                        trial.blas.version().c_str(), trial.place.name.c_str());
           remember(distrust_key(trial.driver, trial.place, trial.blas), "wrong");
-          *best = Choice();
           return Verdict::settled;
         }
         if (!clock.beats(fastest ? *fastest : own, *candidate)) continue;
@@ -361,7 +376,7 @@ Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
       }
     }
   }
-  return Verdict::settled;
+  return tried ? Verdict::settled : Verdict::untried;
 }
 
 double tolerance_of(const Program& program, bool tf32) {

@@ -43,7 +43,8 @@ struct Trial {
   std::function<Status(const Launches&)> start;
 };
 
-enum class Verdict { settled, later };  // later: these inputs tell nothing
+// later: these inputs tell nothing; untried: the library makes none of these products.
+enum class Verdict { settled, later, untried };
 
 // Runs our kernels, and with each product made by the library in its several ways; leaves the
 // fastest choice whose results are right. The place's context is current. Throws ProgramError.
