@@ -13,13 +13,15 @@ constexpr int64_t kFewRows = 64;  // for which columns that lie well are not wor
 constexpr int64_t kCrowding = 4;  // lines in a set up to which they lie well; twice that if wide
 constexpr int64_t kDotRows = 4;   // for which columns along k are not
 constexpr int64_t kLongSum = 256;  // of which sums are cut, for exactness and the first-level cache
+constexpr int64_t kMovedRows = 64;  // whose sums go on at once
 constexpr int64_t kDotColumns = 32;  // that all rows meet while they are in the first-level cache
 
-// Tiles of nearly equal height: one of few rows takes as much time as a full one.
+// Tiles of nearly equal height: one of few rows takes as much time as a full one. The first `large`
+// of them have one row more than the others.
 struct RowTiles {
-  int64_t rows, count;
-  RowTiles(int64_t all, int64_t most) : rows(all), count((all + most - 1) / most) {}
-  int64_t begin(int64_t tile) const { return rows * tile / count; }
+  int64_t count, rows, large;
+  RowTiles(int64_t all, int64_t most)
+      : count((all + most - 1) / most), rows(all / count), large(all % count) {}
 };
 
 const Instruction& line_of(const BoundStage& stage, int value) {
@@ -201,13 +203,19 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
       const int64_t at = k * part / parts, length = k * (part + 1) / parts - at;
       TileCall call{1,       &length, nullptr, nullptr,         1,      step, b + (k0 + at) * step,
                     nullptr, ld,      add || part > 0, nullptr};
-      for (int64_t t = 0; t < tiles.count; ++t) {
-        const int64_t row = tiles.begin(t), end = tiles.begin(t + 1);
-        const float* a[kMostTileRows];
-        for (int64_t r = row; r < end && at > 0; ++r) a[r - row] = rows[r] + at;
-        call.a = at > 0 ? a : rows + row;
-        call.c = out + row * ld + panel * width - c0;
-        kernels.tile(kind, static_cast<int>(end - row), vectors, call);
+      call.c = out + panel * width - c0;
+      for (int64_t row = 0; row < count;) {
+        const bool large = row < tiles.large * (tiles.rows + 1);
+        const int64_t height = tiles.rows + (large ? 1 : 0);
+        const int64_t left = large ? tiles.large - row / height : (count - row) / height;
+        call.tiles = at > 0 ? std::min(left, kMovedRows / height) : left;
+        const int64_t taken = call.tiles * height;
+        const float* moved[kMovedRows];
+        for (int64_t r = 0; r < taken && at > 0; ++r) moved[r] = rows[row + r] + at;
+        call.a = at > 0 ? moved : rows + row;
+        kernels.tile(kind, static_cast<int>(height), vectors, call);
+        call.c += taken * ld;
+        row += taken;
       }
     }
   }
