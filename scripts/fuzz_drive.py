@@ -77,7 +77,7 @@ def turn(script: str, seeds: range, isa: str) -> list[dict[str, Any]]:
         done = bool(found) and found[-1]["seed"] == left.stop - 1
         if done and not code:
             break
-        why = why or f"ended with {code}: {' '.join(said.split())[-1500:]}"
+        why = why or f"ended with {code}: {' '.join(said.split())[:1500]}"
         doing, counts = last.get("doing", ""), last.get("ours", False)
         about = "" if counts else "rejected: plain ONNX Runtime fails"
         wrong = [f"{why}\n{doing}".strip()] if counts else []

@@ -1,6 +1,6 @@
 #include "ort/inputs.h"
 
-#include <cstring>
+#include <algorithm>
 
 namespace onnx_fusion::ort {
 namespace {
@@ -144,7 +144,7 @@ std::vector<TensorView> Inputs::known(const OrtKernelInfo* info, const Program& 
 }
 
 OrtStatus* Inputs::read(OrtKernelContext* context, TensorView* views, int64_t* dims) const {
-  std::memcpy(views, views_.data(), views_.size() * sizeof(TensorView));
+  std::copy(views_.begin(), views_.end(), views);
   for (const size_t i : variable_) {
     if (OrtStatus* status = read_one(context, i, &views[i], dims + i * kMaxRank)) return status;
   }
