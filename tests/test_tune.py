@@ -276,6 +276,21 @@ def test_what_is_written_was_timed_even_if_the_time_is_up(source, tmp_path):
     assert (tmp_path / "out.onnx").read_bytes() == source.read_bytes()
 
 
+def test_the_estimates_choice_is_timed_before_a_model_is_left_as_it_is(
+    source, tmp_path, monkeypatch
+):
+    """Also if the time is up: what a few measurements chose may lose where all of it wins."""
+    monkeypatch.setattr(policy, "MARGIN", 100.0)
+    fake = Fake(
+        lambda kinds, threads: 1.05 if "Sin" in kinds else 0.5,
+        lambda kinds, threads: 0.7 if "Sin" in kinds else 1.2,
+    )
+    summary = run(source, tmp_path / "out.onnx", fake, budget=3.5)
+    assert [asked.startswith("whole") for asked in fake.asked[-2:]] == [True, True]
+    assert any("the time was up" in note for note in summary.notes)
+    assert "Sin" not in kinds_of(tmp_path / "out.onnx") and summary.regions
+
+
 def test_an_interrupt_keeps_what_was_measured(source, tmp_path):
     fake = Fake(by_kind("Sin"))
     fake.interrupt_at = 3

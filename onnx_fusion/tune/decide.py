@@ -108,7 +108,7 @@ def decide(
         for k, unit in enumerate(units)
         if unit.expected and (k not in best or best[k].answer.ratio <= NEAR)
     }
-    others = ({**near, **taken}, expected)
+    others = (expected, {**near, **taken})
     taken, answer, put_back = settle(taken, others, best, asker, describe_all)
     lost = [
         (region, one.answer.words())
@@ -201,23 +201,24 @@ def settle(
 ) -> tuple[Choice, Answer | None, str]:
     """Return the choice that the whole model confirms, its answer, and why others were put back.
 
-    A choice whose whole is unknown stands if nothing speaks against it: that of the parts does,
-    one that follows a loss does not.
+    The first of the others is the estimate's. A choice whose whole is unknown stands if nothing
+    speaks against it: that of the parts does, one that follows a loss does not.
     """
 
     def ask(choice: Choice, late: bool = False) -> Answer | None:
         regions = flatten(choice)
         return asker.whole(describe_all(regions), regions, late) if regions else None
 
-    # A budget may end before anything else, but what is written was timed.
+    # A budget may end before anything else, but what is written was timed; and the estimate's
+    # choice, before a model is left as it is for choices of a few measurements that lose together.
     answer = ask(taken, late=True)
     tried = {describe_all(flatten(taken)).digest}
-    for choice in others:
+    for k, choice in enumerate(others):
         digest = describe_all(flatten(choice)).digest
         if digest in tried:
             continue
         tried.add(digest)
-        other = ask(choice)
+        other = ask(choice, late=k == 0 and answer is not None and not helps(answer))
         least = min(1.0, answer.ratio) if answer is not None else 1.0
         if other is not None and helps(other) and other.ratio < CLEARLY_BETTER * least:
             taken, answer = choice, other
