@@ -139,31 +139,39 @@ void run_planes(const PooledLine& t, int64_t count, float* out) {
   planes_of<6>(t, count, out);
 }
 
+// Adds all channels' products along a plane's line at x to the sums of even and odd pixels; returns
+// where the next plane's weights begin.
+template <int R, int Along, class Vector>
+[[gnu::always_inline]] inline const float* add_line(const PooledLine& t, const float* x,
+                                                    const float* w, Vector (&sum)[R][2]) {
+  const int64_t half = t.line / 2;
+  for (int64_t channel = 0; channel < t.channels; ++channel, x += t.channel, w += Along * R) {
+    Vector a = load_all<Vector>(x);
+#pragma GCC unroll 5
+    for (int s = 0; s < Along; ++s) {
+      const Vector b = load_all<Vector>(x + (s + 1) % 2 * half + (s + 1) / 2);
+#pragma GCC unroll 8
+      for (int f = 0; f < R; ++f) {
+        const float y = w[s * R + f];
+        sum[f][0] += y * a;
+        sum[f][1] += y * b;
+      }
+      a = b;
+    }
+  }
+  return w;
+}
+
 // As pooled_vector, from planes: sums of even and odd pixels, then the two lines of outputs.
 template <int R, int Along, int Reach, class Vector>
 inline void plane_vector(const PooledLine& t, int64_t q, int count) {
   Vector products[Reach][R][2];
-  const int64_t half = t.line / 2;
   const float* w = t.weights;
   for (int plane = 0; plane < Reach; ++plane) {
     Vector sum[R][2];
 #pragma GCC unroll 8
     for (int f = 0; f < R; ++f) sum[f][0] = sum[f][1] = Vector{};
-    const float* x = t.lines + plane * t.line + q;
-    for (int64_t channel = 0; channel < t.channels; ++channel, x += t.channel, w += Along * R) {
-      Vector a = load_all<Vector>(x);
-#pragma GCC unroll 5
-      for (int s = 0; s < Along; ++s) {
-        const Vector b = load_all<Vector>(x + (s + 1) % 2 * half + (s + 1) / 2);
-#pragma GCC unroll 8
-        for (int f = 0; f < R; ++f) {
-          const float y = w[s * R + f];
-          sum[f][0] += y * a;
-          sum[f][1] += y * b;
-        }
-        a = b;
-      }
-    }
+    w = add_line<R, Along>(t, t.lines + plane * t.line + q, w, sum);
 #pragma GCC unroll 8
     for (int f = 0; f < R; ++f) {
       products[plane][f][0] = sum[f][0];
@@ -190,7 +198,6 @@ inline void plane_vector(const PooledLine& t, int64_t q, int count) {
 template <int R, int Along, int Reach, class Vector>
 inline void folded_vector(const PooledLine& t, int64_t q, int count) {
   Vector first[R][2], second[R][2];
-  const int64_t half = t.line / 2;
   const float* w = t.weights;
 #pragma GCC unroll 6
   for (int plane = 0; plane < Reach; ++plane) {
@@ -200,21 +207,7 @@ inline void folded_vector(const PooledLine& t, int64_t q, int count) {
       sum[f][0] = plane + 1 == Reach ? second[f][0] : Vector{};
       sum[f][1] = plane + 1 == Reach ? second[f][1] : Vector{};
     }
-    const float* x = t.lines + plane * t.line + q;
-    for (int64_t channel = 0; channel < t.channels; ++channel, x += t.channel, w += Along * R) {
-      Vector a = load_all<Vector>(x);
-#pragma GCC unroll 5
-      for (int s = 0; s < Along; ++s) {
-        const Vector b = load_all<Vector>(x + (s + 1) % 2 * half + (s + 1) / 2);
-#pragma GCC unroll 8
-        for (int f = 0; f < R; ++f) {
-          const float y = w[s * R + f];
-          sum[f][0] += y * a;
-          sum[f][1] += y * b;
-        }
-        a = b;
-      }
-    }
+    w = add_line<R, Along>(t, t.lines + plane * t.line + q, w, sum);
 #pragma GCC unroll 8
     for (int f = 0; f < R; ++f) {
 #pragma GCC unroll 2
