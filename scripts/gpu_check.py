@@ -116,12 +116,16 @@ def rates(check: Check) -> None:
         )
 
 
+NEAR = {"f32": 1e-5, "f16": 2e-3, "bf16": 1.6e-2}
+
+
 def anchors(check: Check) -> None:
-    """Time products as they were chosen beside the bare library's, and regions with one beside
-    ONNX Runtime's nodes."""
+    """Time products and convolutions as they were chosen beside the bare library's, and regions
+    with a product beside ONNX Runtime's nodes."""
+    from gpu_convolutions import convolutions
     from gpu_kernels import anchors, time_anchor
 
-    for one in anchors(check.small):
+    for one in (*anchors(check.small), *convolutions(check.small)):
         if check.left() < 20:
             check.add(one.name, "no time left")
             continue
@@ -129,11 +133,11 @@ def anchors(check: Check) -> None:
         share = found["bare"] / found["own"]
         check.add(
             one.name,
-            f"{share:.2f} of the bare product's speed, {one.flops / found['own'] / 1e12:.0f} "
+            f"{share:.2f} of the bare library's speed, {one.flops / found['own'] / 1e12:.0f} "
             f"TFLOP/s, {found['kernel'] / found['own']:.2f} x our kernel, "
             f"error {found['error']:.0e}",
             ">= 0.97",
-            share >= 0.97 and found["error"] < {"f16": 2e-3, "bf16": 1.6e-2}[one.dtype],
+            share >= 0.97 and found["error"] < NEAR[one.dtype],
         )
     sizes = ((4096, 4096, 4096), (2048, 1024, 4096), (128, 768, 3072))
     for m, k, n in ((72, 128, 128),) if check.small else sizes:
@@ -316,7 +320,8 @@ def main() -> int:
             from cuda_fake import Fake
 
             fake = Fake(Path(folder))
-            os.environ.update(fake.env(), ONNX_FUSION_CUBLASLT=str(fake.blas))
+            os.environ.update(fake.env(), ONNX_FUSION_CUBLASLT=str(fake.blas),
+                              ONNX_FUSION_CUDNN=str(fake.dnn))  # fmt: skip
             args.programs = args.programs or "softmax"
         check = Check(args, Path(folder))
         for name in STAGES:

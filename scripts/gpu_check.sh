@@ -4,8 +4,8 @@
 #
 #   scripts/gpu_check.sh [build] [tests] [sanitizer] [rates] [models]      (default: all of them)
 #
-# rates: session start, kernels beside a copy and PyTorch, products beside cuBLASLt; models: whole ones
-# beside ONNX Runtime.
+# rates: session start, kernels beside a copy and PyTorch, products beside cuBLASLt, convolutions beside
+# cuDNN; models: whole ones beside ONNX Runtime.
 # It takes PyTorch for CUDA, cmake, ninja and g++ as it finds them. What else is missing can lie in the
 # project's folder: wheels in .whl/ (onnx_graphsurgeon, platformdirs, rich ...) and onnxruntime-gpu as
 # wheels there or packed, ort_gpu*.tar.xz in .whl/. GPU_CHECK_SECONDS is the time for everything (560),
@@ -61,7 +61,7 @@ if wants build; then
 fi
 if wants tests; then
   step tests 150 "$python" -m pytest -q -n 8 tests/test_cuda_op.py tests/test_cuda_models.py \
-    tests/test_cuda_blas.py tests/test_ort_op.py
+    tests/test_cuda_blas.py tests/test_cuda_dnn.py tests/test_cuda_libraries.py tests/test_ort_op.py
   step programs 120 "$python" scripts/gpu_check.py --only programs --seconds 110
 fi
 if wants sanitizer; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -18,7 +19,7 @@ from gpu_device import Device, DeviceError, DeviceProgram, run
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
-BLAS = "ONNX_FUSION_CUBLASLT"
+LIBRARIES = ("ONNX_FUSION_CUBLASLT", "ONNX_FUSION_CUDNN")
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -71,6 +72,8 @@ class Kernel:
     same: Callable
     dtype: str
     flops: float = 0.0
+    bare: Callable | None = None
+    """Of an anchor: the anchor alone as torch's library makes it, ready to be called, by inputs."""
 
     def bytes(self) -> int:
         """Return what it must move."""
@@ -78,7 +81,7 @@ class Kernel:
         return elements * TYPES[self.dtype].itemsize
 
 
-def _text(dtype: str, inputs: list[tuple], out: tuple, letters: str, body: list[str]) -> str:
+def one_stage(dtype: str, inputs: list[tuple], out: tuple, letters: str, body: list[str]) -> str:
     """Return a program of one stage (see `_stage`)."""
     lines = [*_head(dtype, inputs, out), *_stage(dtype, letters, body)]
     return "\n".join(lines) + "\n"
@@ -157,7 +160,7 @@ def kernels(small: bool) -> Iterator[Kernel]:
                  "e = mul $c $d", "store = (i, j) $e"]  # fmt: skip
         yield Kernel(
             f"pointwise {dtype}", "pointwise",
-            _text(dtype, [n, n[1:]], n, f"i: {n[0]}, j: {n[1]}", chain),
+            one_stage(dtype, [n, n[1:]], n, f"i: {n[0]}, j: {n[1]}", chain),
             [n, n[1:]], n, lambda x, b: torch.nn.functional.silu(x * b), dtype,
         )  # fmt: skip
         for width in (96,) if small else (768, 4096, 8192):
@@ -166,7 +169,7 @@ def kernels(small: bool) -> Iterator[Kernel]:
             soft = ["a = load x0 (i, j)", "m = reduce_max $a over j", "b = sub $a $m", "c = exp $b",
                     "s = reduce_sum $c over j", "d = div $c $s", "store = (i, j) $d"]  # fmt: skip
             yield Kernel(
-                f"softmax {width} {dtype}", "rows", _text(dtype, [rows], rows, letters, soft),
+                f"softmax {width} {dtype}", "rows", one_stage(dtype, [rows], rows, letters, soft),
                 [rows], rows, lambda x: torch.softmax(x, -1), dtype,
             )  # fmt: skip
             norm = ["p = load x0 (i, j)", "q = load x1 (i, j)", "a = add $p $q",
@@ -177,14 +180,14 @@ def kernels(small: bool) -> Iterator[Kernel]:
                     "store = (i, j) $o"]  # fmt: skip
             yield Kernel(
                 f"layernorm {width} {dtype}", "rows",
-                _text(dtype, [rows, rows, rows[1:], rows[1:]], rows, letters, norm),
+                one_stage(dtype, [rows, rows, rows[1:], rows[1:]], rows, letters, norm),
                 [rows, rows, rows[1:], rows[1:]], rows,
                 lambda x, y, w, b: torch.nn.functional.layer_norm(x + y, w.shape, w, b), dtype,
             )  # fmt: skip
         t = n[::-1]
         flip = ["a = load x0 (j, i)", "z = const f32 0", "b = max $a $z", "store = (i, j) $b"]
         yield Kernel(
-            f"transpose {dtype}", "maps", _text(dtype, [n], t, f"i: {t[0]}, j: {t[1]}", flip),
+            f"transpose {dtype}", "maps", one_stage(dtype, [n], t, f"i: {t[0]}, j: {t[1]}", flip),
             [n], t, lambda x: torch.relu(x.T).contiguous(), dtype,
         )  # fmt: skip
         half = (n[0], n[1] // 2)
@@ -193,7 +196,7 @@ def kernels(small: bool) -> Iterator[Kernel]:
                 "store = (i, j) $d"]  # fmt: skip
         yield Kernel(
             f"concat {dtype}", "maps",
-            _text(dtype, [half, half], n, f"i: {n[0]}, j: {n[1]}", join), [half, half], n,
+            one_stage(dtype, [half, half], n, f"i: {n[0]}, j: {n[1]}", join), [half, half], n,
             lambda x, y: torch.relu(torch.cat([x, y], 1)), dtype,
         )  # fmt: skip
         m = 64 if small else 4096
@@ -204,7 +207,7 @@ def kernels(small: bool) -> Iterator[Kernel]:
                 "store = (i, j) $s"]  # fmt: skip
         yield Kernel(
             f"gemm {m} {dtype}", "gemm",
-            _text(dtype, [(m, m), (m, m), (m,)], (m, m), f"i: {m}, j: {m}, k: {m}", gelu),
+            one_stage(dtype, [(m, m), (m, m), (m,)], (m, m), f"i: {m}, j: {m}, k: {m}", gelu),
             [(m, m), (m, m), (m,)], (m, m),
             lambda x, w, b: torch.nn.functional.gelu(torch.addmm(b, x, w)), dtype, 2.0 * m**3,
         )  # fmt: skip
@@ -235,23 +238,24 @@ def anchors(small: bool) -> Iterator[Kernel]:
                 shapes = [(m, k), (k, n), (n,), (m, n)]
                 yield Kernel(
                     f"anchor {m}x{k}x{n} {dtype} {name}", "anchor",
-                    _text(dtype, shapes, (m, n), f"i: {m}, j: {n}, k: {k}",
+                    one_stage(dtype, shapes, (m, n), f"i: {m}, j: {n}, k: {k}",
                           [*start, *more, "store = (i, j) $s"]),
                     shapes, (m, n), same, dtype, 2.0 * m * n * k,
+                    lambda x: functools.partial(torch.matmul, x[0], x[1]),
                 )  # fmt: skip
 
 
 def time_anchor(device: Device, one: Kernel) -> dict[str, float]:
-    """Return seconds of a product as the library's measurement chose it, by our kernel alone, and
-    of torch's bare product; and the error."""
+    """Return seconds of a product or a convolution as the measurement chose it, by our kernel, and
+    of torch's bare one; and the error."""
     generator = torch.Generator(device.name).manual_seed(1)
     inputs = [
         torch.randn(s, generator=generator, device=device.name).to(TYPES[one.dtype])
         for s in one.shapes
     ]
-    inputs[1] *= one.shapes[1][0] ** -0.5
+    inputs[1] *= (one.flops / 2 / math.prod(one.out)) ** -0.5
     out = torch.full(one.out, float("nan"), dtype=TYPES[one.dtype], device=device.name)
-    with without_blas():
+    with without_libraries():
         kernel = DeviceProgram(device, one.text, one.shapes)
         kernel.start(inputs, [out])
     made = DeviceProgram(device, one.text, one.shapes)
@@ -262,21 +266,22 @@ def time_anchor(device: Device, one: Kernel) -> dict[str, float]:
         "error": ((out.float() - want).norm() / want.norm()).item(),
         "own": device.seconds(lambda: made.start(inputs, [out])),
         "kernel": device.seconds(lambda: kernel.start(inputs, [out])),
-        "bare": device.seconds(lambda: torch.matmul(inputs[0], inputs[1])),
+        "bare": device.seconds(one.bare(inputs)),
     }
 
 
 @contextlib.contextmanager
-def without_blas() -> Iterator[None]:
-    """Do without cuBLASLt for programs that are made inside."""
-    before = os.environ.get(BLAS)
-    os.environ[BLAS] = ""
+def without_libraries() -> Iterator[None]:
+    """Do without cuBLASLt and cuDNN for programs that are made inside."""
+    before = {name: os.environ.get(name) for name in LIBRARIES}
+    os.environ.update(dict.fromkeys(LIBRARIES, ""))
     try:
         yield
     finally:
-        os.environ.pop(BLAS)
-        if before is not None:
-            os.environ[BLAS] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def copy_rate(device: Device, small: bool) -> float:

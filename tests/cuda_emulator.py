@@ -41,7 +41,7 @@ class Device:
     max_grid_x: int = 2**31 - 1
     wide: bool = False
     maker: int = 0
-    """Of all products: 0 our kernels, 1 cuBLASLt, 2 the same by parts."""
+    """Of products and convolutions: 0 our kernels, 1 a library, 2 the same by parts."""
     cache_bytes: int = 40 << 20
 
 

@@ -1,5 +1,5 @@
-"""CUDA without a device: stand-ins for libcuda, NVRTC and cuBLASLt (emulator/fake_*.cc), and
-sessions that use them.
+"""CUDA without a device: stand-ins for libcuda, NVRTC, cuBLASLt and cuDNN (emulator/fake_*.cc),
+and sessions that use them.
 
 Kernels run in the emulator that their own tests use, on host memory; the CPU execution provider
 stands for the CUDA one.
@@ -31,6 +31,7 @@ class Fake:
         self.driver = self.build("libfake_cuda.so", FLAGS, "fake_cuda.cc")
         self.nvrtc = self.build("libfake_nvrtc.so", FLAGS, "fake_nvrtc.cc")
         self.blas = self.build("libfake_cublaslt.so", FLAGS, "fake_cublaslt.cc")
+        self.dnn = self.build("libfake_cudnn.so", FLAGS, "fake_cudnn.cc")
         self.build("emulator.h.gch", [*KERNEL_FLAGS, "-x", "c++-header"], "emulator.h")
 
     def build(self, name: str, flags: list[str], source: str) -> Path:
@@ -49,6 +50,7 @@ class Fake:
             "ONNX_FUSION_LIBCUDA": str(self.driver),
             "ONNX_FUSION_NVRTC": str(self.nvrtc),
             "ONNX_FUSION_CUBLASLT": "",
+            "ONNX_FUSION_CUDNN": "",
             "ONNX_FUSION_COMPILERS": "0",
             "FAKE_CUDA_DIR": str(self.folder),
             "FAKE_CUDA_BUILD": f'g++ {flags} "$1" -o "$2"',

@@ -370,7 +370,7 @@ def test_cuda_where_there_is_none_is_one_clear_error(monkeypatch):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cuda", "tf32", "cuda_blas"])
+@pytest.mark.parametrize("name", ["cuda", "tf32", "cuda_blas", "cuda_dnn"])
 def test_a_wrong_flag_is_refused(fake, name):
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(f"onnx_fusion.{name}", "yes")

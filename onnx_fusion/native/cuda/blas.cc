@@ -1,21 +1,12 @@
-#include "cuda/blas.h"
-
+// Products by cuBLASLt.
 #include <dlfcn.h>
 
-#include <cstdlib>
 #include <type_traits>
-#include <vector>
 
-#include "cuda/nvrtc.h"
+#include "cuda/library.h"
 
 namespace onnx_fusion::cuda {
 namespace {
-
-constexpr const char* kVariable = "ONNX_FUSION_CUBLASLT";
-constexpr const char* kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
-constexpr const char* kPackages[] = {"/../nvidia/cu13/lib/libcublasLt.so.13",
-                                     "/../nvidia/cublas/lib/libcublasLt.so.12"};
-constexpr const char* kToolkit = "/usr/local/cuda/lib64/libcublasLt.so";
 
 // cublasLt.h, cublas_api.h and library_types.h of 13.1, where they are as in 12.0.
 constexpr int kReal32 = 0, kReal16 = 2, kBrain16 = 14;  // cudaDataType
@@ -44,26 +35,6 @@ int type_of(DType dtype) {
   return dtype == DType::f16 ? kReal16 : dtype == DType::bf16 ? kBrain16 : kReal32;
 }
 
-// Loaded already, by ONNX Runtime's provider perhaps, or where NVIDIA's packages put it.
-void* find_library(const char* named) {
-  if (named != nullptr) {
-    return *named == '\0' ? nullptr : dlopen(named, RTLD_NOW | RTLD_LOCAL);
-  }
-  for (const char* name : kNames) {
-    if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD)) return library;
-  }
-  std::vector<std::string> places;
-  for (const char* package : kPackages) places.push_back(library_folder() + package);
-  places.insert(places.end(), std::begin(kNames), std::end(kNames));
-  places.push_back(kToolkit);
-  for (const std::string& place : places) {
-    if (void* library = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
-  }
-  return nullptr;
-}
-
-}  // namespace
-
 #define ONNX_FUSION_BLAS(X)                                                                       \
   X(version, "cublasLtGetVersion", size_t())                                                      \
   X(status_name, "cublasLtGetStatusName", const char*(int))                                       \
@@ -83,94 +54,95 @@ void* find_library(const char* named) {
     int(void*, void*, const void*, const void*, void*, const void*, void*, const void*,           \
         const void*, void*, void*, void*, const void*, void*, size_t, Stream))
 
-struct Blas::Table {
+struct Table {
 #define X(member, name, ...) std::add_pointer_t<__VA_ARGS__> member = nullptr;
   ONNX_FUSION_BLAS(X)
 #undef X
 };
 
-const Blas* Blas::open(const char* named) {
-  void* library = find_library(named);
-  if (library == nullptr) return nullptr;
-  auto table = std::make_unique<Table>();
-#define X(member, name, ...)                                                       \
-  table->member = reinterpret_cast<decltype(table->member)>(dlsym(library, name)); \
-  if (table->member == nullptr) return nullptr;
-  ONNX_FUSION_BLAS(X)
-#undef X
-  auto* blas = new Blas;
-  blas->version_ = "cuBLASLt " + std::to_string(table->version());
-  blas->table_ = std::move(table);
-  return blas;
-}
+class Blas : public Library {
+ public:
+  explicit Blas(const Table& table) : table_(table) {
+    version_ = "cuBLASLt " + std::to_string(table.version());
+  }
+  const char* entry() const override { return "cublasLtMatmul"; }
+  std::string describe(int status) const override {
+    const char* name = table_.status_name(status);
+    return std::string(name != nullptr ? name : "error") + " (" + std::to_string(status) + ")";
+  }
+  std::unique_ptr<Prepared> prepare(Context context, const Call& call,
+                                    int algorithm) const override;
 
-const Blas* Blas::get() {
-  // Never closed: it keeps threads and statics of its own.
-  static auto& mutex = *new std::mutex;
-  static auto& found = *new std::map<std::string, const Blas*>;
-  const char* named = std::getenv(kVariable);
-  std::lock_guard<std::mutex> lock(mutex);
-  const auto [place, is_new] =
-      found.try_emplace(named == nullptr ? "usual" : std::string("=") + named, nullptr);
-  if (is_new) place->second = open(named);
-  return place->second;
-}
+ private:
+  int create_handle(void** handle) const override { return table_.create(handle); }
+  const Table table_;
+};
 
-std::string Blas::describe(int status) const {
-  const char* name = table_->status_name(status);
-  return std::string(name != nullptr ? name : "error") + " (" + std::to_string(status) + ")";
-}
+class Multiplication : public Prepared {
+ public:
+  Multiplication(const Table& table, void* handle, const Call& call)
+      : t_(table), call_(call), sizes_(std::get<Matrices>(call.sizes)), handle_(handle) {}
+  ~Multiplication() override;
+  Multiplication(const Multiplication&) = delete;
+  Multiplication& operator=(const Multiplication&) = delete;
 
-void* Blas::handle(Context context) const {
-  // Never destroyed: contexts live as long as the process, and that would wait for the device.
-  std::lock_guard<std::mutex> lock(mutex_);
-  void*& handle = handles_[context];
-  if (handle == nullptr && table_->create(&handle) != 0) handle = nullptr;
-  return handle;
-}
+  bool describe();
+  bool choose(int algorithm);
+  int run(const uint64_t* pointers, Stream stream) const override;
 
-Multiplication::Multiplication(const Blas& blas, const Call& call) : blas_(blas), call_(call) {}
+ private:
+  bool layout(void** made, DType dtype, int64_t rows, int64_t columns, int64_t lead,
+              int64_t batch) const;
+
+  const Table& t_;
+  const Call call_;
+  const Matrices sizes_;
+  void* const handle_;
+  void* operation_ = nullptr;
+  void* layouts_[4] = {};     // as the library takes them: b, a, c, d
+  mutable std::mutex mutex_;  // the bias' address is a part of the operation
+  struct Algorithm {
+    uint64_t data[8];
+  } algorithm_ = {};
+};
 
 Multiplication::~Multiplication() {
-  const Blas::Table& t = blas_.table();
-  if (operation_ != nullptr) t.destroy_operation(operation_);
+  if (operation_ != nullptr) t_.destroy_operation(operation_);
   for (void* layout : layouts_) {
-    if (layout != nullptr) t.destroy_layout(layout);
+    if (layout != nullptr) t_.destroy_layout(layout);
   }
 }
 
-std::unique_ptr<Multiplication> Multiplication::create(const Blas& blas, Context context,
-                                                       const Call& call, int algorithm) {
-  std::unique_ptr<Multiplication> made(new Multiplication(blas, call));
-  made->handle_ = blas.handle(context);
-  if (made->handle_ == nullptr || !made->describe() || !made->choose(algorithm)) return nullptr;
+std::unique_ptr<Prepared> Blas::prepare(Context context, const Call& call, int algorithm) const {
+  const Handle* const own = handle(context);
+  if (own == nullptr) return nullptr;
+  auto made = std::make_unique<Multiplication>(table_, own->handle, call);
+  if (!made->describe() || !made->choose(algorithm)) return nullptr;
   return made;
 }
 
 bool Multiplication::layout(void** made, DType dtype, int64_t rows, int64_t columns, int64_t lead,
                             int64_t batch) const {
-  const Blas::Table& t = blas_.table();
-  const auto batches = static_cast<int32_t>(call_.batches);
-  return call_.batches <= INT32_MAX &&
-         t.create_layout(made, type_of(dtype), static_cast<uint64_t>(rows),
+  const auto batches = static_cast<int32_t>(sizes_.batches);
+  return sizes_.batches <= INT32_MAX &&
+         t_.create_layout(made, type_of(dtype), static_cast<uint64_t>(rows),
                          static_cast<uint64_t>(columns), lead) == 0 &&
-         t.set_layout(*made, kBatches, &batches, sizeof batches) == 0 &&
-         t.set_layout(*made, kBatchStride, &batch, sizeof batch) == 0;
+         t_.set_layout(*made, kBatches, &batches, sizeof batches) == 0 &&
+         t_.set_layout(*made, kBatchStride, &batch, sizeof batch) == 0;
 }
 
 // The library's matrices lie by columns: what it sees is the transposed product, d' = b' a'. Of a
 // matrix whose columns lie side by side in memory, it sees the transposed one.
 bool Multiplication::describe() {
-  const Blas::Table& t = blas_.table();
   const Call& c = call_;
-  if (t.create_operation(&operation_, c.tf32 ? kComputeTf32 : kCompute32, kReal32) != 0) {
+  if (t_.create_operation(&operation_, c.tf32 ? kComputeTf32 : kCompute32, kReal32) != 0) {
     return false;
   }
   const auto operand = [&](void** made, const Strides& at, int64_t rows, int64_t columns,
                            int transpose) {
     const bool by_rows = at.column == 1 && at.row >= columns;
     const int32_t turned = kTransposed;
-    if (!by_rows && t.set_operation(operation_, transpose, &turned, sizeof turned) != 0) {
+    if (!by_rows && t_.set_operation(operation_, transpose, &turned, sizeof turned) != 0) {
       return false;
     }
     return layout(made, c.operands, by_rows ? columns : rows, by_rows ? rows : columns,
@@ -178,34 +150,34 @@ bool Multiplication::describe() {
   };
   const uint32_t epilogue = (c.relu ? kRelu : 0) | (c.has_bias ? kAddBias : 0);
   const uint32_t wanted = epilogue == 0 ? kDefault : epilogue;
-  const Strides& added = c.has_c ? c.c : c.d;
+  const Matrices& s = sizes_;
+  const Strides& added = c.has_c ? s.c : s.d;
   const auto some = static_cast<uintptr_t>(kAlignment);  // as aligned as the address of each run
-  if (c.has_bias && t.set_operation(operation_, kBias, &some, sizeof some) != 0) return false;
-  return t.set_operation(operation_, kEpilogue, &wanted, sizeof wanted) == 0 &&
-         operand(&layouts_[0], c.b, c.k, c.n, kTransposeA) &&
-         operand(&layouts_[1], c.a, c.m, c.k, kTransposeB) &&
-         layout(&layouts_[2], c.result, c.n, c.m, added.row, added.batch) &&
-         layout(&layouts_[3], c.result, c.n, c.m, c.d.row, c.d.batch);
+  if (c.has_bias && t_.set_operation(operation_, kBias, &some, sizeof some) != 0) return false;
+  return t_.set_operation(operation_, kEpilogue, &wanted, sizeof wanted) == 0 &&
+         operand(&layouts_[0], s.b, s.k, s.n, kTransposeA) &&
+         operand(&layouts_[1], s.a, s.m, s.k, kTransposeB) &&
+         layout(&layouts_[2], c.result, s.n, s.m, added.row, added.batch) &&
+         layout(&layouts_[3], c.result, s.n, s.m, s.d.row, s.d.batch);
 }
 
 bool Multiplication::choose(int algorithm) {
-  const Blas::Table& t = blas_.table();
   void* preference = nullptr;
-  if (algorithm >= kMostAlgorithms || t.create_preference(&preference) != 0) return false;
+  if (algorithm >= kMostAlgorithms || t_.create_preference(&preference) != 0) return false;
   const uint64_t most = call_.workspace_bytes;
-  bool fine = t.set_preference(preference, kMostWorkspace, &most, sizeof most) == 0;
+  bool fine = t_.set_preference(preference, kMostWorkspace, &most, sizeof most) == 0;
   // Parts of a sum are added up in float32, never in the result's type.
-  fine = fine && t.set_preference(preference, kReductions, &kByComputeType,
+  fine = fine && t_.set_preference(preference, kReductions, &kByComputeType,
                                   sizeof kByComputeType) == 0;
   for (int k = 0; k < 4; ++k) {
-    fine = fine && t.set_preference(preference, kAlignmentA + k, &kAlignment,
+    fine = fine && t_.set_preference(preference, kAlignmentA + k, &kAlignment,
                                     sizeof kAlignment) == 0;
   }
   Found found[kMostAlgorithms] = {};
   int count = 0;
-  fine = fine && t.find_algorithms(handle_, operation_, layouts_[0], layouts_[1], layouts_[2],
+  fine = fine && t_.find_algorithms(handle_, operation_, layouts_[0], layouts_[1], layouts_[2],
                                    layouts_[3], preference, algorithm + 1, found, &count) == 0;
-  t.destroy_preference(preference);
+  t_.destroy_preference(preference);
   if (!fine || count <= algorithm || found[algorithm].status != 0 ||
       found[algorithm].workspace_bytes > call_.workspace_bytes) {
     return false;
@@ -215,7 +187,6 @@ bool Multiplication::choose(int algorithm) {
 }
 
 int Multiplication::run(const uint64_t* pointers, Stream stream) const {
-  const Blas::Table& t = blas_.table();
   const Call& c = call_;
   const auto at = [&](int which, DType dtype, int64_t start) {
     return reinterpret_cast<char*>(pointers[which]) +
@@ -227,12 +198,24 @@ int Multiplication::run(const uint64_t* pointers, Stream stream) const {
   if (c.has_bias) {
     const void* const bias = at(c.has_c ? 5 : 4, c.result, c.at_bias);
     lock.lock();
-    if (const int status = t.set_operation(operation_, kBias, &bias, sizeof bias)) return status;
+    if (const int status = t_.set_operation(operation_, kBias, &bias, sizeof bias)) return status;
   }
-  return t.multiply(handle_, operation_, &one, at(1, c.operands, c.at_b), layouts_[0],
+  return t_.multiply(handle_, operation_, &one, at(1, c.operands, c.at_b), layouts_[0],
                     at(0, c.operands, c.at_a), layouts_[1], &beta,
                     c.has_c ? at(4, c.result, c.at_c) : d, layouts_[2], d, layouts_[3],
                     &algorithm_, reinterpret_cast<void*>(pointers[3]), c.workspace_bytes, stream);
+}
+
+}  // namespace
+
+std::unique_ptr<const Library> open_blas(void* file) {
+  Table table;
+#define X(member, name, ...)                                                  \
+  table.member = reinterpret_cast<decltype(table.member)>(dlsym(file, name)); \
+  if (table.member == nullptr) return nullptr;
+  ONNX_FUSION_BLAS(X)
+#undef X
+  return std::make_unique<Blas>(table);
 }
 
 }  // namespace onnx_fusion::cuda

@@ -1,4 +1,5 @@
 #include <initializer_list>
+#include <utility>
 
 #include "cuda/render.h"
 
@@ -31,23 +32,44 @@ std::string list(std::initializer_list<int64_t> numbers) {
   return out;
 }
 
+std::string strides(int64_t start, const Strides& at) {
+  return list({start, at.batch, at.row, at.column});
+}
+
+std::string strides(int64_t start, const ImageStrides& at) {
+  return list({start, at.image, at.channel, at.space[0], at.space[1], at.space[2]});
+}
+
+std::string sizes_text(const Matrices& p) {
+  return "\"sizes\": [" + list({p.m, p.n, p.k, p.batches}) + "]";
+}
+
+std::string sizes_text(const Convolution& p) {
+  std::string out = "\"sizes\": [" + list({p.images, p.groups, p.channels, p.filters}) + "]";
+  const std::pair<const char*, const int64_t*> each[] = {
+      {"in", p.in},     {"out", p.out},           {"taps", p.taps}, {"step", p.step},
+      {"dilation", p.dilation}, {"before", p.before}, {"after", p.after}};
+  for (const auto& [name, n] : each) {
+    out += ", " + quoted(name) + ": [" + list({n[0], n[1], n[2]}) + "]";
+  }
+  return out + ", \"space\": " + std::to_string(p.space);
+}
+
 std::string call_text(const Call& call) {
-  static const char* const names[] = {"a", "b", "c", "d"};
-  const Strides* const strides[] = {&call.a, &call.b, &call.c, &call.d};
-  const int64_t starts[] = {call.at_a, call.at_b, call.at_c, call.at_d};
   const auto type = [](DType dtype) {
     return quoted(dtype == DType::f16 ? "f16" : dtype == DType::bf16 ? "bf16" : "f32");
   };
-  std::string out = "{\"operands\": " + type(call.operands) + ", \"result\": " +
-                    type(call.result) + ", \"sizes\": [" +
-                    list({call.m, call.n, call.k, call.batches}) + "], \"flags\": [" +
-                    list({call.tf32, call.relu, call.has_c, call.has_bias}) +
-                    "], \"at_bias\": " + std::to_string(call.at_bias);
-  for (int i = 0; i < 4; ++i) {
-    out += ", " + quoted(names[i]) + ": [" +
-           list({starts[i], strides[i]->batch, strides[i]->row, strides[i]->column}) + "]";
-  }
-  return out + "}";
+  const std::string which = std::visit([](const auto& p) { return sizes_text(p); }, call.sizes);
+  const std::string places = std::visit(
+      [&](const auto& p) {
+        return "\"a\": [" + strides(call.at_a, p.a) + "], \"b\": [" + strides(call.at_b, p.b) +
+               "], \"c\": [" + strides(call.at_c, p.c) + "], \"d\": [" +
+               strides(call.at_d, p.d) + "]";
+      },
+      call.sizes);
+  return "{\"operands\": " + type(call.operands) + ", \"result\": " + type(call.result) +
+         ", \"flags\": [" + list({call.tf32, call.relu, call.has_c, call.has_bias}) +
+         "], \"at_bias\": " + std::to_string(call.at_bias) + ", " + which + ", " + places + "}";
 }
 
 }  // namespace
@@ -77,8 +99,10 @@ std::string describe(const Plan& plan) {
   out += "], \"offers\": [";
   for (size_t i = 0; i < plan.offers.size(); ++i) {
     const Offer& offer = plan.offers[i];
-    out += (i > 0 ? ", [" : "[") + list({static_cast<int64_t>(offer.stage), offer.m, offer.n,
-                                         offer.k, offer.batches, offer.parts}) + "]";
+    out += (i > 0 ? ", [" : "[") + list({static_cast<int64_t>(offer.stage),
+                                         static_cast<int64_t>(offer.library), offer.parts});
+    for (const int64_t size : offer.sizes) out += ", " + std::to_string(size);
+    out += "]";
   }
   return out + "]}";
 }

@@ -34,12 +34,10 @@ class Bound {
   BoundProgram program;
   std::unique_ptr<const Launches> aligned;  // where all inputs and outputs lie at multiples of 16
   mutable std::unique_ptr<const Launches> unaligned;  // made when first needed
-  // What is used in place of `aligned` where the library is faster: settled once.
+  // What is used in place of `aligned` where libraries are faster: settled once.
   mutable std::unique_ptr<const Launches> chosen;
   mutable std::atomic<bool> settled{true};
   mutable int tries = 0;  // to settle it
-  const Blas* blas = nullptr;
-  std::string key;  // of its choice
 };
 
 struct Kernel::State {
@@ -64,6 +62,7 @@ struct Kernel::State {
   std::unique_ptr<Launches> prepare(const BoundProgram& bound, bool aligned,
                                     const Choice& choice = Choice()) const;
   Plan plan(const BoundProgram& bound, bool aligned, const Choice& choice) const;
+  Libraries find(const Plan& own) const;
   void recall(Bound* bound) const;
   void use(const Bound& bound, const Choice& choice) const;
   void need_failure() const;
@@ -109,20 +108,23 @@ std::unique_ptr<Launches> Kernel::State::prepare(const BoundProgram& bound, bool
   return ready;
 }
 
-// Whether the library may make products of this signature, and what is known of that.
+// The libraries that may make something of this plan.
+Libraries Kernel::State::find(const Plan& own) const {
+  return find_libraries(*driver, place, {settings.blas, settings.dnn}, own.offers);
+}
+
+// Whether a library may make something of this signature, and what is known of that.
 void Kernel::State::recall(Bound* bound) const {
   const Plan& own = bound->aligned->plan;
-  if (!settings.blas || !worth_trying(own.offers)) return;
-  bound->blas = Blas::get();
-  if (bound->blas == nullptr || is_distrusted(*driver, place, *bound->blas)) return;
-  bound->key = choice_key(*driver, place, *bound->blas, own);
+  const Libraries libraries = find(own);
+  if (libraries == Libraries()) return;
   Choice choice;
-  if (recall_choice(bound->key, &choice)) {
+  if (recall_choice(choice_key(*driver, place, libraries, own), &choice)) {
     const Uncaptured uncaptured(*driver);
     try {
       use(*bound, choice);
       return;
-    } catch (const ProgramError&) {  // it is not for this library: measured again
+    } catch (const ProgramError&) {  // it is not for these libraries: measured again
     }
   }
   bound->settled = false;
@@ -261,10 +263,12 @@ void Kernel::settle(const Bound& bound, const TensorView* inputs, void* const* o
   }
   const Uncaptured uncaptured(driver);
   try {
+    const Plan& own = bound.aligned->plan;
+    // Another signature's trial may have settled it, or found a library wrong.
+    const Libraries libraries = state.find(own);
+    const std::string key = choice_key(driver, state.place, libraries, own);
     Choice choice;
-    if (recall_choice(bound.key, &choice) || is_distrusted(driver, state.place, *bound.blas)) {
-      return state.use(bound, choice);
-    }
+    if (libraries == Libraries() || recall_choice(key, &choice)) return state.use(bound, choice);
     size_t bytes = 0;
     for (const Maker maker : {Maker::kernel, Maker::library, Maker::library_by_parts}) {
       choice.makers.fill(maker);
@@ -278,19 +282,21 @@ void Kernel::settle(const Bound& bound, const TensorView* inputs, void* const* o
     const auto prepare = [&](const Choice& wanted) {
       return state.prepare(bound.program, true, wanted);
     };
-    Trial trial{driver, state.place, *bound.blas, {}, 0, bytes, on, prepare, begin};
+    Trial trial{driver, state.place, libraries, {}, 0, bytes, on, prepare, begin};
     trial.tolerance = tolerance_of(*state.program, state.settings.tf32);
     for (size_t o = 0; o < state.program->outputs; ++o) {
       const BoundTensor& tensor =
           bound.program.tensors[state.program->inputs + state.program->temps + o];
       trial.outputs.push_back({outputs[o], tensor.dtype, tensor.elements});
     }
-    const Verdict verdict = find_fastest(trial, *bound.aligned, &choice);
+    const Verdict verdict = find_fastest(&trial, *bound.aligned, &choice);
     if (verdict == Verdict::later) {
       bound.settled = ++bound.tries >= kMostTries;
       return;
     }
-    if (verdict == Verdict::settled) remember_choice(bound.key, choice);
+    if (verdict == Verdict::settled) {
+      remember_choice(choice_key(driver, state.place, trial.libraries, own), choice);
+    }
     state.use(bound, choice);
   } catch (const std::exception&) {
     bound.settled = true;  // with our kernels

@@ -16,7 +16,8 @@ struct Settings {
   int ordinal = 0;    // of the device
   std::string nvrtc;  // the compiler's path; empty: where it usually is
   bool tf32 = false;  // may f32 products round their operands to tf32
-  bool blas = true;   // may products be cuBLASLt's where that is faster
+  // May products be cuBLASLt's, and convolutions cuDNN's, where that is faster?
+  bool blas = true, dnn = true;
 };
 
 class Bound;     // what is known of one signature of shapes

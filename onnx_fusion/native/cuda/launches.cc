@@ -69,13 +69,12 @@ uint64_t value_of(const Argument& argument, const TensorView* inputs, void* cons
   }
 }
 
-std::unique_ptr<const Multiplication> make_call(const Place& place, const Call& call,
-                                                int algorithm) {
-  const Blas* blas = Blas::get();
-  auto made = blas == nullptr ? nullptr
-                              : Multiplication::create(*blas, place.context, call, algorithm);
-  if (made == nullptr) throw ProgramError("cuBLASLt has no such algorithm for a product");
-  return made;
+Step make_call(const Place& place, const Launch& launch, int algorithm) {
+  const Library* library = Library::get(launch.call->library());
+  auto made = library == nullptr ? nullptr
+                                 : library->prepare(place.context, *launch.call, algorithm);
+  if (made == nullptr) throw ProgramError("no library has such an algorithm for a call");
+  return {&launch, nullptr, library, std::move(made)};
 }
 
 }  // namespace
@@ -97,7 +96,7 @@ std::unique_ptr<Launches> load_launches(const Driver& driver, const Place& place
   for (const Launch& launch : ready->plan.launches) {
     if (launch.call) {
       const int algorithm = choice.algorithms[launch.call->stage];
-      ready->steps.push_back({&launch, nullptr, make_call(place, *launch.call, algorithm)});
+      ready->steps.push_back(make_call(place, launch, algorithm));
       continue;
     }
     const Function function = ready->kernels->find(sources[launch.source].entry);
@@ -106,7 +105,7 @@ std::unique_ptr<Launches> load_launches(const Driver& driver, const Place& place
                  driver.function_attribute(&threads, kFunctionThreads, function));
     check_limits(launch, place, threads);
     allow_shared(driver, function, static_cast<int>(launch.shared_bytes));
-    ready->steps.push_back({&launch, function, nullptr});
+    ready->steps.push_back({&launch, function, nullptr, nullptr});
   }
   return ready;
 }
@@ -127,7 +126,8 @@ Status start(const Driver& driver, const Launches& launches, const TensorView* i
     if (step.call != nullptr) {
       const int code = step.call->run(values, stream);
       if (code == 0) continue;
-      const std::string what = "cublasLtMatmul: " + step.call->blas().describe(code);
+      const std::string what =
+          std::string(step.library->entry()) + ": " + step.library->describe(code);
       if (launches.otherwise == nullptr) return Status(what);
       std::fprintf(stderr, "onnx_fusion: %s; our own kernels are used instead\n", what.c_str());
       launches.broken = true;

@@ -8,13 +8,14 @@
 #include <string_view>
 #include <vector>
 
-#include "cuda/blas.h"
+#include "cuda/library.h"
 #include "cuda/module.h"
 #include "machine.h"
 
 namespace onnx_fusion::cuda {
 
-// Who makes the products of a plan, by stage; of the library's, by which of its algorithms.
+// Who makes the products and convolutions of a plan, by stage; of a library's, by which of its
+// algorithms.
 struct Choice {
   std::array<Maker, kMostMade> makers{};
   std::array<int, kMostMade> algorithms{};
@@ -23,7 +24,8 @@ struct Choice {
 struct Step {
   const Launch* launch;
   Function function;  // or a call:
-  std::unique_ptr<const Multiplication> call;
+  const Library* library;
+  std::unique_ptr<const Prepared> call;
 };
 
 struct Launches {

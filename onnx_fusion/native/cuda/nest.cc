@@ -18,7 +18,7 @@ int64_t reach(const Linear& form, const int64_t* extents) {
 
 }  // namespace
 
-Nest::Nest(const BoundProgram& program, size_t index, std::vector<int> lines)
+Nest::Nest(const BoundProgram& program, size_t index, std::vector<int> lines, bool apart)
     : bound(program), stage(program.stages[index]), stores(std::move(lines)) {
   const size_t count = stage.stage->body.size();
   live.assign(count, 0);
@@ -39,7 +39,7 @@ Nest::Nest(const BoundProgram& program, size_t index, std::vector<int> lines)
   for (size_t i = 0; i < count; ++i) {
     if (live[i]) analyse(static_cast<int>(i));
   }
-  merge();
+  if (!apart) merge();
 }
 
 int Nest::source(int value) const {

@@ -43,8 +43,9 @@ struct Condition {
 
 class Nest {
  public:
-  // `stores`: body lines that store; none of their letters is empty.
-  Nest(const BoundProgram& bound, size_t stage, std::vector<int> stores);
+  // `stores`: body lines that store; none of their letters is empty. Letters that run through all
+  // memory as one become one, unless they are to stay `apart`.
+  Nest(const BoundProgram& bound, size_t stage, std::vector<int> stores, bool apart = false);
 
   const BoundProgram& bound;
   const BoundStage& stage;

@@ -123,18 +123,6 @@ namespace {
 
 constexpr size_t kAttentionStages = 3;
 
-Status make_product(Work& work, size_t stage, const Nest& nest, const Product& product) {
-  LibraryProduct found;
-  if (stage >= kMostMade || !find_call(work, nest, product, &found)) {
-    return plan_product(work, stage, nest, product);
-  }
-  work.offer({stage, product.m, product.n, product.k, product.batches, found.parts > 1});
-  const Maker maker = work.device.makers[stage];
-  return maker == Maker::kernel ? plan_product(work, stage, nest, product)
-                                : plan_call(work, stage, nest, product, found,
-                                            maker == Maker::library_by_parts);
-}
-
 Status plan_stage(Work& work, size_t stage) {
   for (const std::vector<int>& stores : group_stores(work.bound, stage)) {
     const Nest nest(work.bound, stage, stores);
@@ -144,14 +132,17 @@ Status plan_stage(Work& work, size_t stage) {
       reduces = reduces || (nest.reduces(line) && !nest.nothing(line));
     }
     Product product;
+    const bool multiplies = reduces && find_product(nest, work.device, &product);
+    bool called = false;
     Status status;
-    if (!reduces) {
+    if (reduces) {
+      status = plan_library(work, stage, nest, multiplies ? &product : nullptr, &called);
+      if (!status.ok()) return status;
+      if (called) continue;
+      status = multiplies ? plan_product(work, stage, nest, product) : plan_rows(work, stage, nest);
+    } else {
       status = crosses(nest) && !work.device.wide ? plan_transpose(work, stage, nest)
                                                   : plan_points(work, stage, nest);
-    } else if (find_product(nest, work.device, &product)) {
-      status = make_product(work, stage, nest, product);
-    } else {
-      status = plan_rows(work, stage, nest);
     }
     if (!status.ok()) return status;
   }

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "program/bind.h"
@@ -15,10 +16,12 @@
 
 namespace onnx_fusion::cuda {
 
-// What makes a product: our kernel; cuBLASLt, and points behind it do what it cannot; the same for
-// some rows after the other, whose sums stay in the cache between the two.
+// What makes a product or a convolution: our kernel; a library, and points behind it do what it
+// cannot; the same for some rows after the other, whose sums stay in the cache between the two.
 enum class Maker : uint8_t { kernel, library, library_by_parts };
-inline constexpr size_t kMostMade = 16;  // stages that may have another maker than our kernel
+enum class LibraryName : uint8_t { cublaslt, cudnn };
+inline constexpr size_t kLibraries = 2;
+inline constexpr size_t kMostMade = 64;  // stages that may have another maker than our kernel
 
 // The numbers of a device that decide about schedules.
 struct Device {
@@ -31,7 +34,7 @@ struct Device {
   bool aligned = true;                   // do all inputs and outputs lie at multiples of 16 bytes
   bool wide = false;                     // 64-bit indices for small tensors too, to test them
   int64_t cache_bytes = 40 << 20;        // of the cache that all processors share
-  std::array<Maker, kMostMade> makers{};  // of products, by stage
+  std::array<Maker, kMostMade> makers{};  // of products and convolutions, by stage
 };
 
 // One kernel. `entry` is unique among kernels with other bodies.
@@ -58,18 +61,42 @@ struct Strides {
   int64_t row = 0, column = 0, batch = 0;
 };
 
-// A call of cuBLASLt: d = a b + c + bias, or the larger of that and 0. Sums are f32.
-struct Call {
-  size_t stage = 0;
-  DType operands = DType::f32, result = DType::f32;  // of a and b; of all else
-  bool tf32 = false, relu = false;
-  bool has_c = false, has_bias = false;  // the bias has an element for each column
+// A product of matrices, which is cuBLASLt's: d = a b + c + bias.
+struct Matrices {
   int64_t m = 0, n = 0, k = 0, batches = 1;
   Strides a, b, c, d;
-  size_t workspace_bytes = 0;
+};
+
+inline constexpr size_t kMostSpace = 3;
+
+// Images, or filters, in memory: elements between neighbours.
+struct ImageStrides {
+  int64_t image = 0, channel = 0, space[kMostSpace] = {};
+};
+
+// A convolution, which is cuDNN's: images a, filters b, d = a * b + c + bias.
+struct Convolution {
+  size_t space = 2;  // axes of space
+  int64_t images = 1, groups = 1, channels = 1, filters = 1;  // the last two of each group
+  int64_t in[kMostSpace] = {1, 1, 1}, out[kMostSpace] = {1, 1, 1}, taps[kMostSpace] = {1, 1, 1};
+  int64_t step[kMostSpace] = {1, 1, 1}, dilation[kMostSpace] = {1, 1, 1};
+  int64_t before[kMostSpace] = {}, after[kMostSpace] = {};  // zeros around an image
+  ImageStrides a, b, c, d;
+};
+
+// A call of a library; if there is a ReLU, the larger of what is computed and 0. Sums are f32.
+struct Call {
+  size_t stage = 0;
+  std::variant<Matrices, Convolution> sizes;
+  DType operands = DType::f32, result = DType::f32;  // of a and b; of all else
+  bool tf32 = false, strict = false, relu = false;
+  bool has_c = false, has_bias = false;  // the bias has an element for each column or filter
+  size_t workspace_bytes = 0;            // at most
   // The elements between each pointer among the launch's arguments and the first element that
   // counts; they are a, b, d, the workspace, then c and the bias if there are any.
   int64_t at_a = 0, at_b = 0, at_d = 0, at_c = 0, at_bias = 0;
+
+  LibraryName library() const { return static_cast<LibraryName>(sizes.index()); }
 };
 
 struct Launch {
@@ -80,11 +107,13 @@ struct Launch {
   std::vector<Argument> arguments;
 };
 
-// A product that cuBLASLt can make, too.
+// A product or a convolution that a library can make, too.
 struct Offer {
   size_t stage;
-  int64_t m, n, k, batches;
-  bool parts;  // by parts, too
+  LibraryName library;
+  bool parts;                  // by parts, too
+  int64_t multiplications;
+  std::vector<int64_t> sizes;  // what its speed depends on
 };
 
 // What one run is: the launches one after the other on one stream.

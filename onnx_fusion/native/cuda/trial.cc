@@ -5,17 +5,10 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
-#include <map>
-#include <mutex>
-#include <sstream>
-
-#include "cuda/cache.h"
 
 namespace onnx_fusion::cuda {
 namespace {
 
-constexpr int64_t kLeast = int64_t{1} << 20;  // multiplications: below, a launch is what counts
-constexpr int kAlgorithms = 3;                // of the library that are tried
 constexpr int kRounds = 5;
 constexpr float kRoundMs = 0.5f;  // about how long a round of each is
 constexpr int kMostRepeats = 50;
@@ -25,47 +18,6 @@ constexpr int64_t kWhole = int64_t{8} << 20, kPiece = int64_t{64} << 10;
 constexpr int64_t kPieces = 64;           // of an output that is not compared whole
 constexpr int64_t kDiffering = 1000;      // one of so many integers may, next to a border
 constexpr unsigned char kPoison = 0xff;   // NaNs
-constexpr size_t kMostRemembered = 4096;  // choices in memory
-
-std::string distrust_key(const Driver& driver, const Place& place, const Blas& blas) {
-  return "onnx_fusion wrong " + blas.version() + "\n" + place.name + "\ndriver " +
-         std::to_string(driver.release);
-}
-
-// Its two leading bits.
-int64_t roughly(int64_t n) {
-  int shift = 0;
-  while (n >> shift >= 4) ++shift;
-  return n >> shift << shift;
-}
-
-std::string write_choice(const Choice& choice) {
-  std::string text = "choice 1\n";
-  for (size_t s = 0; s < kMostMade; ++s) {
-    if (choice.makers[s] == Maker::kernel) continue;
-    text += std::to_string(s) + " " + std::to_string(static_cast<int>(choice.makers[s])) + " " +
-            std::to_string(choice.algorithms[s]) + "\n";
-  }
-  return text;
-}
-
-bool read_choice(const std::string& text, Choice* choice) {
-  std::istringstream lines(text);
-  std::string word;
-  int version = 0, stage = 0, maker = 0, algorithm = 0;
-  if (!(lines >> word >> version) || word != "choice" || version != 1) return false;
-  *choice = Choice();
-  while (lines >> stage) {
-    if (!(lines >> maker >> algorithm) || stage < 0 || stage >= static_cast<int>(kMostMade) ||
-        maker < 1 || maker > static_cast<int>(Maker::library_by_parts) || algorithm < 0 ||
-        algorithm >= kAlgorithms) {
-      return false;
-    }
-    choice->makers[static_cast<size_t>(stage)] = static_cast<Maker>(maker);
-    choice->algorithms[static_cast<size_t>(stage)] = algorithm;
-  }
-  return lines.eof();
-}
 
 double half_value(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
@@ -80,38 +32,6 @@ double brain_value(uint16_t bits) {
   float value;
   std::memcpy(&value, &wide, sizeof value);
   return value;
-}
-
-struct Memory {
-  std::mutex mutex;
-  std::map<std::string, std::string> texts;
-
-  static Memory& get() {
-    static auto& memory = *new Memory;
-    return memory;
-  }
-};
-
-// Memory first, then the disk.
-bool recall(const std::string& key, std::string* text) {
-  Memory& memory = Memory::get();
-  const std::lock_guard<std::mutex> lock(memory.mutex);
-  const auto found = memory.texts.find(key);
-  if (found != memory.texts.end()) {
-    *text = found->second;
-    return true;
-  }
-  if (!load(cache_folder(), key, text)) return false;
-  memory.texts[key] = *text;
-  return true;
-}
-
-void remember(const std::string& key, const std::string& text) {
-  Memory& memory = Memory::get();
-  const std::lock_guard<std::mutex> lock(memory.mutex);
-  if (memory.texts.size() >= kMostRemembered) memory.texts.clear();
-  memory.texts[key] = text;
-  save(cache_folder(), key, text);
 }
 
 // The outputs' bytes that are compared: all, or pieces over the whole of them.
@@ -293,66 +213,35 @@ class Clock {
 
 }  // namespace
 
-bool worth_trying(const std::vector<Offer>& offers) {
-  return std::any_of(offers.begin(), offers.end(), [](const Offer& o) {
-    return o.m * o.n * o.k * o.batches >= kLeast;
-  });
-}
-
-std::string choice_key(const Driver& driver, const Place& place, const Blas& blas,
-                       const Plan& own) {
-  std::string key = std::string("onnx_fusion ") + ONNX_FUSION_VERSION + " choice\n" + place.name +
-                    "\nsm_" + std::to_string(place.device.arch) + "\ndriver " +
-                    std::to_string(driver.release) + "\n" + blas.version();
-  for (const Source& source : own.sources) key += "\n" + source.entry;
-  for (const Offer& o : own.offers) {
-    key += "\n" + std::to_string(o.stage);
-    for (const int64_t size : {o.m, o.n, o.k, o.batches}) {
-      key += " " + std::to_string(roughly(size));
-    }
-  }
-  return key;
-}
-
-bool recall_choice(const std::string& key, Choice* choice) {
-  std::string text;
-  return recall(key, &text) && read_choice(text, choice);
-}
-
-void remember_choice(const std::string& key, const Choice& choice) {
-  remember(key, write_choice(choice));
-}
-
-bool is_distrusted(const Driver& driver, const Place& place, const Blas& blas) {
-  std::string text;
-  return recall(distrust_key(driver, place, blas), &text);
-}
-
-Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
+Verdict find_fastest(Trial* trial, const Launches& own, Choice* best) {
   *best = Choice();
   const auto run = [&](const Launches& launches) {
-    const Status status = trial.start(launches);
+    const Status status = trial->start(launches);
     if (!status.ok()) throw ProgramError(status.message);
   };
-  Results right(trial), made(trial);
+  Results right(*trial), made(*trial);
   run(own);
   right.read();
   if (!right.tell()) return Verdict::later;
-  const Clock clock(trial);
+  const Clock clock(*trial);
   std::unique_ptr<const Launches> fastest;
   bool tried = false;
   for (const Offer& offer : own.plan.offers) {
+    const Library*& library = trial->libraries[static_cast<size_t>(offer.library)];
     const Choice before = *best;
     for (const Maker maker : {Maker::library, Maker::library_by_parts}) {
-      if (maker == Maker::library_by_parts && !offer.parts) continue;
-      for (int algorithm = 0; algorithm < kAlgorithms; ++algorithm) {
+      if (library == nullptr || !is_worth(offer) ||
+          (maker == Maker::library_by_parts && !offer.parts)) {
+        continue;
+      }
+      for (int algorithm = 0; algorithm < kMostAlgorithms; ++algorithm) {
         Choice choice = before;
         choice.makers[offer.stage] = maker;
         choice.algorithms[offer.stage] = algorithm;
         std::unique_ptr<const Launches> candidate;
         try {
-          candidate = trial.prepare(choice);
-          if (candidate->workspace_bytes() > trial.workspace_bytes) break;
+          candidate = trial->prepare(choice);
+          if (candidate->workspace_bytes() > trial->workspace_bytes) break;
           made.poison();
           run(*candidate);
         } catch (const ProgramError&) {
@@ -366,9 +255,10 @@ Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
           std::fprintf(stderr,
                        "onnx_fusion: %s computes something else than our kernels on %s; it is not "
                        "used\n",
-                       trial.blas.version().c_str(), trial.place.name.c_str());
-          remember(distrust_key(trial.driver, trial.place, trial.blas), "wrong");
-          return Verdict::settled;
+                       library->version().c_str(), trial->place.name.c_str());
+          distrust(trial->driver, trial->place, *library);
+          library = nullptr;
+          return find_fastest(trial, own, best);  // with what others make
         }
         if (!clock.beats(fastest ? *fastest : own, *candidate)) continue;
         *best = choice;

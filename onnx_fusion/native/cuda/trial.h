@@ -1,4 +1,4 @@
-// Which products of a program are cuBLASLt's: tried and timed on the device, and remembered.
+// Which products and convolutions of a program are a library's: tried and timed on the device.
 #pragma once
 
 #include <functional>
@@ -6,24 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cuda/launches.h"
+#include "cuda/choice.h"
 
 namespace onnx_fusion::cuda {
-
-// Is there a product among these that is worth a try?
-bool worth_trying(const std::vector<Offer>& offers);
-
-// What a choice depends on: the device, the versions, our kernels' texts and, roughly, the sizes
-// of the products.
-std::string choice_key(const Driver& driver, const Place& place, const Blas& blas,
-                       const Plan& own);
-
-// What was chosen under this key, by this process or one before it. False if nothing was.
-bool recall_choice(const std::string& key, Choice* choice);
-void remember_choice(const std::string& key, const Choice& choice);
-
-// Has this library computed something else than our kernels on this machine?
-bool is_distrusted(const Driver& driver, const Place& place, const Blas& blas);
 
 struct Written {  // an output
   void* data;
@@ -34,7 +19,7 @@ struct Written {  // an output
 struct Trial {
   const Driver& driver;
   const Place& place;
-  const Blas& blas;
+  Libraries libraries;  // one that computes something else is taken out
   std::vector<Written> outputs;
   double tolerance;  // of a result's range
   size_t workspace_bytes;
@@ -43,12 +28,12 @@ struct Trial {
   std::function<Status(const Launches&)> start;
 };
 
-// later: these inputs tell nothing; untried: the library makes none of these products.
+// later: these inputs tell nothing; untried: no library makes anything of this.
 enum class Verdict { settled, later, untried };
 
-// Runs our kernels, and with each product made by the library in its several ways; leaves the
+// Runs our kernels, and with each offer taken by its library in its several ways; leaves the
 // fastest choice whose results are right. The place's context is current. Throws ProgramError.
-Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best);
+Verdict find_fastest(Trial* trial, const Launches& own, Choice* best);
 
 // How far results may lie apart, of their range, where sums come in another order.
 double tolerance_of(const Program& program, bool tf32);

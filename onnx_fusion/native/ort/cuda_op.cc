@@ -28,6 +28,7 @@ class CudaNode {
     settings.nvrtc = op->options.nvrtc;
     settings.tf32 = op->options.tf32;
     settings.blas = op->options.blas;
+    settings.dnn = op->options.dnn;
     std::vector<std::vector<int64_t>> dims;
     const std::vector<TensorView> shapes = inputs_.known(info, *program_, &dims);
     kernel_ =

@@ -17,6 +17,7 @@ struct CudaOptions {
   std::string nvrtc;                     // the compiler's path; empty: where it usually is
   bool tf32 = false;                     // may f32 products round their operands to tf32
   bool blas = true;                      // may products be cuBLASLt's where that is faster
+  bool dnn = true;                       // may convolutions be cuDNN's where that is faster
 };
 
 struct CudaRegion : FusedRegion {

@@ -23,6 +23,7 @@ constexpr const char* kProviderEntry = "onnx_fusion.cuda_provider";  // whom the
 constexpr const char* kNvrtcEntry = "onnx_fusion.nvrtc";             // the compiler's path
 constexpr const char* kTf32Entry = "onnx_fusion.tf32";               // "1": products may use tf32
 constexpr const char* kBlasEntry = "onnx_fusion.cuda_blas";  // "0": no products by cuBLASLt
+constexpr const char* kDnnEntry = "onnx_fusion.cuda_dnn";    // "0": no convolutions by cuDNN
 constexpr const char* kCpuProvider = "CPUExecutionProvider";
 
 // What a session asked for.
@@ -36,7 +37,7 @@ struct Asked {
   bool operator<(const Asked& other) const {
     const auto all = [](const Asked& a) {
       return std::tie(a.names, a.cuda, a.cuda_only, a.options.provider, a.options.nvrtc,
-                      a.options.tf32, a.options.blas);
+                      a.options.tf32, a.options.blas, a.options.dnn);
     };
     return all(*this) < all(other);
   }
@@ -142,6 +143,7 @@ Asked read_asked(const Api* api, const OrtSessionOptions* options) {
   if (entry(kNvrtcEntry)) asked.options.nvrtc = text;
   if (entry(kTf32Entry)) asked.options.tf32 = flag(kTf32Entry);
   if (entry(kBlasEntry)) asked.options.blas = flag(kBlasEntry);
+  if (entry(kDnnEntry)) asked.options.dnn = flag(kDnnEntry);
   return asked;
 }
 

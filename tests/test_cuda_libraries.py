@@ -1,0 +1,210 @@
+"""What is chosen where cuDNN is slower, wrong, fails or is not there, and beside cuBLASLt."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from cuda_fake import cuda_session
+from cuda_library import inputs_of, is_used, model_of, opened, run
+from cuda_programs import TOLERANCE, Writer, program
+from test_cuda_dnn import BIG, Conv
+
+from onnx_fusion.runtime.machine import make_ptx
+
+CONV = Conv(**BIG, rest="bias relu")
+TEXT = CONV.text()
+OTHER = dataclasses.replace(CONV, rest="bias").text()
+
+
+@pytest.fixture
+def dnn(fake, monkeypatch, tmp_path):
+    found = opened(monkeypatch, tmp_path, fake.dnn, "cudnn")
+    yield found
+    assert found.wrong() == ""
+
+
+@pytest.fixture
+def blas(fake, monkeypatch, tmp_path):
+    found = opened(monkeypatch, tmp_path, fake.blas, "cublaslt")
+    yield found
+    assert found.wrong() == ""
+
+
+def test_a_slower_library_is_not_chosen(dnn, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDNN_MS", "40")
+    made = cuda_session(model_of(TEXT))
+    before = dnn.calls()
+    assert not is_used(dnn, made, TEXT) and dnn.calls() > before
+
+
+@pytest.mark.parametrize(
+    ("strict", "tf32", "engine"), [(False, "0", 7), (True, "1", 8), (False, "1", 6)]
+)
+def test_engines_are_used_whose_arithmetic_is_allowed(dnn, monkeypatch, strict, tf32, engine):
+    """The stand-in counts any other as a mistake; of those the second is the faster one."""
+    monkeypatch.setenv("FAKE_CUDNN_STRICT", str(int(strict)))
+    monkeypatch.setenv("FAKE_CUDNN_TF32", str(int(tf32 == "1" and not strict)))
+    text = dataclasses.replace(CONV, strict=strict).text()
+    assert is_used(dnn, cuda_session(model_of(text), tf32=tf32), text)
+    assert dnn.last().endswith(f"engine {engine}")
+
+
+def test_a_library_that_computes_something_else_is_not_asked_again(dnn, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE_CUDNN_WRONG", "1")
+    assert not is_used(dnn, cuda_session(model_of(TEXT)), TEXT)
+    expected = "computes something else than our kernels on a stand-in; it is not used"
+    told = capfd.readouterr().err
+    assert told.count(expected) == 1 and "cuDNN 9" in told
+    monkeypatch.delenv("FAKE_CUDNN_WRONG")
+    before = dnn.calls()
+    assert not is_used(dnn, cuda_session(model_of(OTHER)), OTHER) and dnn.calls() == before
+
+
+def test_a_library_that_fails_is_done_without(dnn, monkeypatch, capfd):
+    monkeypatch.setenv("FAKE_CUDNN_FAILS", "1")
+    assert not is_used(dnn, cuda_session(model_of(TEXT)), TEXT)
+    monkeypatch.delenv("FAKE_CUDNN_FAILS")
+    made = cuda_session(model_of(OTHER))
+    assert is_used(dnn, made, OTHER)
+    monkeypatch.setenv("FAKE_CUDNN_FAILS", "1")  # later, in a run
+    assert run(made, OTHER) <= TOLERANCE["f32"]
+    told = "cudnnBackendExecute: CUDNN_STATUS_EXECUTION_FAILED (5000); our own kernels"
+    assert told in capfd.readouterr().err
+    monkeypatch.delenv("FAKE_CUDNN_FAILS")
+    assert not is_used(dnn, made, OTHER)
+
+
+@pytest.mark.parametrize("how", ["entry", "empty", "missing", "none", "old"])
+def test_a_session_without_the_library_runs(dnn, monkeypatch, how):
+    if how == "empty":
+        monkeypatch.setenv("ONNX_FUSION_CUDNN", "")
+    elif how == "missing":
+        monkeypatch.setenv("ONNX_FUSION_CUDNN", "/nowhere/libcudnn.so.9")
+    elif how == "none":
+        monkeypatch.setenv("FAKE_CUDNN_ENGINES", "0")
+    elif how == "old":
+        monkeypatch.setenv("FAKE_CUDNN_VERSION", "8907")
+    before = dnn.calls()
+    made = cuda_session(model_of(TEXT), **({"cuda_dnn": "0"} if how == "entry" else {}))
+    assert not is_used(dnn, made, TEXT) and dnn.calls() == before
+
+
+def test_nothing_is_tried_while_a_stream_is_captured(dnn, monkeypatch, fake):
+    monkeypatch.setenv("FAKE_CUDA_CAPTURING", "1")
+    made = cuda_session(model_of(TEXT))
+    before = dnn.calls(), fake.calls("wait")
+    assert run(made, TEXT) <= TOLERANCE["f32"]
+    assert (dnn.calls(), fake.calls("wait")) == before
+    monkeypatch.delenv("FAKE_CUDA_CAPTURING")
+    assert is_used(dnn, made, TEXT)
+    monkeypatch.setenv("FAKE_CUDA_CAPTURING", "1")
+    assert is_used(dnn, made, TEXT)  # a call can be captured
+
+
+def test_threads_share_a_handle_in_turns(dnn):
+    made = [cuda_session(model_of(text)) for text in (TEXT, OTHER)]
+    for session, text in zip(made, (TEXT, OTHER), strict=True):
+        assert is_used(dnn, session, text)
+    far: list[float] = []
+
+    def go(session, text: str) -> None:
+        far.extend(run(session, text) for _ in range(4))
+
+    threads = [
+        threading.Thread(target=go, args=(session, text))
+        for session, text in zip(made * 2, (TEXT, OTHER) * 2, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(far) == 16 and max(far) <= TOLERANCE["f32"]
+
+
+def both() -> str:
+    """Return a convolution, and a product that reads its result."""
+    w = Writer("f32")
+    a = w.value("load x (0, c, p + r - 1) else 0")
+    dot = w.value(f"dot {a} {w.load('w (o, c, r)')} over c, r")
+    w.store("t (0, o, p)", w.value(f"add {dot} {w.load('c (o)')}"))
+    first = w.lines
+    w = Writer("f32")
+    w.store("y (p, j)", w.value(f"dot {w.load('t (0, o, p)')} {w.load('v (o, j)')} over o"))
+    return program(
+        "input x f32[1, 64, 72] order(0, 2, 1)", "input w f32[128, 64, 3] row",
+        "input c f32[128] row", "input v f32[128, 128] row",
+        "temp t f32[1, 128, 72] order(0, 2, 1)", "output y f32[72, 128] row",
+        "stage o: 128, p: 72, c: 64, r: 3", first, "stage p: 72, j: 128, o: 128", w.lines,
+    )  # fmt: skip
+
+
+def test_each_library_makes_its_part_of_a_region(dnn, blas, fake):
+    text = both()
+    made = cuda_session(model_of(text))
+    assert is_used(dnn, made, text) and is_used(blas, made, text)
+    before = dnn.calls(), blas.calls(), fake.calls("launch")
+    assert run(made, text) <= TOLERANCE["f32"]
+    after = dnn.calls(), blas.calls(), fake.calls("launch")
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1, 0]
+
+
+def test_a_library_that_is_wrong_leaves_the_other(dnn, blas, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDNN_WRONG", "1")
+    text = both()
+    made = cuda_session(model_of(text))
+    assert is_used(blas, made, text) and not is_used(dnn, made, text)
+    before = dnn.calls()
+    again = cuda_session(model_of(text))  # remembered so
+    assert is_used(blas, again, text) and dnn.calls() == before
+
+
+def test_ptx_in_the_model_has_what_follows_a_call(dnn, monkeypatch):
+    text = dataclasses.replace(CONV, rest="bias silu").text()
+    made = model_of(text)
+    ptx = make_ptx(text, [list(a.shape) for a in inputs_of(text).values()])
+    assert "library_rest_" in ptx
+    made.graph.node[0].attribute.add(name="ptx", type=3, s=ptx.encode())
+    monkeypatch.setenv("ONNX_FUSION_NVRTC", "/nowhere/libnvrtc.so")
+    assert is_used(dnn, cuda_session(made), text)
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = [{tests!r}]
+from cuda_fake import cuda_session
+from cuda_library import Library, model_of, run
+from test_cuda_libraries import TEXT
+import ctypes, os
+driver = ctypes.CDLL(os.environ["ONNX_FUSION_LIBCUDA"])
+made = cuda_session(model_of(TEXT))
+assert run(made, TEXT) <= 4e-6
+tried = driver.fake_cuda_calls(b"event")
+print(tried > 0, Library(os.environ["ONNX_FUSION_CUDNN"], "cudnn").calls() > 0)
+"""
+
+
+def test_choices_are_kept_on_disk(dnn):
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+
+    def go(**more: str) -> str:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                              check=True, env={**os.environ, **more})  # fmt: skip
+        return done.stdout.strip()
+
+    assert go() == "True True"
+    assert go() == "False True"
+    assert go(FAKE_CUDNN_VERSION="99999") == "True True"  # another version is tried anew
+
+
+def test_nothing_of_the_library_is_left(dnn):
+    before = dnn.objects()
+    made = cuda_session(model_of(TEXT))
+    assert is_used(dnn, made, TEXT) and dnn.objects() > before
+    del made
+    assert dnn.objects() == before
