@@ -44,6 +44,9 @@ ERF = f"d1 = {DIVIDED} e = Erf(d1)"
 TANH = ("c3 = Pow(x, #3) k = Mul(c3, #0.044715) s = Add(x, k) t = Mul(s, #0.79788456) e = Tanh(t)")
 SIX = "s = Add(x, #3) c = Clip(s, #0, #6)"
 IMAGE = {"x": "N, 4, 9, 8"}
+SCALE = "n = BatchNormalization <epsilon = 0.0> (x, #[4], #[4], #[4]=0, #[4]=1)"
+SAME = "Conv <pads = [1, 1, 1, 1]> (x, #[4, 4, 3, 3], #[4])"
+DEPTHWISE = "Conv <group = 4, pads = [1, 1, 1, 1]> (x, #[4, 1, 3, 3])"
 
 CASES: dict[str, Case] = {
     "recip-product": case("r = Reciprocal(x) m = Mul(x, y) s = Reciprocal(m) z = Mul(r, s)",
@@ -278,6 +281,48 @@ CASES: dict[str, Case] = {
                         "(m, #[6, 4, 3, 3], #[6])",
                         "m = Mul(x, #[4, 1, 1]+) z = Conv <group = 2> (m, #[6, 2, 3, 3])",
                         shapes=IMAGE),
+    "sum-convs": case([f"a = {SAME} c = Conv (x, #[4, 4, 1, 1]) z = Add(a, c)",
+                       f"a = {SAME} c = Conv (x, #[4, 4, 1, 1], #[4]) z = Sub(c, a)",
+                       f"a = {DEPTHWISE} c = {DEPTHWISE} z = Sub(a, c)",
+                       "a = Conv <strides = [2, 2], dilations = [2, 2], pads = [2, 2, 2, 2]> "
+                       "(x, #[6, 4, 3, 3]) c = Conv <strides = [2, 2]> (x, #[6, 4, 1, 1]) "
+                       "z = Add(a, c)",
+                       "a = Conv <pads = [2, 0, 1, 3]> (x, #[6, 4, 4, 3]) "
+                       "c = Conv <pads = [1, 0, 0, 2]> (x, #[6, 4, 2, 2]) z = Add(a, c)"],
+                      [f"a = {SAME} c = Conv (y, #[4, 4, 1, 1]) z = Add(a, c)",
+                       f"p = {SAME} c = Conv (x, #[4, 4, 1, 1]) s = Add(p, c) q = Tanh(p) "
+                       "z = Sum(q, s)",
+                       f"a = {SAME} c = {DEPTHWISE} z = Add(a, c)",
+                       f"a = {SAME} c = Conv <group = 2> (x, #[4, 2, 1, 1]) z = Add(a, c)",
+                       "a = Conv <pads = [1, 1, 1, 1]> (x, #[4, 4, 3, 3]) "
+                       "c = Conv <pads = [0, 0, 2, 2]> (x, #[4, 4, 3, 3]) z = Add(a, c)",
+                       f"a = {SAME} c = Conv <dilations = [2, 2], pads = [2, 2, 2, 2]> "
+                       "(x, #[4, 4, 3, 3]) z = Add(a, c)",
+                       "a = Conv <strides = [9, 8]> (x, #[4, 4, 9, 8]) c = Conv "
+                       "(x, #[4, 4, 9, 8]) z = Add(a, c)",
+                       f"a = {SAME} c = Conv <auto_pad = \"SAME_UPPER\"> (x, #[4, 4, 3, 3]) "
+                       "z = Add(a, c)", f"a = {SAME} z = Add(a, a)"],
+                      shapes={**IMAGE, "y": IMAGE["x"]}),
+    "conv-and-scale": case([f"a = {SAME} {SCALE} z = Add(n, a)",
+                            f"a = {SAME} {SCALE} z = Sub(n, a)",
+                            f"a = {DEPTHWISE} {SCALE} z = Sub(a, n)",
+                            f"a = Conv <group = 2> (x, #[4, 2, 1, 1]) {SCALE} z = Add(a, n)"],
+                           ["a = Conv <pads = [1, 1, 1, 1]> "
+                            f"(y, #[4, 4, 3, 3]) {SCALE} z = Add(a, n)",
+                            f"a = Conv <pads = [2, 2, 2, 2], dilations = [4, 4]> "
+                            f"(x, #[4, 4, 2, 2]) {SCALE} z = Add(a, n)",
+                            f"a = {SAME} {SCALE.replace('=0', '')} z = Add(a, n)"],
+                           shapes={**IMAGE, "y": IMAGE["x"]}),
+    "depthwise-and-input": case([f"a = {DEPTHWISE} z = Add(x, a)",
+                                 f"a = {DEPTHWISE} z = Sub(x, a)"],
+                                [f"a = {SAME} z = Add(x, a)", f"a = {DEPTHWISE} z = Add(a, y)",
+                                 f"p = {DEPTHWISE} s = Add(p, x) q = Tanh(p) z = Sum(q, s)"],
+                                shapes={**IMAGE, "y": IMAGE["x"]}),
+    "norm-after-conv": case([f"a = {SAME} {SCALE.replace('x', 'a')} z = Relu(n)",
+                             f"a = {DEPTHWISE} {SCALE.replace('x', 'a')} z = Relu(n)"],
+                            [f"p = {SAME} {SCALE.replace('x', 'p')} q = Tanh(p) z = Sum(n, q)",
+                             f"a = {SAME} {SCALE.replace('x', 'a').replace('=0', '')} z = Relu(n)"],
+                            shapes=IMAGE),
     "pad-into-window": case(["p = Pad(x, #i[0, 0, 1, 2, 0, 0, 2, 1]) z = Conv (p, #[6, 4, 3, 3])",
                              "p = Pad(x, #i[0, 0, 1, 1, 0, 0, 1, 1]) z = AveragePool "
                              "<kernel_shape = [3, 3]> (p)"],

@@ -23,7 +23,7 @@ BOOLS = ("b", "d")
 SHAPES = {"u": "1, 1, M", "v": "2, N, M", "r": "1, M", "s": "1, M", "d": "N, M"}
 SPECIAL = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 3.4e38, -3.4e38, 1e-42, -1e-42,
                     0.5, 6.0], np.float32)
-_TOKEN = re.compile(r"#(?:(i?)\[([^\]]*)\]([+]|=1)?|(-?[\d.]+(?:e-?\d+)?))")
+_TOKEN = re.compile(r"#(?:(i?)\[([^\]]*)\]([+]|=[01])?|(-?[\d.]+(?:e-?\d+)?))")
 
 
 def build(text, seed=0, *, dtype="float", opset=20, shapes=()):
@@ -42,8 +42,8 @@ def build(text, seed=0, *, dtype="float", opset=20, shapes=()):
             array = np.array(float(number), DTYPES[dtype])
         elif index:
             array = np.array(size(dims), np.int64)
-        elif how == "=1":
-            array = np.ones(size(dims), DTYPES[dtype])
+        elif how in ("=0", "=1"):
+            array = np.full(size(dims), int(how[1]), DTYPES[dtype])
         else:
             draw = rng.uniform(1, 3, size(dims)) * (1 if how else rng.choice([-1, 1], size(dims)))
             array = np.asarray(draw, DTYPES[dtype])

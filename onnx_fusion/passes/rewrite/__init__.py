@@ -6,12 +6,20 @@ import dataclasses
 from collections.abc import Collection
 
 from onnx_fusion.graph.model import Graph
-from onnx_fusion.passes.rewrite import activations, algebra, contraction, moves, share, table4
+from onnx_fusion.passes.rewrite import (
+    activations,
+    algebra,
+    branches,
+    contraction,
+    moves,
+    share,
+    table4,
+)
 from onnx_fusion.passes.rewrite.engine import run
 from onnx_fusion.passes.rewrite.model import Exactness, Rule
 
 RULES: tuple[Rule, ...] = (*table4.RULES, *share.RULES, *algebra.RULES, *activations.RULES,
-                           *moves.RULES, *contraction.RULES)
+                           *moves.RULES, *contraction.RULES, *branches.RULES)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def wide(value: Value) -> np.ndarray:
     return value.weight.array().astype(np.float64)
 
 
-def _is_weight(value: Value | None) -> bool:
+def is_weight(value: Value | None) -> bool:
     return value is not None and value.weight is not None and value.dtype is DType.F32
 
 
@@ -60,7 +60,7 @@ def _fits(factor: np.ndarray) -> bool:
 def _operands(node: Node) -> list[tuple[Value, Value]]:
     """Return (constant, other) for each constant float32 operand of a binary node."""
     a, b = node.inputs
-    return [(k, x) for k, x in ((a, b), (b, a)) if _is_weight(k) and x is not None
+    return [(k, x) for k, x in ((a, b), (b, a)) if is_weight(k) and x is not None
             and x.weight is None]
 
 
@@ -85,7 +85,7 @@ def _after_conv(node: Node, scene: Scene) -> Proposal | None:
             continue
         weight = conv.inputs[1]
         bias = conv.inputs[2] if len(conv.inputs) > 2 else None
-        if not _is_weight(weight) or bias is not None and not _is_weight(bias):
+        if not is_weight(weight) or bias is not None and not is_weight(bias):
             continue
         channels = weight.shape[0]
         factor = _along(value, len(x.shape), 1, channels)
@@ -123,7 +123,7 @@ def _after_gemm(node: Node, scene: Scene) -> Proposal | None:
             continue
         weight = gemm.inputs[1]
         bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
-        if not _is_weight(weight) or bias is not None and not _is_weight(bias):
+        if not is_weight(weight) or bias is not None and not is_weight(bias):
             continue
         axis = 0 if gemm.attrs.get("transB", 0) else 1
         columns = weight.shape[axis]
@@ -142,7 +142,7 @@ def _after_gemm(node: Node, scene: Scene) -> Proposal | None:
 def _matmul(value: Value) -> Node | None:
     """Return the MatMul by a constant matrix that writes a value."""
     node = value.producer
-    if node is None or node.op_type != "MatMul" or node.domain or not _is_weight(node.inputs[1]):
+    if node is None or node.op_type != "MatMul" or node.domain or not is_weight(node.inputs[1]):
         return None
     return node if len(node.inputs[1].shape) == 2 and node.inputs[0].weight is None else None
 
@@ -169,7 +169,7 @@ def _before_matmul(node: Node, scene: Scene) -> Proposal | None:
     """A Mul of a constant per column, then MatMul by a constant."""
     output, weight = node.outputs[0], node.inputs[1]
     scale = before(node, "Mul")
-    if scale is None or not _is_weight(weight) or len(weight.shape) != 2:
+    if scale is None or not is_weight(weight) or len(weight.shape) != 2:
         return None
     middle = node.inputs[0]
     if not scene.is_closed((scale, node), (output,)):
@@ -218,7 +218,7 @@ def _norm_to_linear(node: Node, scene: Scene) -> Proposal | None:
             continue
         weight, (scale, shift) = matmul.inputs[1], norm.inputs[1:3]
         columns = (weight.shape[1],)
-        if not (_is_weight(scale) and _is_weight(shift)) or weight.weight.nbytes > _LARGEST:
+        if not (is_weight(scale) and is_weight(shift)) or weight.weight.nbytes > _LARGEST:
             continue
         if scale.shape != weight.shape[:1] or scale.shape != shift.shape or bias.shape != columns:
             continue
@@ -246,7 +246,7 @@ def _before_conv(node: Node, scene: Scene) -> Proposal | None:
     """A Mul of a constant per channel, then Conv of one group: padding stays zero."""
     output, weight = node.outputs[0], node.inputs[1]
     scale = before(node, "Mul")
-    if scale is None or not _is_weight(weight) or node.attrs.get("group", 1) != 1:
+    if scale is None or not is_weight(weight) or node.attrs.get("group", 1) != 1:
         return None
     if not scene.is_closed((scale, node), (output,)):
         return None
