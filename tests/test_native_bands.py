@@ -188,3 +188,38 @@ def test_two_products_of_no_rows(rows):
         (got,) = native_lib.server(isa).run(text, arrays, 2, (1, 2))
         assert got.shape == (rows, 4)
         np.testing.assert_allclose(got, want, atol=1e-5, err_msg=isa)
+
+
+def test_constants_that_differ_from_line_to_line():
+    """Lines are groups of channels: a plan of the first ones has packed their weights."""
+    text = """tile_program 1
+input x f32[1, 8, 28, 28] row
+input w f32[96, 8] row
+input b f32[96] row
+temp t f32[1, 32, 2352] row
+temp u f32[1, 32, 2352] row
+output y f32[1, 96, 28, 28] order(0, 2, 3, 1)
+stage g: 32, m: 3, p: 28, q: 28, r: 8
+%0 = load x (0, r, p, q)
+%1 = load w (3 * g + m, r)
+%2 = dot %0 %1 over r
+%3 = load b (3 * g + m)
+%4 = add %2 %3
+store t (0, g, 784 * m + 28 * p + q) %4
+stage g: 32, i: 2352
+%0 = load t (0, g, i)
+%1 = reduce_max %0 over i
+%2 = sub %0 %1
+store u (0, g, i) %2
+stage g: 32, m: 3, p: 28, q: 28
+%0 = load u (0, g, 784 * m + 28 * p + q)
+store y (0, 3 * g + m, p, q) %0
+"""
+    x, w, b = (Chain.array(*shape) for shape in ((1, 8, 28, 28), (96, 8), (96,)))
+    made = np.einsum("nrpq,or->opq", x.astype(np.float64), w) + b.reshape(-1, 1, 1)
+    made -= made.reshape(32, -1).max(1).repeat(3).reshape(-1, 1, 1)
+    want = made.transpose(1, 2, 0)[None]
+    for isa in native_lib.isas():
+        for constant in ((1, 2), (2,), ()):
+            (got,) = native_lib.server(isa).run(text, [x, w, b], 1, constant)
+            np.testing.assert_allclose(got, want, atol=1e-5, rtol=0, err_msg=f"{isa} {constant}")

@@ -166,8 +166,9 @@ void BandPlan::run(const RunContext& context) const {
 }  // namespace
 
 std::unique_ptr<StagePlan> plan_bands(const BoundProgram& bound, size_t stage,
+                                      const TensorView* constants, size_t count,
                                       const PlanStage& plan, size_t* taken) {
-  std::vector<Part> parts = find_parts(bound, stage);
+  std::vector<Part> parts = find_parts(bound, stage, constants, count);
   if (parts.size() < 2) return nullptr;
   const int64_t height = choose_height(parts);
   if (height == 0 || height >= parts.back().lines) return nullptr;

@@ -43,8 +43,9 @@ bool has_tensor(const Stage& stage, int tensor) {
                      [&](const Instruction& line) { return line.tensor == tensor; });
 }
 
-// Whether all that depends on the letter are addresses, and those that of each tensor alike.
-bool find_moves(const BoundProgram& bound, Part* part) {
+// Whether all that depends on the letter are addresses, those that of each tensor alike, and none
+// those of constants: plans may have packed them.
+bool find_moves(const BoundProgram& bound, const TensorView* constants, size_t count, Part* part) {
   const Program& program = *bound.program;
   const BoundStage& stage = bound.stages[part->stage];
   const LetterSet own = static_cast<LetterSet>(1u << part->letter);
@@ -63,6 +64,7 @@ bool find_moves(const BoundProgram& bound, Part* part) {
     const size_t tensor = static_cast<size_t>(line.tensor);
     const int64_t bytes = stage.maps[i].address.coef[part->letter] *
                           static_cast<int64_t>(dtype_size(bound.tensors[tensor].dtype));
+    if (bytes != 0 && tensor < count && constants[tensor].data != nullptr) return false;
     const auto found = std::find_if(part->moves.begin(), part->moves.end(),
                                     [&](const Part::Move& m) { return m.tensor == tensor; });
     if (found == part->moves.end()) {
@@ -229,7 +231,8 @@ int64_t choose_height(const std::vector<Part>& parts) {
   return std::min(height, ((lines + bands - 1) / bands + 1) / 2 * 2);
 }
 
-std::vector<Part> find_parts(const BoundProgram& bound, size_t stage) {
+std::vector<Part> find_parts(const BoundProgram& bound, size_t stage, const TensorView* constants,
+                             size_t count) {
   std::vector<Part> parts(1);
   int64_t bytes = 0;
   while (parts.size() < kMostParts) {
@@ -240,8 +243,8 @@ std::vector<Part> find_parts(const BoundProgram& bound, size_t stage) {
     tried.step = last.step;
     tried.low = last.low;
     tried.high = last.high;
-    if (tried.moves.empty() && !find_moves(bound, &tried)) break;
-    if (!find_moves(bound, &next)) break;
+    if (tried.moves.empty() && !find_moves(bound, constants, count, &tried)) break;
+    if (!find_moves(bound, constants, count, &next)) break;
     if (tried.fixed_bytes > kFixedBytes || next.fixed_bytes > kFixedBytes) break;
     last = std::move(tried);
     bytes += last.image_lines * last.line_bytes;

@@ -35,7 +35,8 @@ struct Part {
 };
 
 // From `stage` on, as many parts as can run band by band and are worth it; fewer than two if none.
-std::vector<Part> find_parts(const BoundProgram& bound, size_t stage);
+std::vector<Part> find_parts(const BoundProgram& bound, size_t stage, const TensorView* constants,
+                             size_t count);
 
 // Lines of the last part in a band; 0 if not one fits, and all if bands are not worth it.
 int64_t choose_height(const std::vector<Part>& parts);

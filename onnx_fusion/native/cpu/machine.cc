@@ -262,7 +262,9 @@ Status Kernel::State::plan(const TensorView* inputs, Bound* bound) const {
       plan = cpu::plan_pooled(bound->program, s, constants.data(), constants.size());
       taken = 2;
     }
-    if (plan == nullptr) plan = plan_bands(bound->program, s, one, &taken);
+    if (plan == nullptr) {
+      plan = plan_bands(bound->program, s, constants.data(), constants.size(), one, &taken);
+    }
     if (plan == nullptr) {
       plan = plan_stage(bound->program, s);
       taken = 1;

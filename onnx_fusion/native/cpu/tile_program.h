@@ -81,6 +81,7 @@ struct TileStore {
   uint16_t axes;  // of the map; over others the same element would be stored again
   int slot;
   Width width;
+  bool past = false;  // the caches
 };
 
 struct TileCond {
@@ -166,6 +167,8 @@ class TileProgram {
   size_t pointers_offset = 0, offsets_offset = 0, joined_offset = 0, loaded_offset = 0;
   size_t scratch_bytes = 0;
   int buffers = 0;  // of full width
+  bool has_past = false;  // kernels that write past the caches themselves
+  bool drains = false;  // something is written past the caches
   double cost = 0;  // estimated nanoseconds per point
 
   int64_t tiles() const;  // over the axes that no segment loops
