@@ -90,3 +90,34 @@ def test_a_weight_for_each_phase_of_a_pixel():
             f"%7 = mul %2 %6\n%8 = sub %0 %7\nstore y ({s} * i + a, c) %8\n",
             x,
         )
+
+
+def test_an_index_that_two_loops_over_a_row_compute():
+    """Rows that are streamed are computed in each loop, with the loads' indices."""
+    text = """tile_program 1
+input x f32[2, 16, 20, 20] row
+input s f32[2, 16] row
+input places i64[16] row
+output y f32[2, 16, 20, 20] order(0, 2, 3, 1)
+stage n: 2, c: 16, h: 20, w: 20
+%0 = load places (c)
+%1 = index 16
+%2 = add %0 %1
+%3 = index 0
+%4 = lt %0 %3
+%5 = where %4 %2 %0
+%6 = load x (n, %5, h, w)
+%7 = load s (n, %5)
+%8 = mul %6 %7
+%9 = reduce_sum %8 over c
+%10 = mul %8 %9
+store y (n, c, h, w) %10
+"""
+    rng = np.random.default_rng(3)
+    x, s = (rng.uniform(-1, 1, shape).astype(np.float32) for shape in ((2, 16, 20, 20), (2, 16)))
+    places = rng.integers(-16, 16, 16)
+    picked = (x.astype(np.float64) * s[:, :, None, None])[:, places]
+    want = np.moveaxis(picked * picked.sum(1, keepdims=True), 1, -1)
+    for isa in native_lib.isas():
+        (got,) = native_lib.server(isa).run(text, [x, s, places], 1)
+        np.testing.assert_allclose(got, want, atol=1e-5, rtol=0, err_msg=isa)

@@ -79,8 +79,12 @@ int Compiler::emit(int line) {
   Step step;
   step.width = width_of(depends_[i]);
   if (line == slice_.leaf || instruction.op == Op::op_load) {
-    TileLoad& load = out_->loads[static_cast<size_t>(load_of_[i])];
-    size_t k = 0;
+    size_t ref = static_cast<size_t>(load_of_[i]), k = 0;
+    if (!out_->loads[ref].indirects.empty()) {  // one for each loop, with slots of its own
+      TileLoad own = out_->loads[ref];
+      ref = out_->loads.size();
+      out_->loads.push_back(std::move(own));
+    }
     for (const Index& index : instruction.map) {
       if (index.value < 0 || line == slice_.leaf) continue;
       const int source = line_of(index.value);
@@ -89,14 +93,13 @@ int Compiler::emit(int line) {
       const Width width = out_->slots[static_cast<size_t>(of)].width;
       const bool by_row = width == Width::row && !out_->lanes_inner;
       if (width != Width::scalar && !by_row) of = widen(of, step.width);
-      TileIndirect& indirect = out_->loads[static_cast<size_t>(load_of_[i])].indirects[k++];
+      TileIndirect& indirect = out_->loads[ref].indirects[k++];
       indirect.slot = of;
       indirect.width = out_->slots[static_cast<size_t>(of)].width;
       indirect.axes = indirect.width == Width::scalar ? uint16_t{0} : axes;
     }
-    (void)load;
     step.kind = StepKind::load;
-    step.ref = load_of_[i];
+    step.ref = static_cast<int>(ref);
     step.out = slot = new_slot(instruction.dtype, step.width);
     push(step);
   } else if (instruction.op == Op::op_const) {
