@@ -86,6 +86,8 @@ MEASURED = {
     "MaxPool in rows": (lambda: pool("MaxPool", 832, 7, 3), 75, 23),
     "MaxPool of wide rows": (lambda: pool("MaxPool", 64, 56, 3), 87, 82),
     "AveragePool in rows": (lambda: pool("AveragePool", 512, 13, 5), 122, 76),
+    "groups of 3": (lambda: conv((28, 28), 240, 3, 240, group=80), 250, 640),
+    "groups of 4, 5x5": (lambda: conv((28, 28), 128, 5, 128, group=32), 330, 945),
     "groups of 4": (lambda: conv((56, 56), 128, 3, 128, group=32), 540, 1120),
     "groups of 8": (lambda: conv((28, 28), 256, 3, 256, group=32), 350, 805),
     "groups of 8, steps of 2": (lambda: conv((56, 28), 256, 3, 256, group=32, step=2), 640, 1370),

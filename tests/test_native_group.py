@@ -39,6 +39,28 @@ CASES = {
     "a line": ((2, 32, 29), 32, 8, (3,), (1,), (1,), (1, 1)),
     "dilated columns": ((1, 16, 9, 9), 16, 4, (3, 3), (1, 1), (2, 2), (2, 2, 2, 2)),
     "5 by 5": ((1, 16, 9, 9), 16, 4, (5, 5), (1, 1), (1, 1), (2, 2, 2, 2)),
+    "threes": ((2, 48, 9, 14), 48, 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "threes, vectors past the pixel": ((1, 21, 6, 11), 21, 7, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "threes by 2": ((1, 39, 11, 13), 39, 13, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
+    "fives": ((1, 35, 6, 10), 35, 7, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "sixes, several blocks": ((1, 138, 5, 9), 138, 23, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "twelves": ((1, 36, 5, 9), 36, 3, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "4 read, 8 made": ((1, 20, 6, 13), 40, 5, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "4 read, 1 made": ((1, 76, 6, 13), 19, 19, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "6 read, 1 made, too far apart": ((1, 96, 5, 6), 16, 16, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "2 read, 3 made": ((1, 22, 6, 5), 33, 11, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "5 read, 3 made by 7 by 5": ((1, 25, 9, 8), 15, 5, (7, 5), (1, 1), (1, 1), (3, 2, 3, 2)),
+    "eights, 5 by 5": ((2, 24, 6, 28), 24, 3, (5, 5), (1, 1), (1, 1), (2, 2, 2, 2)),
+    "sixteens, 7 by 7": ((1, 32, 8, 13), 32, 2, (7, 7), (1, 1), (1, 1), (3, 3, 3, 3)),
+    "sixteens, 5 by 5 by 2": ((1, 48, 11, 13), 48, 3, (5, 5), (2, 2), (1, 1), (2, 2, 2, 2)),
+    "thirty-twos, 4 by 4": ((1, 64, 7, 9), 64, 2, (4, 4), (1, 1), (1, 1), (1, 1, 2, 2)),
+    "thirty-twos of 6, 1 by 5": ((1, 12, 4, 9), 64, 2, (1, 5), (1, 1), (1, 1), (0, 2, 0, 2)),
+    "fours, 7 rows of 1": ((1, 16, 9, 8), 16, 4, (7, 1), (1, 1), (1, 1), (3, 0, 3, 0)),
+    "threes, a line of 9": ((2, 24, 31), 24, 8, (9,), (1,), (1,), (4, 4)),
+    "threes apart by 3": ((1, 24, 9, 10), 24, 8, (3, 3), (1, 1), (3, 3), (3, 3, 3, 3)),
+    "sixteens apart by 4": ((1, 32, 9, 10), 32, 2, (3, 3), (1, 1), (4, 4), (4, 4, 4, 4)),
+    "threes, padding alone": ((1, 24, 2, 2), 24, 8, (3, 3), (1, 1), (9, 9), (9, 9, 9, 9)),
+    "in steps of 3": ((1, 24, 10, 11), 24, 8, (3, 3), (3, 3), (1, 1), (1, 1, 1, 1)),
 }  # fmt: skip
 ENDS = {
     "bias and relu": ("%3 = load b (g * {0} + o)\n%4 = add %2 %3\n%5 = const f32 0\n"
@@ -104,13 +126,21 @@ def test_groups(name):
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize(
-    "name", ["fours, last vector half full", "eights by 2", "sixteens", "pairs"]
+    "name",
+    [
+        "fours, last vector half full",
+        "eights by 2",
+        "sixteens",
+        "pairs",
+        "threes",
+        "4 read, 1 made",
+    ],
 )
 def test_what_follows_the_sum(name, end):
     check(name, end)
 
 
-@pytest.mark.parametrize("name", ["fours", "sixteens by 2"])
+@pytest.mark.parametrize("name", ["fours", "sixteens by 2", "fives", "sixteens, 7 by 7"])
 def test_results_in_rows(name):
     check(name, "residual", "row")
 

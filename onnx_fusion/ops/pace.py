@@ -58,8 +58,8 @@ BLOCK = 8
 NARROW = 16
 """Groups of fewer channels do not fill a vector, on neither side."""
 SHARED = {2: 0.38, 4: 0.47, 8: 0.66}
-"""Here groups of so many channels share one, with these shares of PEAK (between AVX2's and
-AVX-512's)."""
+"""Here groups of so many channels share one, and with windows 3 wide it is shuffled while it is
+multiplied, with these shares of PEAK (between AVX2's and AVX-512's)."""
 COPY = 25e9
 """Bytes per second at which it writes the windows of an image down for a matrix product."""
 STREAM = (28e9, 20e9)
@@ -170,15 +170,17 @@ def strassen(product: Product) -> float:
 def grouped(product: Product) -> float:
     """Return the share of PEAK for a window's products in groups (cpu/contract_group.cc, where it
     runs)."""
-    columns, taps = product.columns, product.window
-    rows = product.rows / (product.rows + 1.5)
-    alike = product.depth == columns * product.taps
-    if len(taps) > 2 or taps[-1] != 3 or not (columns in SHARED and alike or columns % NARROW == 0):
-        narrow = columns < NARROW
+    columns, depth = product.columns, product.depth
+    narrow, alike = columns < NARROW, depth == columns * product.taps
+    if len(product.window) > 2 or depth == product.taps or not narrow and columns % NARROW:
         return filled(product, 1.5) * (0.036 * columns if narrow else columns / (columns + 4))
-    return (
-        rows * (SHARED.get(columns) or columns / (columns + 2)) * (0.75 if product.steps else 1.0)
-    )
+    if not narrow:
+        share = columns / (columns + 2)
+    elif alike and product.window[-1] == 3 and columns in SHARED:
+        share = SHARED[columns]
+    else:
+        share = depth / (1.43 * depth + 36)
+    return share * product.rows / (product.rows + 1.5) * (0.75 if product.steps else 1.0)
 
 
 def reached(product: Product) -> float:

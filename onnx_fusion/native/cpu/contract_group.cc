@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cpu/contract_axes.h"
+#include "cpu/contract_kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/sizes.h"
 
@@ -11,11 +12,28 @@ namespace onnx_fusion::cpu {
 namespace {
 
 constexpr int64_t kMostBlock = 64;        // channels of a pixel copied at once
+constexpr int64_t kMostSummed = 64, kMostAtOnce = 6;  // channels; with one tap
 constexpr int64_t kLines = 4096;          // floats of lines that stay near
 constexpr int64_t kMostTapRows = 16;
 constexpr int64_t kMostLines = 64 << 10;  // floats
 constexpr int64_t kStripFloats = 1024;
 constexpr int64_t kOverlap = 8;  // sums
+
+// The sides of windows of one tap that are nowhere outside: the two innermost letters.
+int take_sides(const BoundStage& stage, const BoundMap& map, Axis own, int summed, WindowSide* sides) {
+  if (summed != 1 || map.guarded) return 0;
+  sort_axis(&own, map.address);
+  const int count = std::min<int>(own.count, 2);
+  for (int i = 0; i < count; ++i) {
+    const int letter = own.letters[own.count - count + i];
+    sides[i].letter = letter;
+    sides[i].outputs = stage.extents[letter];
+    sides[i].step = 1;
+    sides[i].stride = map.address.coef[letter];
+    if (sides[i].stride < 1) return 0;
+  }
+  return count;
+}
 
 }  // namespace
 
@@ -35,16 +53,16 @@ std::unique_ptr<GroupPlan> GroupPlan::make(const BoundProgram& bound, size_t sta
     const DotOperand& w = letters.operands[1 - i];
     if (x.map == nullptr || w.map == nullptr || w.map->guarded) continue;
     if (is_constant(x, constants, count) || !is_constant(w, constants, count)) continue;
-    if (letters.batch.count != 1 || w.own.count != 1) continue;
+    if (letters.batch.count != 1 || w.own.count > 1) continue;
     if (x.map->guarded && x.fill != 0.0f) continue;
-    Letters of{letters.batch.letters[0], w.own.letters[0], -1};
+    Letters of{letters.batch.letters[0], w.own.count == 1 ? w.own.letters[0] : -1, -1};
     for (int k = 0; k < letters.k.count; ++k) {
       const int letter = letters.k.letters[k];
       if (x.map->address.coef[letter] == 1) of.summed = letter;
     }
     if (of.summed < 0) continue;
     std::unique_ptr<GroupPlan> plan(new GroupPlan);
-    plan->group_ = s.extents[of.made];
+    plan->group_ = of.made < 0 ? 1 : s.extents[of.made];
     plan->summed_ = s.extents[of.summed];
     plan->channels_ = s.extents[of.group] * plan->group_;
     plan->stage_index_ = stage;
@@ -52,15 +70,18 @@ std::unique_ptr<GroupPlan> GroupPlan::make(const BoundProgram& bound, size_t sta
     plan->input_ = x.tensor;
     plan->address_ = &x.map->address;
     if (x.map->address.coef[of.group] != plan->summed_) continue;
-    if (letters.store->coef[of.made] != 1 || letters.store->coef[of.group] != plan->group_) continue;
+    if (of.made >= 0 && letters.store->coef[of.made] != 1) continue;
+    if (letters.store->coef[of.group] != plan->group_) continue;
     WindowSide sides[kMostSides];
     const LetterSet taps = static_cast<LetterSet>(over & ~(1u << of.summed));
-    const int side_count = find_sides(s, *x.map, taps, sides);
+    int side_count = find_sides(s, *x.map, taps, sides);
+    if (side_count == 0) side_count = take_sides(s, *x.map, x.own, letters.k.count, sides);
     if (side_count != 1 && side_count != 2) continue;
     plan->columns_ = sides[side_count - 1];
     if (side_count == 2) plan->rows_ = sides[0];
     if (plan->rows_.letter == of.group || plan->columns_.letter == of.group) continue;
     if (!plan->choose_kind() || !plan->choose_lines()) continue;
+    if (plan->kind_ == kSpread && !plan->choose_spread(s.extents[of.group] * plan->summed_)) continue;
     for (int k = 0; k < x.own.count; ++k) {
       const int letter = x.own.letters[k];
       if (letter == plan->rows_.letter || letter == plan->columns_.letter) continue;
@@ -71,9 +92,9 @@ std::unique_ptr<GroupPlan> GroupPlan::make(const BoundProgram& bound, size_t sta
     for (const int letter : {plan->rows_.letter, plan->columns_.letter}) {
       if (letter >= 0) plan->pixel_.letters[plan->pixel_.count++] = static_cast<uint8_t>(letter);
     }
-    plan->column_.count = 2;
-    plan->column_.letters[0] = static_cast<uint8_t>(of.group);
-    plan->column_.letters[1] = static_cast<uint8_t>(of.made);
+    for (const int letter : {of.group, of.made}) {
+      if (letter >= 0) plan->column_.letters[plan->column_.count++] = static_cast<uint8_t>(letter);
+    }
     if (!plan->pack(*w.map, of, constants[w.tensor])) continue;
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->column_);
     return plan;
@@ -83,60 +104,117 @@ std::unique_ptr<GroupPlan> GroupPlan::make(const BoundProgram& bound, size_t sta
 
 bool GroupPlan::choose_kind() {
   const int64_t lanes = kernels_->lanes;
-  // With more channels of a group products over its columns do as well.
-  if (summed_ < 2 || summed_ > 2 * lanes) return false;
-  if (group_ < lanes) {
-    if (group_ != summed_ || (group_ != 2 && group_ != 4 && group_ != 8)) return false;
+  // With more channels of wide groups products over their columns do as well.
+  if (summed_ < 2 || summed_ > (group_ < 2 * lanes ? kMostSummed : 2 * lanes)) return false;
+  // Planes that a single tap reads are hardly worth it.
+  if (rows_.taps * columns_.taps == 1 && summed_ > kMostAtOnce) return false;
+  if (columns_.letter < 0 || (columns_.step != 1 && columns_.step != 2)) return false;
+  const bool three = columns_.taps == kGroupTaps && columns_.reach == 1;
+  if (group_ % lanes == 0) {
+    const bool two = group_ % (2 * lanes) == 0 && kernels_->tiles[kTwo][0] > 0;
+    kind_ = three && summed_ <= 2 * lanes ? two ? kTwo : kAlone : group_ % (2 * lanes) == 0 ? kDouble : kSingle;
+  } else if (three && group_ == summed_ && (group_ == 2 || group_ == 4 || group_ == 8)) {
     kind_ = group_ == 2 ? kPairs : group_ == 4 ? kFours : kEights;
-    unit_ = lanes;
+  } else if (group_ < lanes) {
+    kind_ = kSpread;
   } else {
-    if (group_ % lanes != 0) return false;
-    kind_ = group_ % (2 * lanes) == 0 && kernels_->tiles[kTwo][0] > 0 ? kTwo : kAlone;
-    unit_ = kind_ == kTwo ? 2 * lanes : lanes;
+    return false;
   }
-  return kernels_->tiles[kind_][0] > 0;
+  if (kernels_->tiles[kind_][0] == 0) kind_ = kSpread;
+  planes_ = kind_ == kSpread || kind_ == kSingle || kind_ == kDouble;
+  unit_ = kind_ == kTwo || kind_ == kDouble ? 2 * lanes : lanes;
+  return true;
+}
+
+// Vectors of outputs to a block, or groups that are alone in theirs: as many as the cache holds lines of.
+bool GroupPlan::choose_planes() {
+  const int64_t lanes = kernels_->lanes;
+  const int64_t least = kind_ == kSpread ? lanes : group_;
+  plane_ = kind_ == kSpread ? width_ * lanes : round_up(width_, lanes);
+  block_out_ = least;
+  const auto floats = [&](int64_t made) { return made / least * summed_ * plane_; };
+  while (ring_ * floats(2 * block_out_) <= kLines && 2 * block_out_ <= kMostBlock &&
+         block_out_ < channels_) {
+    block_out_ *= 2;
+  }
+  block_in_ = block_out_ / least * summed_;  // planes
+  line_ = block_in_ * plane_;
+  return ring_ * line_ <= kMostLines;
 }
 
 bool GroupPlan::choose_lines() {
-  if (columns_.taps != kGroupTaps || columns_.reach != 1 || columns_.letter < 0) return false;
-  if (columns_.step != 1 && columns_.step != 2) return false;
   if (rows_.taps > kMostTapRows) return false;
-  width_ = columns_.step * (columns_.outputs - 1) + kGroupTaps;
+  width_ = columns_.step * (columns_.outputs - 1) + columns_.reach * (columns_.taps - 1) + 1;
   ring_ = rows_.reach * (rows_.taps - 1) + 1;
-  // Groups that fill a vector, and as many as the cache holds lines of.
-  const int64_t least = std::max<int64_t>(1, kernels_->lanes / group_);
-  int64_t groups = least;
-  const auto fits = [&](int64_t more) {
-    return more * summed_ <= kMostBlock && ring_ * width_ * more * summed_ <= kLines;
-  };
-  while (fits(2 * groups) && groups * group_ < channels_) groups *= 2;
-  block_in_ = groups * summed_;
-  block_out_ = groups * group_;
-  blocks_ = ceil_div(channels_, block_out_);
-  if (ring_ * width_ * block_in_ > kMostLines) return false;
-  const int* tiles = kernels_->tiles[kind_];
-  int64_t cheapest = 0;
-  for (int k = 0; k < kGroupTiles && tiles[k] > 0; ++k) {
-    if (tiles[k] > columns_.outputs) continue;
-    // Fewer sums wait for each other.
-    const int64_t vectors = unit_ / kernels_->lanes, sums = std::max(tiles[k] * vectors, kOverlap);
-    const int64_t cost = ceil_div(columns_.outputs, tiles[k]) * (sums + vectors);
-    if (cheapest != 0 && cost >= cheapest) continue;
-    cheapest = cost;
-    tile_ = k;
+  if (planes_) {
+    if (!choose_planes()) return false;
+  } else {
+    // Groups that fill a vector, and as many as the cache holds lines of.
+    int64_t groups = std::max<int64_t>(1, kernels_->lanes / group_);
+    const auto fits = [&](int64_t more) {
+      return more * summed_ <= kMostBlock && ring_ * width_ * more * summed_ <= kLines;
+    };
+    while (fits(2 * groups) && groups * group_ < channels_) groups *= 2;
+    block_in_ = groups * summed_;
+    block_out_ = groups * group_;
+    line_ = width_ * block_in_;
+    if (ring_ * line_ > kMostLines) return false;
   }
+  blocks_ = ceil_div(channels_, block_out_);
+  choose_tile();
   strip_ = std::max<int64_t>(1, kStripFloats / (columns_.outputs * block_out_));
   strip_ = std::min(strip_, rows_.outputs);
   return true;
 }
 
+// A row is tiles of one size, and one of another for what is left, which may compute some again.
+void GroupPlan::choose_tile() {
+  const int* tiles = kernels_->tiles[kind_];
+  const int64_t vectors = unit_ / kernels_->lanes;
+  // Fewer sums wait for each other.
+  const auto cost = [&](int k) { return std::max(tiles[k] * vectors, kOverlap) + vectors; };
+  int64_t cheapest = 0;
+  for (int k = 0; k < kGroupTiles && tiles[k] > 0; ++k) {
+    if (tiles[k] > columns_.outputs) continue;
+    const int64_t left = columns_.outputs % tiles[k];
+    int rest = k;
+    while (rest + 1 < kGroupTiles && tiles[rest + 1] >= std::max<int64_t>(left, 1)) ++rest;
+    const int64_t all = columns_.outputs / tiles[k] * cost(k) + (left > 0 ? cost(rest) : 0);
+    if (cheapest != 0 && all >= cheapest) continue;
+    cheapest = all;
+    tile_ = k;
+    rest_ = rest;
+  }
+}
+
+// Of every vector of outputs; false if its groups' channels are too far apart. Pixels have `end` channels.
+bool GroupPlan::choose_spread(int64_t end) {
+  const int64_t lanes = kernels_->lanes;
+  for (int64_t u = 0; u < blocks_ * block_out_; u += lanes) {
+    GroupSpread spread{};
+    const int64_t group = std::min(u, channels_ - 1) / group_;
+    spread.first = group * summed_;
+    spread.end = end;
+    for (int64_t l = 0; l < lanes; ++l) {
+      const int64_t at = (std::min(u + l, channels_ - 1) / group_ - group) * summed_;
+      const int64_t k = at / lanes;
+      if (k >= kMostSpread) return false;
+      spread.count = std::max(spread.count, static_cast<int>(k) + 1);
+      spread.from[k][l] = static_cast<int32_t>(at % lanes);
+      spread.picks[k][l] = -1;
+    }
+    spreads_.push_back(spread);
+  }
+  return true;
+}
+
 bool GroupPlan::pack(const BoundMap& map, const Letters& letters, const TensorView& weights) {
-  tap_row_ = summed_ * kGroupTaps * unit_;
+  tap_row_ = summed_ * columns_.taps * unit_;
   unit_floats_ = tap_row_ * rows_.taps;
   ContentHash key = hash_constant(weights);
   key.add("group", 5);
   for (const int64_t number : {map.address.base, int64_t{kind_}, unit_, block_out_, channels_,
-                               summed_, group_, rows_.taps}) {
+                               summed_, group_, rows_.taps, columns_.taps}) {
     key.add(&number, sizeof number);
   }
   for (const int letter : {letters.group, letters.made, letters.summed, rows_.tap, columns_.tap}) {
@@ -157,7 +235,7 @@ void GroupPlan::pack_weights(const BoundMap& map, const Letters& letters, const 
   for (int64_t first = 0; first < blocks_ * block_out_; first += unit_) {
     for (int64_t r = 0; r < rows_.taps; ++r) {
       for (int64_t c = 0; c < summed_; ++c) {
-        for (int64_t s = 0; s < kGroupTaps; ++s) {
+        for (int64_t s = 0; s < columns_.taps; ++s) {
           const int64_t at = map.address.base + r * coef(rows_.tap) + c * coef(letters.summed) +
                              s * coef(columns_.tap);
           for (int64_t channel = first; channel < first + unit_; ++channel) {
@@ -171,15 +249,19 @@ void GroupPlan::pack_weights(const BoundMap& map, const Letters& letters, const 
 }
 
 // A line of the image, with what is outside, if the image has it. `x` is position (base, base) of the dims.
-void GroupPlan::copy_line(const float* x, int64_t y, int64_t channels, const Room& room) const {
+void GroupPlan::copy_line(const float* x, int64_t y, int64_t block, const Room& room) const {
   if (!rows_.inside(y + rows_.base, 1, 0)) return;
-  float* line = room.lines + y % ring_ * width_ * block_in_;
+  float* line = room.lines + y % ring_ * line_;
   int64_t begin = 0, end = width_;
   if (columns_.guarded) {
     begin = std::clamp<int64_t>(-columns_.base, 0, width_);
     end = std::clamp<int64_t>(columns_.extent - columns_.base, begin, width_);
   }
   const float* from = x + y * rows_.stride + begin * columns_.stride;
+  if (planes_) return copy_planes(from, block, begin, end, line);
+  const int64_t channels =
+      std::min(block_in_, (channels_ - block * block_out_) / group_ * summed_);
+  from += block * block_in_;
   std::fill(line, line + begin * block_in_, 0.0f);
   std::fill(line + end * block_in_, line + width_ * block_in_, 0.0f);
   if (channels == block_in_) {
@@ -191,13 +273,35 @@ void GroupPlan::copy_line(const float* x, int64_t y, int64_t channels, const Roo
   }
 }
 
+// Columns begin to end of a line, the first one's pixel at `from`.
+void GroupPlan::copy_planes(const float* from, int64_t block, int64_t begin, int64_t end,
+                            float* line) const {
+  const int64_t lanes = kernels_->lanes, column = kind_ == kSpread ? lanes : 1;
+  const int64_t made = std::min(block_out_, channels_ - block * block_out_);
+  const int64_t planes = kind_ == kSpread ? ceil_div(made, lanes) * summed_ : made / group_ * summed_;
+  for (int64_t p = 0; p < planes; ++p) {
+    float* plane = line + p * plane_;
+    std::fill(plane, plane + begin * column, 0.0f);
+    std::fill(plane + end * column, plane + width_ * column, 0.0f);
+  }
+  if (begin == end) return;
+  line += begin * column;
+  if (kind_ != kSpread) {
+    gemm_kernels().transpose(from + block * block_in_, columns_.stride, end - begin, planes, line, plane_);
+    return;
+  }
+  for (int64_t p = 0; p < planes; p += summed_, line += summed_ * plane_) {
+    kernels_->spread(spreads_[(block * block_in_ + p) / summed_], from, columns_.stride, end - begin,
+                     summed_, line, plane_);
+  }
+}
+
 // A row of outputs; lines before *ready are in the room.
 void GroupPlan::run_row(const float* x, int64_t row, int64_t block, const Room& room,
                         int64_t* ready, float* sums) const {
   const int64_t made = std::min(block_out_, channels_ - block * block_out_);
-  const int64_t channels = made / group_ * summed_;
   const int64_t top = rows_.step * row, last = top + rows_.reach * (rows_.taps - 1);
-  for (int64_t y = std::max(*ready, top); y <= last; ++y) copy_line(x, y, channels, room);
+  for (int64_t y = std::max(*ready, top); y <= last; ++y) copy_line(x, y, block, room);
   *ready = std::max(*ready, last + 1);
   const float* lines[kMostTapRows];
   int64_t first = 0, count = 0;
@@ -207,9 +311,11 @@ void GroupPlan::run_row(const float* x, int64_t row, int64_t block, const Room& 
       first += count == 0 ? 1 : 0;
       continue;
     }
-    lines[count++] = room.lines + y % ring_ * width_ * block_in_;
+    lines[count++] = room.lines + y % ring_ * line_;
   }
-  const int64_t pixels = kernels_->tiles[kind_][tile_], outputs = columns_.outputs;
+  const int* tiles = kernels_->tiles[kind_];
+  const int64_t outputs = columns_.outputs;
+  const int64_t column = kind_ == kSpread ? kernels_->lanes : planes_ ? 1 : block_in_;
   for (int64_t u = 0; u < made; u += unit_) {
     const float* at[kMostTapRows];
     GroupTile tile{};
@@ -217,16 +323,21 @@ void GroupPlan::run_row(const float* x, int64_t row, int64_t block, const Room& 
     tile.pixel = block_in_;
     tile.count = static_cast<int>(count);
     tile.depth = summed_;
+    tile.plane = plane_;
+    tile.taps = columns_.taps;
+    tile.reach = columns_.reach;
     tile.weights = weights_->data() + (block * block_out_ + u) / unit_ * unit_floats_ +
                    first * tap_row_;
     tile.out_pixel = block_out_;
-    for (int64_t q = 0; q < outputs; q += pixels) {
-      const int64_t begin = std::min(q, outputs - pixels);
+    const int64_t channel = (kind_ == kSpread ? u / unit_ : u / group_) * summed_ * (planes_ ? plane_ : 1);
+    for (int64_t q = 0; q < outputs; q += tiles[tile_]) {
+      const int size = q + tiles[tile_] <= outputs ? tile_ : rest_;
+      const int64_t begin = std::min(q, outputs - tiles[size]);
       for (int64_t r = 0; r < count; ++r) {
-        at[r] = lines[r] + begin * columns_.step * block_in_ + u / group_ * summed_;
+        at[r] = lines[r] + begin * columns_.step * column + channel;
       }
       tile.out = sums + begin * block_out_ + u;
-      kernels_->run[kind_][columns_.step - 1][tile_](tile);
+      kernels_->run[kind_][columns_.step - 1][size](tile);
     }
   }
 }
@@ -235,12 +346,12 @@ void GroupPlan::run(const RunContext& context) const {
   const BoundStage& stage = context.bound->stages[stage_index_];
   const double work = static_cast<double>(outers_ * rows_.outputs * columns_.outputs) *
                       static_cast<double>(blocks_ * block_out_ / kernels_->lanes) *
-                      static_cast<double>(rows_.taps * kGroupTaps * summed_);
+                      static_cast<double>(rows_.taps * columns_.taps * summed_);
   const int64_t tasks = task_count(*context.parallel, work * 0.3);
   // Where blocks are not enough for all, their rows are shared out.
   int64_t bands = 1;
   if (outers_ * blocks_ < 2 * tasks) bands = std::min(rows_.outputs, ceil_div(2 * tasks, blocks_));
-  const int64_t lines = ring_ * width_ * block_in_, row = columns_.outputs * block_out_;
+  const int64_t lines = ring_ * line_, row = columns_.outputs * block_out_;
   const size_t bytes = static_cast<size_t>(lines + strip_ * row) * sizeof(float) +
                        epilogue_->scratch_bytes() + 128;
   parallel_ranges(*context.parallel, outers_ * blocks_ * bands, tasks,
@@ -256,8 +367,7 @@ void GroupPlan::run(const RunContext& context) const {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t outer = i / (blocks_ * bands), block = i / bands % blocks_, band = i % bands;
       locate(stage, outer_, outer, letters);
-      const float* x = reinterpret_cast<const float*>(context.tensors[input_]) + address_->base +
-                       block * block_in_;
+      const float* x = reinterpret_cast<const float*>(context.tensors[input_]) + address_->base;
       for (int k = 0; k < outer_.count; ++k) {
         x += address_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
       }

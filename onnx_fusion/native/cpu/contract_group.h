@@ -3,9 +3,13 @@
 //
 //     groups of 4      a a a a b b b b c c c c d d d d     outputs of one vector
 //     input            a0 a0 a0 a0 b0 b0 b0 b0 ...         their channels 0, of every pixel in turn
+//
+// Where groups do not fill lanes evenly, or windows are not 3 wide, lines are copied as planes, one for
+// each channel summed: of such vectors, or of the single channel of the one group that is met.
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "cpu/group_kernels.h"
 #include "cpu/tile.h"
@@ -29,11 +33,15 @@ class GroupPlan final : public StagePlan {
 
   GroupPlan() = default;
   bool choose_kind();
+  bool choose_planes();
   bool choose_lines();
+  void choose_tile();
+  bool choose_spread(int64_t end);
   bool pack(const BoundMap& map, const Letters& letters, const TensorView& weights);
   void pack_weights(const BoundMap& map, const Letters& letters, const float* data,
                     float* out) const;
-  void copy_line(const float* x, int64_t y, int64_t channels, const Room& room) const;
+  void copy_line(const float* x, int64_t y, int64_t block, const Room& room) const;
+  void copy_planes(const float* x, int64_t block, int64_t begin, int64_t end, float* line) const;
   void run_row(const float* x, int64_t row, int64_t block, const Room& room, int64_t* ready,
                float* sums) const;
 
@@ -50,11 +58,15 @@ class GroupPlan final : public StagePlan {
   // Channels that a block has of the input and of the result, and those of one call.
   int64_t block_in_ = 1, block_out_ = 1, unit_ = 1;
   int64_t blocks_ = 1;
+  bool planes_ = false;
   int64_t width_ = 1;  // columns of a line, with what is outside
+  int64_t line_ = 1;   // floats of a line
+  int64_t plane_ = 1;  // of one of its planes
   int64_t ring_ = 1;   // lines kept
-  int tile_ = 0;       // the kernel for its outputs
+  int tile_ = 0, rest_ = 0;  // the kernels for its outputs, and for those left
   int64_t tap_row_ = 0, unit_floats_ = 0;  // weights of a line, of a unit
   int64_t strip_ = 1;  // rows of outputs carried through the epilogue at once
+  std::vector<GroupSpread> spreads_;  // by vector of outputs
   std::shared_ptr<const PackedWeights> weights_;
   std::unique_ptr<Epilogue> epilogue_;
 };

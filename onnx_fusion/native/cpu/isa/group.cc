@@ -3,6 +3,7 @@
 // output of the row whose window sees it.
 #include "cpu/group_kernels.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/isa/lanes.h"
@@ -90,6 +91,84 @@ void run_broadcast(const GroupTile& tile) {
   }
 }
 
+// Lines are planes of spread vectors, or of single channels that are broadcast.
+template <bool Vectors, int V, int Step, int P>
+void run_planes(const GroupTile& tile) {
+  constexpr int kColumn = Vectors ? kLanes : 1;
+  Floats sum[P][V] = {};
+  const float* from = tile.weights;
+  const int64_t reach = tile.reach * kColumn;
+  for (int r = 0; r < tile.count; ++r) {
+    const float* plane = tile.lines[r];
+    for (int64_t c = 0; c < tile.depth; ++c, plane += tile.plane) {
+      const float* x = plane;
+      for (int64_t s = 0; s < tile.taps; ++s, x += reach, from += V * kLanes) {
+        Floats weights[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) weights[v] = load(from + v * kLanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < P; ++i) {
+          const float* at = x + Step * i * kColumn;
+          const Floats y = Vectors ? load(at) : broadcast(*at);
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) sum[i][v] += y * weights[v];
+        }
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < P; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(tile.out + i * tile.out_pixel + v * kLanes, sum[i][v]);
+  }
+}
+
+template <int N>
+void spread_from(const GroupSpread& spread, const float* from, int64_t step, int64_t count,
+                 int64_t depth, float* to, int64_t plane) {
+  Ints lanes[N], picks[N];
+  for (int k = 0; k < N; ++k) {
+    std::memcpy(&lanes[k], spread.from[k], sizeof lanes[k]);
+    std::memcpy(&picks[k], spread.picks[k], sizeof picks[k]);
+  }
+  from += spread.first;
+  // Channels from which on vectors would leave the pixel.
+  const int64_t whole =
+      std::clamp<int64_t>(spread.end - spread.first - N * kLanes + 1, 0, depth);
+  const auto join = [&](const Floats (&x)[N]) {
+    Floats all = __builtin_shuffle(x[0], lanes[0]);
+#pragma GCC unroll 4
+    for (int k = 1; k < N; ++k) all = picks[k] != 0 ? __builtin_shuffle(x[k], lanes[k]) : all;
+    return all;
+  };
+  for (int64_t i = 0; i < count; ++i, from += step, to += kLanes) {
+    int64_t c = 0;
+    for (; c < whole; ++c) {
+      Floats x[N];
+#pragma GCC unroll 4
+      for (int k = 0; k < N; ++k) x[k] = load(from + c + k * kLanes);
+      store(to + c * plane, join(x));
+    }
+    for (; c < depth; ++c) {
+      Floats x[N];
+#pragma GCC unroll 4
+      for (int k = 0; k < N; ++k) {
+        const int64_t left = spread.end - spread.first - c - k * kLanes;
+        const float* at = from + c + k * kLanes;
+        x[k] = left >= kLanes ? load(at) : left > 0 ? load_some(at, static_cast<int>(left)) : Floats{};
+      }
+      store(to + c * plane, join(x));
+    }
+  }
+}
+
+void spread(const GroupSpread& spread, const float* from, int64_t step, int64_t count,
+            int64_t depth, float* to, int64_t plane) {
+  constexpr decltype(&spread_from<1>) kFrom[kMostSpread] = {spread_from<1>, spread_from<2>,
+                                                            spread_from<3>, spread_from<4>};
+  kFrom[spread.count - 1](spread, from, step, count, depth, to, plane);
+}
+
 void copy(const float* from, int64_t step, int64_t count, int64_t floats, float* to) {
   const int64_t whole = floats / kLanes * kLanes;
   for (int64_t i = 0; i < count; ++i, from += step, to += floats) {
@@ -102,6 +181,11 @@ void copy(const float* from, int64_t step, int64_t count, int64_t floats, float*
 constexpr bool kMany = kRegisters > 16;
 constexpr int kWide = kMany ? 14 : 10, kNext = kMany ? 7 : 8, kLess = kMany ? 4 : 7;  // outputs of one vector
 constexpr int kHalf = kMany ? 8 : 4;                                                  // of two
+
+// With planes: of one vector, of one that is broadcast, and of two.
+constexpr int kSpreads[kGroupTiles] = {14, kMany ? 12 : 10, 7, 4, 1};
+constexpr int kSingles[kGroupTiles] = {kMany ? 14 : 12, 10, 7, 4, 1};
+constexpr int kDoubles[kGroupTiles] = {kMany ? 14 : 6, kMany ? 10 : 5, 4, 2, 1};
 
 #define SPREAD(G, Step)                                                                       \
   {                                                                                           \
@@ -120,6 +204,16 @@ constexpr int kHalf = kMany ? 8 : 4;                                            
     run_broadcast<2, Step, kHalf>, run_broadcast<2, Step, kHalf - 1>,                         \
         run_broadcast<2, Step, 2>, run_broadcast<2, Step, 1>, nullptr                         \
   }
+#define PLANES(Vectors, V, Step, P)                                                           \
+  {                                                                                           \
+    run_planes<Vectors, V, Step, P[0]>, run_planes<Vectors, V, Step, P[1]>,                   \
+        run_planes<Vectors, V, Step, P[2]>, run_planes<Vectors, V, Step, P[3]>,               \
+        run_planes<Vectors, V, Step, P[4]>                                                    \
+  }
+#define PLANES_OF(Vectors, V, P) \
+  { PLANES(Vectors, V, 1, P), PLANES(Vectors, V, 2, P) }
+#define TILES(P) \
+  { P[0], P[1], P[2], P[3], P[4] }
 
 }  // namespace
 
@@ -130,7 +224,10 @@ const GroupKernels group_kernels = {
      {kLanes > 4 ? kWide : 0, kNext, kLess, 3, 1},
      {kLanes > 8 ? kWide : 0, kNext, kLess, 3, 1},
      {kWide, kNext, kLess, 3, 1},
-     {kRegisters > 16 ? kHalf : 0, kHalf - 1, 2, 1, 0}},
+     {kRegisters > 16 ? kHalf : 0, kHalf - 1, 2, 1, 0},
+     TILES(kSpreads),
+     TILES(kSingles),
+     TILES(kDoubles)},
     {SPREADS(2),
 #if defined(__AVX2__)
      SPREADS(4),
@@ -143,7 +240,11 @@ const GroupKernels group_kernels = {
      {},
 #endif
      {ALONE(1), ALONE(2)},
-     {TWO(1), TWO(2)}},
-    copy};
+     {TWO(1), TWO(2)},
+     PLANES_OF(true, 1, kSpreads),
+     PLANES_OF(false, 1, kSingles),
+     PLANES_OF(false, 2, kDoubles)},
+    copy,
+    spread};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
