@@ -1,7 +1,9 @@
 """Every test works with a latency database and random numbers of its own, and with nothing that
 ships."""
 
+import functools
 import itertools
+import pathlib
 import signal
 import sys
 import zlib
@@ -12,6 +14,7 @@ from cuda_fake import fake, fakes  # noqa: F401
 
 from onnx_fusion.runtime import latency
 
+HERE = pathlib.Path(__file__).parent
 NUMBERS = itertools.count()
 
 # A suite in the background is started with Ctrl-C ignored, and its processes would inherit that.
@@ -34,7 +37,14 @@ def _own_cache(_caches, monkeypatch):
 def _own_numbers(request):
     """Random numbers depend on the test alone, not on those that ran before it."""
     state = np.random.default_rng(zlib.crc32(request.node.nodeid.encode())).bit_generator.state
-    for module in (request.module, sys.modules.get("emit_models")):
-        for value in vars(module).values() if module else ():
-            if isinstance(value, np.random.Generator):
-                value.bit_generator.state = state
+    for module in list(sys.modules.values()):
+        for generator in generators(module):
+            generator.bit_generator.state = state
+
+
+@functools.cache
+def generators(module):
+    """Return what a test or a file beside it draws its numbers from, its own or another's."""
+    if pathlib.Path(getattr(module, "__file__", None) or "").parent != HERE:
+        return []
+    return [value for value in vars(module).values() if isinstance(value, np.random.Generator)]

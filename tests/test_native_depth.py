@@ -44,11 +44,14 @@ ENDS = {
 }
 
 
-def check(shape, kernel, strides, dilations, pads, end="relu", layout="last", fill=0.0, bias=True):
+def check(
+    shape, kernel, strides, dilations, pads, end="relu", layout="last", fill=0.0, bias=True, made=1
+):
     n, c, *size = shape
     x = RNG.uniform(-1, 1, shape).astype(np.float32)
-    w = (RNG.uniform(-1, 1, (c, 1, *kernel)) / kernel[0]).astype(np.float32)
-    b = RNG.uniform(-1, 1, c).astype(np.float32) * bias
+    w = (RNG.uniform(-1, 1, (c * made, 1, *kernel)) / kernel[0]).astype(np.float32)
+    b = RNG.uniform(-1, 1, c * made).astype(np.float32) * bias
+    to = f"{made} * c + m" if made > 1 else "c"
     padded = np.pad(x, [(0, 0), (0, 0), *pads], constant_values=fill)
     v = convolve(padded, w, strides, [(0, 0)] * len(size), dilations, c)
     lines, meaning = ENDS[end]
@@ -60,24 +63,26 @@ def check(shape, kernel, strides, dilations, pads, end="relu", layout="last", fi
     letters += [f"r{d}: {k}" for d, k in enumerate(kernel)]
     at = [f"{strides[d]} * p{d} + {dilations[d]} * r{d} - {pads[d][0]}" for d in axes]
     body = f"""%x = load x (n, c, {", ".join(at)}) else {fill}
-%w = load w (c, 0, {taps})
+%w = load w ({to}, 0, {taps})
 %d = dot %x %w over {taps}
-{"%b = load b (c)" if bias else "%b = const f32 1"}
+{f"%b = load b ({to})" if bias else "%b = const f32 1"}
 %v = {"add" if bias else "mul"} %d %b
 {lines}"""
     text = f"""tile_program 1
 input x f32{list(shape)} {order}
 input w f32{list(w.shape)} row
-{f"input b f32[{c}] row" if bias else ""}
+{f"input b f32[{c * made}] row" if bias else ""}
 output y f32{list(v.shape)} {order if layout == "last" else "row"}
-stage n: {n}, c: {c}, {", ".join(letters)}
+stage n: {n}, c: {c}, {f"m: {made}, " if made > 1 else ""}{", ".join(letters)}
 {numbered(body)}
-store y (n, c, {places}) %{body.strip().count(chr(10))}
+store y (n, {to}, {places}) %{body.strip().count(chr(10))}
 """.replace("\n\n", "\n")
     inputs = [np.ascontiguousarray(np.moveaxis(x, 1, -1)), w] + [b] * bias
     if layout == "last":
         want = np.moveaxis(want, 1, -1)
-    scale = max(1.0, float(np.abs(want).max()))
+    # Rounding grows with what is added up: 31x31 terms that cancel leave more than their sum shows.
+    terms = convolve(np.abs(padded), np.abs(w), strides, [(0, 0)] * len(size), dilations, c)
+    scale = max(1.0, float(np.abs(want).max()), float(terms.max()))
     for isa in native_lib.isas():
         for threads, constant in ((1, (1, 2)[: 1 + bias]), (3, ())):
             (got,) = native_lib.server(isa).run(text, inputs, threads, constant)
@@ -189,3 +194,15 @@ def test_a_stride_between_pixels_that_shares_cache_sets():
     check((1, 512, 7, 9), (3, 3), (1, 1), (1, 1), SAME, "hard_swish")
     check((1, 1024, 5, 5), (3, 3), (2, 2), (1, 1), SAME, "square")
     check((2, 512, 30, 5), (5, 5), (1, 1), (1, 1), ((2, 2), (2, 2)), "silu", fill=2.0)
+
+
+@pytest.mark.parametrize(
+    "channels,made", [(9, 2), (4, 4), (5, 3), (48, 2), (65, 2), (7, 21), (70, 4)]
+)
+@pytest.mark.parametrize("kernel,stride", [(1, 1), (3, 2), (5, 1), (7, 2)])
+def test_channels_that_make_several(channels, made, kernel, stride):
+    pads = ((kernel // 2, kernel // 2), (kernel // 2, 0))
+    shape, size = (2, channels, 9, 13), ((kernel, kernel), (stride, stride))
+    for end, layout in (("relu", "last"), ("hard_swish", "last"), ("square", "row")):
+        check(shape, *size, (1, 1), pads, end, layout, fill=0.5, made=made)
+    check((1, channels, 11), (kernel,), (stride,), (1,), pads[:1], "silu", made=made)

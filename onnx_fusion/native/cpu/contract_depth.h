@@ -1,6 +1,8 @@
 // Depthwise convolution on channels-last images: vectors run along the channels, and a tile of
-// neighbouring outputs stays in registers (isa/depth.cc). Inputs are read where they lie; tiles at
-// the border go through a matrix of pointers.
+// neighbouring outputs stays in registers (isa/depth.cc). Inputs are read where they lie, unless
+// each channel makes several or pixels share cache sets: then they are copied first. Windows 3, 5
+// and 7 wide have kernels of their own, of which single outputs at the border go through a matrix of
+// pointers; others walk each line in pieces of up to four taps.
 #pragma once
 
 #include <memory>
@@ -26,7 +28,7 @@ struct DepthFinish {
 };
 
 // False if the stage's epilogue is another one.
-bool find_depth_finish(const BoundStage& stage, int channel, DepthFinish* finish);
+bool find_depth_finish(const BoundStage& stage, const Axis& channel, DepthFinish* finish);
 
 class DepthPlan final : public StagePlan {
  public:
@@ -44,12 +46,22 @@ class DepthPlan final : public StagePlan {
   };
 
   DepthPlan() = default;
+  void find_columns(const BoundStage& stage, const Axis& own);
+  bool widen();
   bool choose_shape();
+  bool choose_any();
+  void choose_block();
+  bool choose_copies();
   void pack(const BoundMap& map, const TensorView* weights);
+  int64_t packed_floats() const;
   void pack_weights(const float* data, float* out) const;
   void run_tiles(const Block& block, DepthShape shape, int64_t row, int64_t begin, int64_t end,
                  const Target& target) const;
   bool find_edges(int64_t y, int64_t x, int64_t columns, DepthTile* tile) const;
+  DepthTile place_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
+                       const Target& target) const;
+  int64_t run_any(const Block& block, DepthShape shape, int64_t row, int64_t pixel, int64_t most,
+                  const Target& target) const;
   int64_t run_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel, int64_t most,
                    const Target& target) const;
   void finish_late(const DepthTile& tile, DepthShape shape) const;
@@ -63,16 +75,20 @@ class DepthPlan final : public StagePlan {
   size_t stage_index_ = 0;
   Axis channel_, outer_, pixel_;
   int64_t channels_ = 1, outers_ = 1;
+  int64_t repeat_ = 1;  // channels made of each one read
   WindowSide rows_, columns_;
+  int64_t given_rows_ = 1, given_columns_ = 1;  // taps whose weights are not 0
   int input_ = -1, weight_ = -1;  // tensors
   const Linear* address_ = nullptr;
   int64_t step_ = 1;    // of the kernels
+  bool any_ = false;    // kernels for any width
+  int64_t any_step_ = 1, any_reach_ = 1;  // theirs, in columns
   int64_t spread_ = 1;  // outputs of a tile lie so far apart (dilation)
   int64_t column_ = 0;  // from a tile's column to the next, in positions of the dim
   DepthShape shape_ = kFour;
   bool skips_ = false;  // what is outside adds nothing
   int64_t block_ = 1, band_ = 1;  // channels and rows of outputs at once
-  // Where pixels share cache sets they are copied first, close together: floats, and columns.
+  // Where channels are repeated or pixels share cache sets: floats, and columns.
   int64_t copy_floats_ = 0, copied_columns_ = 0;
 
   Linear weight_address_;

@@ -1,6 +1,7 @@
 // How a DepthPlan runs: tasks take bands of rows of a block of channels, and rows are cut into tiles.
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "cpu/contract_axes.h"
 #include "cpu/contract_depth.h"
@@ -22,6 +23,20 @@ void find_inside(const WindowSide& side, int64_t first, int64_t apart, int64_t c
   while (high > low && !side.inside(first + (high - 1) * apart, 1, 0)) --high;
   *begin = static_cast<int32_t>(low);
   *end = static_cast<int32_t>(high);
+}
+
+template <int64_t Times>
+void repeat(const float* from, int64_t count, float* to) {
+  for (int64_t c = 0; c < count; ++c) {
+    for (int64_t k = 0; k < Times; ++k) to[c * Times + k] = from[c];
+  }
+}
+
+// Each of `count` channels, so many times.
+void repeat(const float* from, int64_t count, int64_t times, float* to) {
+  if (times == 2) return repeat<2>(from, count, to);
+  if (times == 4) return repeat<4>(from, count, to);
+  for (int64_t c = 0; c < count; ++c) to = std::fill_n(to, times, from[c]);
 }
 
 float* tensor(const RunContext& context, int index) {
@@ -52,27 +67,21 @@ struct DepthPlan::Room {
 // What of the tile counts, which lies at a border; false if it cannot be left out.
 bool DepthPlan::find_edges(int64_t y, int64_t x, int64_t columns, DepthTile* tile) const {
   find_inside(rows_, y, rows_.reach, tile->last, &tile->first, &tile->last);
-  find_inside(columns_, x, column_, columns, &tile->left, &tile->right);
+  int32_t left = 0, right = 0;
+  find_inside(columns_, x, column_, columns, &left, &right);
+  tile->left = left;
+  tile->right = right;
   return skips_ && tile->left < columns_.taps && columns - tile->right < columns_.taps;
 }
 
-// One tile, or as many of `most` beside it as are inside; returns how many.
-int64_t DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
-                            int64_t most, const Target& target) const {
-  const int64_t pixels = pixels_of(shape);
-  const int64_t step = columns_.taps == 1 ? 1 : step_;
-  const int64_t columns = step * (pixels - 1) + columns_.taps;
-  const int64_t lines = step * (rows_of(shape) - 1) + rows_.taps;
-  const int64_t y = rows_.step * row + rows_.base;
-  const int64_t x = columns_.step * pixel + columns_.base;
-  const int64_t next = columns_.step * spread_ * pixels;  // tile
+DepthTile DepthPlan::place_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
+                                const Target& target) const {
   DepthTile tile{};
   tile.base = block.x + rows_.step * row * block.row + columns_.step * pixel * block.column;
   tile.line = rows_.reach * block.row;
   tile.column = column_ * block.column;
-  tile.last = static_cast<int32_t>(lines);
   tile.tiles = 1;
-  tile.apart = next * block.column;
+  tile.apart = columns_.step * spread_ * pixels_of(shape) * block.column;
   tile.weights = block.weights;
   tile.weight_step = weight_step_;
   tile.channels = block.channels;
@@ -85,6 +94,52 @@ int64_t DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, i
   tile.out = target.out + row * target.row + pixel * target.pixel;
   tile.out_row = target.row;
   tile.out_pixel = target.pixel * spread_;
+  return tile;
+}
+
+// As many tiles of a row as `most`; returns how many.
+int64_t DepthPlan::run_any(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
+                           int64_t most, const Target& target) const {
+  const int64_t x = columns_.step * pixel + columns_.base;
+  DepthTile tile = place_tile(block, shape, row, pixel, target);
+  tile.tiles = most;
+  tile.lines = static_cast<int32_t>(rows_.taps);
+  tile.taps = static_cast<int32_t>(columns_.taps);
+  tile.last = tile.lines;
+  tile.step = any_step_;
+  tile.reach = any_reach_;
+  tile.moved = any_step_ * pixels_of(shape);
+  tile.fill = outside_.empty() ? 0.0f : outside_[0];
+  tile.skips = skips_ || block.copied || !(rows_.guarded || columns_.guarded);
+  tile.left = std::numeric_limits<int64_t>::min() / 2;
+  tile.right = std::numeric_limits<int64_t>::max() / 2;
+  if (!block.copied) {
+    find_inside(rows_, rows_.step * row + rows_.base, rows_.reach, tile.lines, &tile.first,
+                &tile.last);
+    if (columns_.guarded) {
+      tile.left = ceil_div(-x, column_);
+      tile.right = ceil_div(columns_.extent - x, column_);
+    }
+  }
+  const int64_t count = pixels_of(shape);
+  kernels_->any[step_][count == 1 ? 0 : count == 4 ? 1 : 2](tile);
+  if (finish_.late) finish_late(tile, shape);
+  return tile.tiles;
+}
+
+// One tile, or as many of `most` beside it as are inside; returns how many.
+int64_t DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, int64_t pixel,
+                            int64_t most, const Target& target) const {
+  if (any_) return run_any(block, shape, row, pixel, most, target);
+  const int64_t pixels = pixels_of(shape);
+  const int64_t step = columns_.taps == 1 ? 1 : step_;
+  const int64_t columns = step * (pixels - 1) + columns_.taps;
+  const int64_t lines = step * (rows_of(shape) - 1) + rows_.taps;
+  const int64_t y = rows_.step * row + rows_.base;
+  const int64_t x = columns_.step * pixel + columns_.base;
+  const int64_t next = columns_.step * spread_ * pixels;  // tile
+  DepthTile tile = place_tile(block, shape, row, pixel, target);
+  tile.last = static_cast<int32_t>(lines);
 
   const float* in[kMostDepthTaps];
   const bool inside = block.copied || (rows_.inside(y, lines, rows_.reach) &&
@@ -168,15 +223,18 @@ void DepthPlan::run_rows(const RunContext& context, const Block& block, int64_t 
     for (int64_t q = 0; q < columns_.outputs; q += strip_) {
       const int64_t q1 = std::min(columns_.outputs, q + strip_), line = (q1 - q) * channels;
       run_tiles(block, shape, row, q, q1, {room.sums - row * line - q * channels, line, channels});
-      for (int64_t r = 0; r < rows; ++r) {
+      const bool whole = q1 - q == columns_.outputs;  // rows, which lie together
+      for (int64_t r = 0; r < rows; r += whole ? rows : 1) {
         const int64_t at = (block.outer * rows_.outputs + row + r) * columns_.outputs;
-        finish_strip(context, block, at + q, at + q1, room.sums + r * line, room);
+        const int64_t end = at + (whole ? rows * columns_.outputs : q1);
+        finish_strip(context, block, at + q, end, room.sums + r * line, room);
       }
     }
   }
 }
 
-// The positions that output rows [row0, row1) see, with what is outside, pixels close together.
+// The positions that output rows [row0, row1) see, with what is outside, pixels close together and
+// channels repeated.
 void DepthPlan::copy_rows(int64_t row0, int64_t row1, float* out, Block* block) const {
   const int64_t lines = rows_.step * (row1 - row0 - 1) + rows_.reach * (rows_.taps - 1) + 1;
   const size_t bytes = static_cast<size_t>(block->channels) * sizeof(float);
@@ -187,7 +245,8 @@ void DepthPlan::copy_rows(int64_t row0, int64_t row1, float* out, Block* block) 
     for (int64_t x = 0; x < copied_columns_; ++x, to += block->channels) {
       const bool inside = line_inside && columns_.inside(x + columns_.base, 1, 0);
       const float* from = block->x + y * block->row + x * block->column;
-      std::memcpy(to, inside ? from : outside_.data(), bytes);
+      if (inside && repeat_ > 1) repeat(from, block->channels / repeat_, repeat_, to);
+      else std::memcpy(to, inside ? from : outside_.data(), bytes);
     }
   }
   block->row = copied_columns_ * block->channels;
@@ -214,7 +273,7 @@ void DepthPlan::run(const RunContext& context) const {
     return shares ? vectors * k / blocks * kernels_->lanes : std::min(channels_, k * block_);
   };
   const int64_t sums = fast_ ? 0 : (rows_of(shape_) * strip_ * block_ + 15) / 16 * 16;
-  const int64_t own = packed_ == nullptr ? weight_step_ * taps : 0;
+  const int64_t own = packed_ == nullptr ? packed_floats() : 0;
   const size_t bytes = static_cast<size_t>(2 * sums + own + copy_floats_) * sizeof(float) +
                        (fast_ ? 0 : epilogue_->scratch_bytes()) + 64;
 
@@ -236,12 +295,14 @@ void DepthPlan::run(const RunContext& context) const {
       block.outer = i / (blocks * bands);
       block.channel = channel_at(i / bands % blocks);
       block.channels = channel_at(i / bands % blocks + 1) - block.channel;
-      block.weights = (packed_ == nullptr ? weights : packed_->data()) + block.channel;
+      block.weights = (packed_ == nullptr ? weights : packed_->data()) +
+                      block.channel * (any_ ? taps : 1);
       block.bias = block.channel + (finish_.bias < 0 ? zero_bias_.data()
                                                      : tensor(context, finish_.bias) +
                                                            finish_.bias_base);
       locate(stage, outer_, block.outer, letters);
-      block.x = tensor(context, input_) + address_->base + block.channel;
+      block.x = tensor(context, input_) + address_->base +
+                block.channel / repeat_;
       if (fast_) block.out = tensor(context, finish_.out) + finish_.store->base + block.channel;
       for (int k = 0; k < outer_.count; ++k) {
         const int letter = outer_.letters[k];

@@ -67,13 +67,27 @@ class Chain {
   std::vector<int> lines_;
 };
 
-bool lies_along(const BoundStage& stage, const BoundMap& map, int channel) {
-  if (!map.linear || map.guarded || map.indirect) return false;
-  for (int l = 0; l < kMaxLetters; ++l) {
-    const int64_t wanted = l == channel ? 1 : 0;
-    if (stage.extents[l] > 1 && map.address.coef[l] != wanted) return false;
+// Whether positions of the axis are neighbours in memory.
+bool runs_along(const BoundStage& stage, const Linear& address, const Axis& axis) {
+  int64_t wanted = 1;
+  for (int k = axis.count - 1; k >= 0; --k) {
+    const int letter = axis.letters[k];
+    if (stage.extents[letter] > 1 && address.coef[letter] != wanted) return false;
+    wanted *= stage.extents[letter];
   }
   return true;
+}
+
+// Whether a load is that of one number for each position of the axis.
+bool lies_along(const BoundStage& stage, const BoundMap& map, const Axis& axis) {
+  if (!map.linear || map.guarded || map.indirect) return false;
+  LetterSet inside = 0;
+  for (int k = 0; k < axis.count; ++k) inside |= static_cast<LetterSet>(1u << axis.letters[k]);
+  for (int l = 0; l < kMaxLetters; ++l) {
+    const bool free = (inside >> l & 1) != 0 || stage.extents[l] <= 1;
+    if (!free && map.address.coef[l] != 0) return false;
+  }
+  return runs_along(stage, map.address, axis);
 }
 
 // The activation that starts at the chain's present value; the chain then stands at the store.
@@ -111,7 +125,7 @@ bool find_end(Chain* chain, DepthFinish* finish) {
 
 }  // namespace
 
-bool find_depth_finish(const BoundStage& stage, int channel, DepthFinish* finish) {
+bool find_depth_finish(const BoundStage& stage, const Axis& channel, DepthFinish* finish) {
   const Stage& s = *stage.stage;
   Chain chain(s);
   finish->low = -std::numeric_limits<float>::infinity();
@@ -133,7 +147,7 @@ bool find_depth_finish(const BoundStage& stage, int channel, DepthFinish* finish
   const Instruction& store = chain.now();
   const BoundMap& map = stage.maps[static_cast<size_t>(chain.line())];
   if (store.dtype != DType::f32 || chain.line_of(store.args[0]) != chain.last()) return false;
-  if (map.address.coef[channel] != 1) return false;
+  if (!runs_along(stage, map.address, channel)) return false;
   finish->out = store.tensor;
   finish->store = &map.address;
   return true;
