@@ -27,6 +27,7 @@ from onnx_fusion.runtime.library import get_library_path
 
 ISAS = ("base", "avx2", "avx512", "neon")
 EMULATED = "emulated"
+PAGE = 4096
 _ERROR = 400
 
 
@@ -178,9 +179,17 @@ def run(
     inputs: Sequence[np.ndarray],
     threads: int = 1,
     constant: Sequence[int] = (),
+    past_cache: int = -1,
+    align: bool = False,
 ) -> list[np.ndarray]:
-    """Return the outputs of a program run once."""
-    return Kernel(text, inputs if constant else (), constant).run(inputs, threads)
+    """Return the outputs of a program run once; those of `past_cache` bytes and more are written
+    past the caches, if that is not negative."""
+    library().onnx_fusion_set_past_cache(ctypes.c_int64(past_cache))
+    try:
+        kernel = Kernel(text, inputs if constant else (), constant)
+        return kernel.run(inputs, threads, align=align)
+    finally:
+        library().onnx_fusion_set_past_cache(ctypes.c_int64(-1))
 
 
 def _onnx(dtype: np.dtype) -> DType:
@@ -188,9 +197,9 @@ def _onnx(dtype: np.dtype) -> DType:
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """Return a copy that begins at a cache line."""
-    memory = np.empty(array.nbytes + 64, np.uint8)
-    memory = memory[-memory.ctypes.data % 64 :][: array.nbytes]
+    """Return a copy that begins at a page."""
+    memory = np.empty(array.nbytes + PAGE, np.uint8)
+    memory = memory[-memory.ctypes.data % PAGE :][: array.nbytes]
     copy = memory.view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
@@ -199,10 +208,14 @@ def aligned(array: np.ndarray) -> np.ndarray:
 def _guarded(
     shape: tuple[int, ...], dtype: DType, align: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return an array filled with rubbish, and the bytes it lies in with 64 more at each side."""
+    """Return an array filled with rubbish, and the bytes it lies in with 64 more at each side.
+
+    Aligned ones lie half a page from those of `aligned`: right behind them, modulo a page, loads
+    wait for stores that they have nothing to do with.
+    """
     count = int(np.prod(shape, dtype=np.int64)) * dtype.size
-    memory = np.full(count + 192, 0xA5, np.uint8)
-    first = -memory.ctypes.data % 64 if align else 0
+    memory = np.full(count + 128 + PAGE, 0xA5, np.uint8)
+    first = (PAGE // 2 - 64 - memory.ctypes.data) % PAGE if align else 0
     memory = memory[first : first + count + 128]
     return memory[64 : 64 + count].view(dtype.numpy).reshape(shape), memory
 
@@ -268,8 +281,11 @@ class Emulated:
         inputs: Sequence[np.ndarray],
         threads: int = 1,
         constant: Sequence[int] = (),
+        past_cache: int = -1,
+        align: bool = False,
     ) -> list[np.ndarray]:
-        """Return what `run` returns there, or raise what it raises."""
+        """Return what `run` returns there, or raise what it raises; memory lies as it does."""
+        del align
         program = parse_program(text)
         request = [_sized(text.encode()), struct.pack("=Q", len(inputs))]
         for k, (a, t) in enumerate(zip(inputs, program.inputs, strict=True)):
@@ -281,7 +297,7 @@ class Emulated:
             ]
         sizes = [t.dtype.size for t in program.outputs]
         request += [
-            struct.pack("=Q", threads),
+            struct.pack("=Qq", threads, past_cache),
             _sized(struct.pack(f"={len(sizes)}Q", *sizes), len(sizes)),
         ]
         self.process.stdin.write(b"".join(request))

@@ -1,7 +1,9 @@
 // Runs programs sent over stdin, for the tests of an ISA that only an emulator runs (scripts/neon.sh).
 // Numbers are 64 bits wide, in the machine's order. Request: text; inputs, each with dtype,
-// constant, dims, data; threads; outputs, each an element size. Answer: a message, and if that is
-// empty the outputs, each with dims, data. Texts, dims and data begin with their length.
+// constant, dims, data; threads; from how many
+// bytes on outputs are written past the caches; outputs, each an element size. Answer: a message,
+// and if that is empty the outputs, each with dims, data. Texts, dims and data begin with their
+// length.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -20,6 +22,7 @@ extern "C" {
 const char* onnx_fusion_isa();
 void* onnx_fusion_create(const char*, size_t, const OnnxFusionArray*, uint64_t, char*, size_t);
 void onnx_fusion_destroy(void*);
+void onnx_fusion_set_past_cache(int64_t);
 int onnx_fusion_shapes(const void*, const OnnxFusionArray*, uint64_t, int64_t*, uint64_t*, char*,
                        size_t);
 int onnx_fusion_run(const void*, const OnnxFusionArray*, uint64_t, void* const*, int32_t, int32_t,
@@ -133,6 +136,7 @@ int main() {
       i.data = read_sized<std::vector<char>>();
     }
     const int threads = static_cast<int>(read_number());
+    onnx_fusion_set_past_cache(static_cast<int64_t>(read_number()));
     const auto sizes = read_sized<std::vector<uint64_t>>();
     std::vector<Output> outputs;
     const std::string said = run(text, inputs, threads, sizes, &outputs);

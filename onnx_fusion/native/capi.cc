@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/past_cache.h"
 #include "machine.h"
 
 namespace onnx_fusion::cpu {
@@ -161,6 +162,12 @@ ONNX_FUSION_EXPORT int onnx_fusion_shapes(const void* kernel, const OnnxFusionAr
     std::copy(shape, shape + rank, dims + 16 * o);
   }
   return 0;
+}
+
+// Outputs of so many bytes and more are written past the caches by kernels that are bound from now on;
+// negative: as the machine's caches say.
+ONNX_FUSION_EXPORT void onnx_fusion_set_past_cache(int64_t bytes) {
+  onnx_fusion::cpu::set_past_cache_bytes(bytes);
 }
 
 // How many kernels a run with these inputs is: one per stage, or per group of stages that run as

@@ -76,6 +76,7 @@ class Compiler {
   void emit_store(size_t index);
   void finish();
   void place_stores();
+  bool writes_past(const TileStore& store, Step* producer);
   bool place_store(const Step& step, const std::vector<Step>& places, Segment* segment,
                    Step* place);
   void point_loads();

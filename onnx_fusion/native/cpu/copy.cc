@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/past_cache.h"
+
 namespace onnx_fusion::cpu {
 namespace {
 
 constexpr int64_t kTileBytes = 65536;
 constexpr int64_t kFewRows = 8;
+constexpr int64_t kLeastPast = 512;  // bytes of a row, most of which are whole lines
 
 // Outside of the tensor at every position, so that the load gives its `else`.
 bool is_outside(const TileGuard& guard, const std::vector<TileAxis>& axes) {
@@ -73,6 +76,8 @@ std::vector<std::unique_ptr<Copy>> Copy::split(const TileProgram& program) {
       copy->loops_.push_back(
           {program.axes[a].extent, source.address.coef[a], store.address.coef[a]});
     }
+    const BoundTensor& tensor = program.bound->tensors[static_cast<size_t>(store.tensor)];
+    copy->past_ = tensor.elements * copy->bytes_ >= past_cache_bytes();
     copy->arrange();
     copies.push_back(std::move(copy));
   }
@@ -149,6 +154,7 @@ void Copy::arrange() {
   pieces_ = (length + 2 * kTileBytes - 1) / (2 * kTileBytes);
   rows_a_tile_ = pieces_ > 1 ? 1 : std::max<int64_t>(1, kTileBytes / std::max<int64_t>(length, 1));
   tiles_ = (rows_ * pieces_ + rows_a_tile_ - 1) / rows_a_tile_;
+  past_ = past_ && kind_ == Kind::runs && row_.in == 1 && length >= kLeastPast;
 }
 
 double Copy::nanoseconds() const {
@@ -164,6 +170,7 @@ void Copy::run(const RunContext& context, int64_t begin, int64_t end) const {
   char* const out = context.tensors[to_] + out_base_ * bytes_;
   if (kind_ == Kind::planes) return run_planes(in, out, begin, end);
   run_rows(in, out, begin * rows_a_tile_, std::min(end * rows_a_tile_, rows_ * pieces_));
+  if (past_) kernels().drain();
 }
 
 void Copy::run_rows(const char* in, char* out, int64_t begin, int64_t end) const {
@@ -179,7 +186,11 @@ void Copy::run_rows(const char* in, char* out, int64_t begin, int64_t end) const
         to += index % loops_[l].extent * loops_[l].out;
         index /= loops_[l].extent;
       }
-      k.copy[size_](out + to * bytes_, 0, row_.out, in + from * bytes_, 0, row_.in, n, 1);
+      if (past_) {
+        k.stream(out + to * bytes_, in + from * bytes_, n * bytes_);
+      } else {
+        k.copy[size_](out + to * bytes_, 0, row_.out, in + from * bytes_, 0, row_.in, n, 1);
+      }
     }
     return;
   }
@@ -194,8 +205,15 @@ void Copy::run_rows(const char* in, char* out, int64_t begin, int64_t end) const
       to += index % loop.extent * loop.out;
       index /= loop.extent;
     }
-    k.copy[size_](out + to * bytes_, inner.out, row_.out, in + from * bytes_, inner.in, row_.in,
-                  row_.extent, count);
+    if (past_) {
+      for (int64_t r = 0; r < count; ++r) {
+        k.stream(out + (to + r * inner.out) * bytes_, in + (from + r * inner.in) * bytes_,
+                 row_.extent * bytes_);
+      }
+    } else {
+      k.copy[size_](out + to * bytes_, inner.out, row_.out, in + from * bytes_, inner.in, row_.in,
+                    row_.extent, count);
+    }
     i += count;
   }
 }

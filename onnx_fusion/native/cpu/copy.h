@@ -34,6 +34,7 @@ class Copy {
   uint64_t constant_ = 0;
   int size_ = 2;
   int64_t bytes_ = 4, in_base_ = 0, out_base_ = 0;
+  bool past_ = false;        // the output goes past the caches
   std::vector<Loop> loops_;  // slowest first, without the innermost ones
   Kind kind_ = Kind::runs;
   Loop row_{1, 1, 1};     // runs, strided: a row; planes: the loop whose output is contiguous;

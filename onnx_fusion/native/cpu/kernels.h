@@ -106,6 +106,8 @@ struct Kernels {
   ReducePasses squares;                         // sum of squares of f32, `rows` only
   Idiom softmax[2];                             // of rows of a; the second divides exactly
   Idiom log_softmax;
+  // The same, written past the caches where rows are whole lines, or long; b is room for the tile.
+  Idiom softmax_past[2], log_softmax_past;
   Idiom center;  // a - mean, and b = sums of its squares; c: the count
   Idiom moments;                                // those sums, and b = the means
   // (a - e[row], if the first index is 1) * or / b[row], then * c, then + d if the third is 1. If
@@ -114,6 +116,7 @@ struct Kernels {
   // a / sqrt(the mean of its squares + e[0]) * c + d, where b[0] is the count and c and d are one
   // row; a less its mean, if the first index is 1; plus d, if the second is.
   Idiom norm[2][2];
+  Idiom norm_past[2][2];  // the same, written past the caches where rows are whole lines
   WindowPass window[3];                         // sum, max, min of f32
   void (*pairs[3])(const PairRows& rows);       // the same
   void (*pool[3])(const PoolRows& rows);        // the same
@@ -135,6 +138,9 @@ struct Kernels {
   // in_stride of 0 fills.
   void (*copy[kSizes])(void* out, int64_t out_step, int64_t out_stride, const void* in,
                        int64_t in_step, int64_t in_stride, int64_t n, int64_t rows);
+  // Copies past the caches. What `drain` comes after is seen by whom the thread then tells of it.
+  void (*stream)(void* out, const void* in, int64_t bytes);
+  void (*drain)();
   // Each of in[0..rows) repeated `length` times.
   void (*repeat[kSizes])(void* out, const void* in, int64_t rows, int64_t length);
   void (*iota)(int64_t* out, int64_t first, int64_t step, int64_t n);

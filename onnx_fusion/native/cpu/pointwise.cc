@@ -219,7 +219,7 @@ std::unique_ptr<TileProgram> tile(const Slice& slice) {
   }
   choose_chunks(&compiler, compiler.values() > 24 ? kTile / 2 : kTile);
   std::unique_ptr<TileProgram> program = compiler.whole(false);
-  if (program->buffers > 0 || program->tiles() < 4) return program;
+  if (program->buffers > 0 || program->drains || program->tiles() < 4) return program;
   Compiler again(slice);
   choose_chunks(&again, kUnbuffered);
   std::unique_ptr<TileProgram> longer = again.whole(false);

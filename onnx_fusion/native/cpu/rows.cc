@@ -61,7 +61,9 @@ class RowsPlanner {
     std::unique_ptr<TileProgram> program = compiler.whole(schedule_ == Schedule::lanes);
     if (schedule_ == Schedule::rows && program->buffers <= 3 && program->tiles() > 4) {
       Compiler again(slice_);
-      set_chunks(&again, program->buffers == 0 ? kUnbuffered : kTile * 2);
+      const bool unbuffered =
+          program->has_past ? program->buffers <= 1 : program->buffers == 0 && !program->drains;
+      set_chunks(&again, unbuffered ? kUnbuffered : kTile * 2);
       program = again.whole(false);
     }
     plan->add(std::move(program));

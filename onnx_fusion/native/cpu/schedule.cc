@@ -2,13 +2,32 @@
 #include <algorithm>
 
 #include "cpu/compile.h"
+#include "cpu/past_cache.h"
 
 namespace onnx_fusion::cpu {
 namespace {
 
+constexpr int64_t kPastTile = 2048;  // points that are written and copied in turn, at most
+constexpr int64_t kLine = 16;        // elements
+constexpr int64_t kVeryLongRow = 16384;
+
+// The kernel that does the same and writes past the caches, null if there is none.
+Idiom past_of(Idiom idiom, int64_t row) {
+  const Kernels& k = kernels();
+  const bool lines = row % kLine == 0;
+  for (int how = 0; how < 2; ++how) {
+    if (idiom == k.softmax[how] && (lines || row >= kVeryLongRow)) return k.softmax_past[how];
+    for (int centred = 0; centred < 2; ++centred) {
+      if (idiom == k.norm[centred][how] && lines) return k.norm_past[centred][how];
+    }
+  }
+  return idiom == k.log_softmax && (lines || row >= kVeryLongRow) ? k.log_softmax_past : nullptr;
+}
+
 bool is_softmax(Idiom idiom) {
-  return idiom == kernels().softmax[0] || idiom == kernels().softmax[1] ||
-         idiom == kernels().log_softmax;
+  const Kernels& k = kernels();
+  return idiom == k.softmax[0] || idiom == k.softmax[1] || idiom == k.log_softmax ||
+         idiom == k.softmax_past[0] || idiom == k.softmax_past[1] || idiom == k.log_softmax_past;
 }
 
 // The kernel reads one row of its operands c and d, which is for all of the tile's.
@@ -17,7 +36,9 @@ bool reads_one_row(const Step& step) {
   const Kernels& k = kernels();
   for (int biased = 0; biased < 2; ++biased) {
     for (int centred = 0; centred < 2; ++centred) {
-      if (step.idiom == k.norm[centred][biased]) return true;
+      if (step.idiom == k.norm[centred][biased] || step.idiom == k.norm_past[centred][biased]) {
+        return true;
+      }
       for (int how = 0; how < kScalings; ++how) {
         if (step.idiom == k.scale[centred][how][biased][1]) return true;
       }
@@ -227,6 +248,29 @@ void Compiler::place_stores() {
   }
 }
 
+// Whether a store goes past the caches; what makes its value then does that itself, or else it is
+// made in a buffer, so short that it is copied while the next is read, and not placed.
+bool Compiler::writes_past(const TileStore& store, Step* producer) {
+  if (store.tensor < 0 || slice_.leaf >= 0 || slice_.sink >= 0) return false;
+  const int64_t bytes = bound_.tensors[static_cast<size_t>(store.tensor)].elements *
+                        static_cast<int64_t>(store.bytes);
+  if (bytes < past_cache_bytes() || store.width != Width::full ||
+      !lies_flat(store.address, store.width, store.axes)) {
+    return false;
+  }
+  if (producer->kind == StepKind::idiom && !out_->lanes_inner) {
+    const Idiom past = past_of(producer->idiom, out_->full_capacity / out_->row_capacity);
+    if (past != nullptr) {
+      if (is_softmax(producer->idiom)) producer->b = new_slot(DType::f32, Width::full);
+      producer->idiom = past;
+      out_->has_past = out_->drains = true;
+      return false;
+    }
+  }
+  out_->drains = out_->drains || out_->full_capacity <= kPastTile;
+  return out_->full_capacity <= kPastTile;
+}
+
 bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Segment* segment,
                            Step* place) {
   const TileStore& store = out_->stores[static_cast<size_t>(step.ref)];
@@ -251,6 +295,10 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
       break;
     default:
       return false;
+  }
+  if (writes_past(store, &*producer)) {
+    out_->stores[static_cast<size_t>(step.ref)].past = true;
+    return false;
   }
   if (producer->kind == StepKind::load) producer->op = Op::op_store;
   place->kind = StepKind::place;

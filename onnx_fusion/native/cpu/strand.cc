@@ -53,6 +53,7 @@ class Joiner {
     }
     for (const TileStore& store : program_.stores) ++read(store.slot);
     for (Segment& segment : program_.segments) join(&segment.steps);
+    for (Segment& segment : program_.segments) place_past(&segment.steps);
   }
 
  private:
@@ -209,13 +210,53 @@ class Joiner {
   }
 
   void close(std::vector<Step>* done) {
-    if (steps_.size() < 2) {
+    if (steps_.size() < 2 && (steps_.empty() || past_store(steps_[0].out) < 0)) {
       done->insert(done->end(), steps_.begin(), steps_.end());
     } else {
       done->push_back(strand());
     }
     steps_.clear();
     passes_.clear();
+  }
+
+  // The store past the caches of what is in a slot, or -1.
+  int past_store(int made) const {
+    for (size_t s = 0; s < program_.stores.size(); ++s) {
+      if (program_.stores[s].past && program_.stores[s].slot == made) return static_cast<int>(s);
+    }
+    return -1;
+  }
+
+  // What a strand ends with and is to be stored past the caches goes there at once.
+  void place_past(std::vector<Step>* steps) {
+    std::vector<Step> done;
+    std::vector<int> stored;
+    for (const Step& step : *steps) {
+      const int index = step.kind == StepKind::strand ? past_store(step.out) : -1;
+      if (index >= 0) {
+        const TileStore& store = program_.stores[static_cast<size_t>(index)];
+        Step place;
+        place.kind = StepKind::point;
+        place.width = store.width;
+        place.out = step.out;
+        place.ref = static_cast<int>(program_.points.size());
+        program_.points.push_back(
+            {store.tensor, static_cast<int64_t>(store.bytes), store.address, true});
+        program_.slots[static_cast<size_t>(step.out)].pointed = true;
+        const auto& known = strand_kernels().links;
+        std::vector<Strand::Link>& links = program_.strands[static_cast<size_t>(step.ref)].links;
+        links.back().run = known[kStrandPast][1];
+        for (Strand::Link& link : links) {
+          if (link.run.block == known[kStrandTake][1].block) link.run = known[kStrandFetch][1];
+        }
+        done.push_back(place);
+        stored.push_back(index);
+      }
+      const bool is_stored = step.kind == StepKind::store &&
+                             std::find(stored.begin(), stored.end(), step.ref) != stored.end();
+      if (!is_stored) done.push_back(step);
+    }
+    *steps = std::move(done);
   }
 
   Step strand() {

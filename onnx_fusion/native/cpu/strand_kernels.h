@@ -37,8 +37,10 @@ enum StrandOp : int {
   kStrandMish,
   // The values are elements, or become them.
   kStrandTake,
+  kStrandFetch,  // takes, and fetches what comes later
   kStrandKeep,
   kStrandLast,  // keeps, and ends the strand
+  kStrandPast,  // the same, past the caches
   kStrandOps
 };
 
@@ -57,7 +59,7 @@ struct StrandLink {
 
 struct StrandKernels {
   StrandFunction links[kStrandOps][2];  // the second: the other operand is as many elements
-  // Runs links, the first of which takes and the last of which is kStrandLast, over n elements.
+  // Runs links, the first of which takes and the last of which is kStrandLast or kStrandPast, over n elements.
   void (*run)(const StrandLink* links, int64_t n);
 };
 

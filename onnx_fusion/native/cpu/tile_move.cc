@@ -336,7 +336,9 @@ void TileRun::run_store(const TileStore& store) {
     for (int k = 0; k < walk.outer; ++k) from += inside[k] * runs.step[k];
     char* const to = target + dot_axes(form, runs.axis, inside, walk.outer) * bytes;
     const char* const in = value + from * bytes;
-    if (among >= 0) {
+    if (store.past && walk.stride == 1 && walk.outer == 0 && step == 1) {
+      kernels_.stream(to, in, walk.length * bytes);
+    } else if (among >= 0) {
       kernels_.copy[store.size](to, form.coef[runs.axis[among]], walk.stride, in, runs.step[among], 1,
                                 walk.length, runs.size[among]);
     } else if (plane >= 0) {

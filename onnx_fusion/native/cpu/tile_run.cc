@@ -94,6 +94,7 @@ void TileRun::run_tiles(int64_t begin, int64_t end) {
       position_[a] = 0;
     }
   }
+  if (program_.drains) kernels_.drain();
 }
 
 void TileRun::run_box(const int64_t* position, const int64_t* size) {

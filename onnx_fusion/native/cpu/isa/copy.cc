@@ -1,6 +1,7 @@
 // Copies of many short rows, and transposes of planes.
 #include "cpu/isa/lanes.h"
 #include "cpu/isa/math.h"
+#include "cpu/isa/stream.h"
 #include "cpu/kernels.h"
 
 #if defined(__SSE__)
@@ -28,6 +29,11 @@ void copy_ends(char* __restrict out, int64_t out_step, const char* __restrict in
 inline void copy_vector(char* out, const char* in) {
   typedef char Bytes __attribute__((vector_size(kVector), aligned(1), may_alias));
   *reinterpret_cast<Bytes*>(out) = *reinterpret_cast<const Bytes*>(in);
+}
+
+inline Floats load_bytes(const char* p) {
+  typedef Floats Loose __attribute__((aligned(1), may_alias));
+  return *reinterpret_cast<const Loose*>(p);
 }
 
 // At least one vector: whole ones, the last of them again covering the rest.
@@ -82,6 +88,31 @@ void copy(void* out, int64_t out_step, int64_t out_stride, const void* in, int64
       for (int64_t i = 0; i < n; ++i) o[i * out_stride] = x[i * in_stride];
     }
   }
+}
+
+void stream(void* out, const void* in, int64_t bytes) {
+  char* o = static_cast<char*>(out);
+  const char* x = static_cast<const char*>(in);
+  const int64_t ahead = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(o) % kLine);
+  const int64_t head = bytes < ahead ? bytes : ahead;
+  __builtin_memcpy(o, x, static_cast<size_t>(head));
+  int64_t i = head;
+  for (; i + kLine <= bytes; i += kLine) {
+    Floats line[kLine / kVector];
+#pragma GCC unroll 4
+    for (int v = 0; v < kLine / kVector; ++v) line[v] = load_bytes(x + i + v * kVector);
+#pragma GCC unroll 4
+    for (int v = 0; v < kLine / kVector; ++v) {
+      put<true>(reinterpret_cast<float*>(o + i + v * kVector), line[v]);
+    }
+  }
+  __builtin_memcpy(o + i, x + i, static_cast<size_t>(bytes - i));
+}
+
+void drain() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
 }
 
 // A few rows become the parts of pixels.
@@ -284,6 +315,8 @@ void fill_copy(Kernels* k) {
   set<uint16_t>(k, 1);
   set<uint32_t>(k, 2);
   set<uint64_t>(k, 3);
+  k->stream = stream;
+  k->drain = drain;
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "cpu/isa/row_math.h"
+#include "cpu/isa/stream.h"
 #include "cpu/kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -33,7 +34,7 @@ struct Sums {
   double sum[N], squares[N];  // of kSum elements each: in float, they would round as the row grows
 };
 
-template <bool Centred, bool Biased, bool Second, bool First, bool Own, int N>
+template <bool Centred, bool Biased, bool Past, bool Second, bool First, bool Own, int N>
 ONNX_FUSION_INLINE void run(const Rows<N>& at, Sums<N>* all) {
   // Vectors of a row, which have sums of their own.
   constexpr int kAtOnce = kRegisters == 16 ? 1 : 2 / N;
@@ -55,7 +56,7 @@ ONNX_FUSION_INLINE void run(const Rows<N>& at, Sums<N>* all) {
   const auto finish = [&](Floats v, int64_t i, int r, Floats scale, Floats bias)
                           __attribute__((always_inline)) {
     const Floats c = (Centred ? v - mean[r] : v) * factor[r] * scale;
-    store(at.out + r * n + i, Biased ? c + bias : c);
+    put<Past>(at.out + r * n + i, Biased ? c + bias : c);
   };
   for (int64_t begin = 0; begin < n; begin += kSum) {
     const int64_t end = n - begin < kSum ? n : begin + kSum;
@@ -63,6 +64,7 @@ ONNX_FUSION_INLINE void run(const Rows<N>& at, Sums<N>* all) {
     const auto one = [&](int64_t i, int r, Floats scale, Floats bias, Floats& sum, Floats& squares)
                          __attribute__((always_inline)) {
       if (Second) sum += load(at.second + r * n + i);
+      if (Past && Second) fetch(at.second + r * n + i);
       if (First) squares += square(i, r);
       if (Own) finish(load(at.x + r * n + i), i, r, scale, bias);
     };
@@ -84,7 +86,7 @@ ONNX_FUSION_INLINE void run(const Rows<N>& at, Sums<N>* all) {
       one(i, 0, scale_at(i), bias_at(i), sum0, squares0);
       i += kLanes;
     }
-    if (i < end) {
+    if (!Past && i < end) {
       Ints lane;
       for (int l = 0; l < kLanes; ++l) lane[l] = l;
       const Ints seen = lane < static_cast<int32_t>(kLanes - left);
@@ -105,7 +107,7 @@ ONNX_FUSION_INLINE void run(const Rows<N>& at, Sums<N>* all) {
   }
 }
 
-template <bool Centred, bool Biased, int N>
+template <bool Centred, bool Biased, bool Past, int N>
 __attribute__((noinline)) void norm_rows(const Rows<N>& first, float count, float epsilon,
                                          int64_t rows) {
   Rows<N> at = first;
@@ -122,22 +124,22 @@ __attribute__((noinline)) void norm_rows(const Rows<N>& first, float count, floa
   Sums<N> sums{};
   at.second = at.first = at.x;
   if (Centred) {
-    run<Centred, Biased, true, false, false>(at, &sums);
+    run<Centred, Biased, Past, true, false, false>(at, &sums);
     take_means(sums);
   }
   if (rows > N) at.second += apart;
-  run<Centred, Biased, Centred, true, false>(at, &sums);
+  run<Centred, Biased, Past, Centred, true, false>(at, &sums);
   for (int64_t r = 0; r < rows; r += N) {
     take_factors(sums);
     take_means(sums);
     at.first = at.x + apart;
     at.second = at.first + apart;
     if (r + 2 * N < rows) {
-      run<Centred, Biased, Centred, true, true>(at, &sums);
+      run<Centred, Biased, Past, Centred, true, true>(at, &sums);
     } else if (r + N < rows) {
-      run<Centred, Biased, false, true, true>(at, &sums);
+      run<Centred, Biased, Past, false, true, true>(at, &sums);
     } else {
-      run<Centred, Biased, false, false, true>(at, &sums);
+      run<Centred, Biased, Past, false, false, true>(at, &sums);
     }
     at.x += apart;
     at.out += apart;
@@ -161,7 +163,7 @@ void narrow(float* out, const float* x, float count, float epsilon, const float*
   }
 }
 
-template <bool Centred, bool Biased>
+template <bool Centred, bool Biased, bool Past>
 void norm(void* out, const void* in, const void* counts, const void* scales, const void* biases,
           const void* epsilons, int64_t rows, int64_t n) {
   float* const o = static_cast<float*>(out);
@@ -170,25 +172,32 @@ void norm(void* out, const void* in, const void* counts, const void* scales, con
   const float* const bias = static_cast<const float*>(biases);
   const float count = *static_cast<const float*>(counts);
   const float epsilon = *static_cast<const float*>(epsilons);
+  if (Past && (!begins_line(o) || n * 4 % kLine != 0)) {
+    return norm<Centred, Biased, false>(out, in, counts, scales, biases, epsilons, rows, n);
+  }
   if (n < kLanes) return narrow<Centred, Biased>(o, x, count, epsilon, scale, bias, rows, n);
   const int64_t pairs = n > kPairs ? 0 : rows / 2 * 2;
   if (pairs > 0) {
-    norm_rows<Centred, Biased>(Rows<2>{n, x, x, x, {}, {}, {}, scale, bias, o}, count, epsilon,
+    norm_rows<Centred, Biased, Past>(Rows<2>{n, x, x, x, {}, {}, {}, scale, bias, o}, count, epsilon,
                                pairs);
   }
   if (pairs == rows) return;
   const float* const rest = x + pairs * n;
-  norm_rows<Centred, Biased>(Rows<1>{n, rest, rest, rest, {}, {}, {}, scale, bias, o + pairs * n},
+  norm_rows<Centred, Biased, Past>(Rows<1>{n, rest, rest, rest, {}, {}, {}, scale, bias, o + pairs * n},
                              count, epsilon, rows - pairs);
 }
 
 }  // namespace
 
 void fill_norm(Kernels* k) {
-  k->norm[0][0] = norm<false, false>;
-  k->norm[0][1] = norm<false, true>;
-  k->norm[1][0] = norm<true, false>;
-  k->norm[1][1] = norm<true, true>;
+  k->norm[0][0] = norm<false, false, false>;
+  k->norm[0][1] = norm<false, true, false>;
+  k->norm[1][0] = norm<true, false, false>;
+  k->norm[1][1] = norm<true, true, false>;
+  k->norm_past[0][0] = norm<false, false, true>;
+  k->norm_past[0][1] = norm<false, true, true>;
+  k->norm_past[1][0] = norm<true, false, true>;
+  k->norm_past[1][1] = norm<true, true, true>;
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

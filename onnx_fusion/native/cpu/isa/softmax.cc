@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "cpu/isa/row_math.h"
+#include "cpu/isa/stream.h"
 #include "cpu/kernels.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -48,7 +49,7 @@ struct Rows {
   float* to;
 };
 
-template <Result R, bool Ahead, bool Back>
+template <Result R, bool Past, bool Ahead, bool Back>
 ONNX_FUSION_INLINE void run(const Rows& at, const Finish<R>& finish, float* high, float* sum) {
   constexpr bool kStores = R != kLogarithms;
   const int64_t n = at.n, left = n % kLanes, behind = n - kLanes;
@@ -68,6 +69,7 @@ ONNX_FUSION_INLINE void run(const Rows& at, const Finish<R>& finish, float* high
 #pragma GCC unroll 2
     for (int v = 0; v < N; ++v) {
       a[v] = load(at.x + i + v * kLanes) - top;
+      if (Past && Ahead && v * kLanes % kLineFloats == 0) fetch(at.ahead + i + v * kLanes);
       if (Ahead) most_of[v] = most(most_of[v], load(at.ahead + i + v * kLanes));
       if (Back) b[v] = load(at.from + i + v * kLanes);
     }
@@ -76,7 +78,7 @@ ONNX_FUSION_INLINE void run(const Rows& at, const Finish<R>& finish, float* high
     for (int v = 0; v < N; ++v) {
       if (kStores) store(at.e + i + v * kLanes, a[v]);
       parts[v] += a[v];
-      if (Back) store(at.to + i + v * kLanes, finish.of(b[v]));
+      if (Back) put<Past>(at.to + i + v * kLanes, finish.of(b[v]));
     }
   };
   for (int64_t begin = 0; begin < n; begin += kSum) {
@@ -105,7 +107,22 @@ ONNX_FUSION_INLINE void run(const Rows& at, const Finish<R>& finish, float* high
 }
 
 template <Result R>
+void finish_past(float* out, const float* from, int64_t n, const Finish<R>& finish) {
+  int64_t i = 0;
+  const auto some = [&](int64_t end) {
+    for (; i < end; ++i) out[i] = finish.of(broadcast(from[i]))[0];
+  };
+  some(static_cast<int64_t>(-reinterpret_cast<uintptr_t>(out) % kLine / sizeof(float)));
+  for (; i + kLineFloats <= n; i += kLineFloats) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kLineFloats; v += kLanes) put<true>(out + i + v, finish.of(load(from + i + v)));
+  }
+  some(n);
+}
+
+template <Result R, bool Past>
 void finish_row(float* out, const float* from, int64_t n, const Finish<R>& finish) {
+  if (Past) return finish_past(out, from, n, finish);
   const int64_t behind = n - kLanes;
   const Floats last = load(from + behind);
   int64_t i = 0;
@@ -134,55 +151,72 @@ void narrow(float* out, const float* x, int64_t rows, int64_t n) {
   }
 }
 
-template <Result R>
-void softmax(void* out, const void* in, const void*, const void*, const void*, const void*,
+// What is written past the caches has its exponentials in `room`, some rows in turn.
+template <Result R, bool Past>
+void softmax(void* out, const void* in, const void* room, const void*, const void*, const void*,
              int64_t rows, int64_t n) {
   float* const o = static_cast<float*>(out);
   const float* const x = static_cast<const float*>(in);
+  if (Past && n < kVeryLongRow && (!begins_line(o) || n * 4 % kLine != 0)) {
+    return softmax<R, false>(o, x, nullptr, nullptr, nullptr, nullptr, rows, n);
+  }
   if (n < kLanes) return narrow<R>(o, x, rows, n);
   if (n >= kVeryLongRow && rows > 1) {
     for (int64_t r = 0; r < rows; ++r) {
-      softmax<R>(o + r * n, x + r * n, nullptr, nullptr, nullptr, nullptr, 1, n);
+      softmax<R, Past>(o + r * n, x + r * n, room, nullptr, nullptr, nullptr, 1, n);
     }
     return;
   }
   constexpr int kRing = 4;
   float tops[kRing], sums[kRing];
   const int64_t apart = n < kLongRow ? 2 : 1;
-  const float* const from = R == kLogarithms ? x : o;
+  float* const powers = Past ? static_cast<float*>(const_cast<void*>(room)) : o;
+  const auto power = [&](int64_t r) __attribute__((always_inline)) {
+    return powers + (Past ? r % (apart + 1) : r) * n;
+  };
+  const auto from = [&](int64_t r) __attribute__((always_inline)) {
+    return R == kLogarithms ? x + r * n : power(r);
+  };
   for (int64_t r = 0; r < apart && r < rows; ++r) tops[r % kRing] = largest(x + r * n, n);
   const auto finish = [&](int64_t r) __attribute__((always_inline)) {
     return Finish<R>(tops[r % kRing], sums[r % kRing]);
   };
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t next = r + apart, back = r - apart;
-    Rows at{n, x + next * n, x + r * n, o + r * n, tops[r % kRing], from + back * n, o + back * n};
+    Rows at{n, x + next * n, x + r * n, power(r), tops[r % kRing], nullptr, nullptr};
     float* const high = &tops[next % kRing];
     float* const sum = &sums[r % kRing];
+    if (back >= 0) {
+      at.from = from(back);
+      at.to = o + back * n;
+    }
     if (back < 0) {
       if (next < rows) {
-        run<R, true, false>(at, Finish<R>(0, 1), high, sum);
+        run<R, Past, true, false>(at, Finish<R>(0, 1), high, sum);
       } else {
-        run<R, false, false>(at, Finish<R>(0, 1), high, sum);
+        run<R, Past, false, false>(at, Finish<R>(0, 1), high, sum);
       }
     } else if (next < rows) {
       const Finish<R> by = finish(back);  // whose top is in the place where the next will be
-      run<R, true, true>(at, by, high, sum);
+      run<R, Past, true, true>(at, by, high, sum);
     } else {
-      run<R, false, true>(at, finish(back), high, sum);
+      run<R, Past, false, true>(at, finish(back), high, sum);
     }
   }
   for (int64_t r = rows > apart ? rows - apart : 0; r < rows; ++r) {
-    finish_row(o + r * n, from + r * n, n, finish(r));
+    finish_row<R, Past>(o + r * n, from(r), n, finish(r));
   }
 }
 
 }  // namespace
 
 void fill_softmax(Kernels* k) {
-  k->softmax[0] = softmax<kQuotients>;
-  k->softmax[1] = softmax<kExactQuotients>;
-  k->log_softmax = softmax<kLogarithms>;
+  k->softmax[0] = softmax<kQuotients, false>;
+  k->softmax[1] = softmax<kExactQuotients, false>;
+  k->log_softmax = softmax<kLogarithms, false>;
+  k->softmax_past[0] = softmax<kQuotients, true>;
+  k->softmax_past[1] = softmax<kExactQuotients, true>;
+  k->log_softmax_past = softmax<kLogarithms, true>;
 }
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS
