@@ -95,7 +95,16 @@ ACTIVATIONS = {
         "%5 = const f32 0.1\n%6 = mul %4 %5\n%7 = const f32 0\n%8 = lt %7 %4\n"
         "%9 = where %8 %6 %4\n", 9,
     ),
+    "relu": ("%5 = const f32 0\n%6 = max %4 %5\n", 6),
 }  # fmt: skip
+
+# A gain and a bias of each column after the activation, as a BatchNormalization there leaves them.
+for name in ("relu", "hard_swish", "hard_sigmoid", "prelu", "silu", "gelu", "sigmoid_scaled"):
+    lines, last = ACTIVATIONS[name]
+    gain = f"%{last + 1} = load b (j)\n%{last + 2} = mul %{last} %{last + 1}\n"
+    bias = f"%{last + 3} = load b (j)\n%{last + 4} = add %{last + 2} %{last + 3}\n"
+    ACTIVATIONS[f"{name}_gained"] = (lines + gain + bias, last + 4)
+    ACTIVATIONS[f"{name}_scaled_by_columns"] = (lines + gain, last + 2)
 
 
 def product(m: int, k: int, n: int, activation: str, residual: str, turned: bool) -> str:

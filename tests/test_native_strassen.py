@@ -101,6 +101,11 @@ ENDS = {
     "rows": ("add %2 %3", "column", ()),
     "rows_tanh": ("add %2 %3", "column", ("%5 = tanh %4",)),
     "gain": ("mul %2 %3", "row", ("%5 = load z (i, j)", "%6 = add %4 %5")),
+    "late_gain": (
+        "add %2 %3",
+        "row",
+        ("%5 = tanh %4", "%6 = load b (j)", "%7 = mul %5 %6", "%8 = load b (j)", "%9 = add %7 %8"),
+    ),
     "other": ("add %2 %3", "row", ("%5 = cos %4", "%6 = mul %5 %4")),
 }
 
@@ -110,6 +115,8 @@ def end_of(name, y, b, z):
     y = y * b if name == "gain" else y + b
     if name == "other":
         return np.cos(y) * y
+    if name == "late_gain":
+        return np.tanh(y) * b + b
     if name == "late_residual":
         return y / (1 + np.exp(-y)) + z
     y = y + z if "residual" in name or name == "gain" else y

@@ -317,12 +317,10 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
       if (finish != nullptr) {
         rows = *finish;
         if (rows.row_bias != nullptr) rows.row_bias += r * rows.row_step;
-        if (rows.column_bias != nullptr) rows.column_bias += column;
-        if (rows.gain != nullptr) rows.gain += column;
-        if (rows.gain_bias != nullptr) rows.gain_bias += column;
-        if (rows.residual != nullptr) rows.residual += r * rows.residual_ld + column;
-        if (rows.slope != nullptr) rows.slope += r * rows.slope_row + column * rows.slope_column;
-        rows.out += r * rows.out_ld + column;
+        if (rows.residual != nullptr) rows.residual += r * rows.residual_ld;
+        if (rows.slope != nullptr) rows.slope += r * rows.slope_row;
+        rows.out += r * rows.out_ld;
+        rows.skip(column);
         rows.columns = std::min(columns_ - panel * width_, width);
         call.finish = &rows;
       }
@@ -336,9 +334,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
     rows = *finish;  // while these results are near
     rows.rows = row1 - row0;
     rows.columns = end - active;
-    rows.out += active;
-    if (rows.residual != nullptr) rows.residual += active;
-    if (rows.slope != nullptr) rows.slope += active * rows.slope_column;
+    rows.skip(active);
     finish_passes().activate(rows);
     active = end;
   }

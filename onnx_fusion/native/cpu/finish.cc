@@ -58,6 +58,8 @@ FinishRows Finish::rows(const RunContext& context, const int64_t* fixed, int64_t
   rows.gain = memory(gain_);
   rows.gain_bias = memory(gain_bias_);
   rows.gain_first = gain_first_;
+  rows.late_gain = memory(late_gain_);
+  rows.late_bias = memory(late_bias_);
   rows.slope = memory(slope_);
   rows.slope_row = slope_.row;
   rows.slope_column = slope_.column;
@@ -99,7 +101,7 @@ void Finish::run_piece(FinishRows rows) const {
   const int64_t columns = rows.columns, count = rows.rows;
   const bool together = count > 1 && rows.ld == columns && rows.out_ld == columns &&
                         rows.row_bias == nullptr && rows.gain == nullptr &&
-                        rows.slope == nullptr &&
+                        rows.late_gain == nullptr && rows.slope == nullptr &&
                         (rows.residual == nullptr || rows.residual_ld == columns);
   const int64_t group = rows.column_bias == nullptr ? count : kRepeated / columns;
   if (!together || group < 8) return finish_passes().all(rows);

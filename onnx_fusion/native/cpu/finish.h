@@ -1,11 +1,11 @@
 // The epilogue that most contractions have, in one pass over the accumulators:
 //
 //   x = (result * scale + bias + shift + residual) * gain + gain_bias
-//   activation(x, clamped to [low, high]) * scale + shift
+//   (activation(x, clamped to [low, high]) * scale + shift) * late_gain + late_bias
 //
 // with scalar scales and shifts, a bias along rows or columns, a residual of the result's shape,
-// gain and its bias along columns, each of which may be missing; the residual may also be added
-// last, or after the gain. Everything else goes through the tile machine (tile.cc).
+// gains and their biases along columns, each of which may be missing; the residual may also be
+// added last, or after the gain. Everything else goes through the tile machine (tile.cc).
 #pragma once
 
 #include <memory>
@@ -43,6 +43,8 @@ struct FinishRows {
   const float* gain;       // along columns, contiguous; null if there is none
   const float* gain_bias;  // the same; null without a gain
   bool gain_first;         // before the residual
+  const float* late_gain;  // as gain, after the activation
+  const float* late_bias;
   float* out;
   int64_t out_ld;
   const float* slope;  // of prelu: slope_row apart, and slope_column (0 or 1)
@@ -53,7 +55,15 @@ struct FinishRows {
   float p[4], after[2];
 
   // A register tile leaves the activation to a pass over what it stored.
-  bool again() const { return activation > Activation::gate || late; }
+  bool again() const { return activation > Activation::gate || late || late_gain != nullptr; }
+  // Leaves out the first columns; how many remain, and the accumulators, are the caller's.
+  void skip(int64_t count) {
+    for (const float** along : {&column_bias, &residual, &gain, &gain_bias, &late_gain, &late_bias}) {
+      if (*along != nullptr) *along += count;
+    }
+    if (slope != nullptr) slope += count * slope_column;
+    out += count;
+  }
 };
 
 struct FinishPasses {
@@ -83,7 +93,7 @@ class Finish {
   bool is_plain(bool along_rows) const {
     const Plane& other = along_rows ? column_bias_ : row_bias_;
     return whole_ && other.tensor < 0 && residual_.tensor < 0 && gain_.tensor < 0 &&
-           slope_.tensor < 0 && scale_ == 1.0f && !late_ && !scaled_ &&
+           late_gain_.tensor < 0 && slope_.tensor < 0 && scale_ == 1.0f && !late_ && !scaled_ &&
            activation_ == Activation::none;
   }
 
@@ -106,7 +116,7 @@ class Finish {
   LetterSet free_ = 0;  // letters fixed per call
   int64_t row_run_ = 1, column_run_ = 1;
   bool whole_ = true;
-  Plane out_, row_bias_, column_bias_, residual_, gain_, gain_bias_, slope_;
+  Plane out_, row_bias_, column_bias_, residual_, gain_, gain_bias_, late_gain_, late_bias_, slope_;
   bool gain_first_ = false;
   std::vector<Plane> copies_;  // further stores, which lie as the first does
   float scale_ = 1, shift_ = 0, low_ = 0, high_ = 0;

@@ -187,7 +187,7 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   // In this order, each at most once; the gain on one side of the residual.
   enum {
     kScale = 1, kBias, kEarlyGain, kEarlyGainBias, kResidual, kGain, kGainBias, kLow, kHigh,
-    kActive, kAfterScale, kAfterShift, kLateResidual
+    kActive, kAfterScale, kAfterShift, kLateGain, kLateGainBias, kLateResidual
   };
   int order = 0;
   bool stored = false, shifted = false;
@@ -270,23 +270,24 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
       if (!plan->flatten(stage.maps[from], &plane)) return nullptr;
       const bool along = plane.row == 0 && plane.column == 1;
       if (line.op == Op::op_mul) {
-        plan->gain_first_ = order < kResidual;
-        if (!along || plan->gain_.tensor >= 0 || !advance(order < kResidual ? kEarlyGain : kGain)) {
-          return nullptr;
-        }
-        plan->gain_ = plane;
+        const bool late = order >= kLow, early = order < kResidual;
+        Plane* const gain = late ? &plan->late_gain_ : &plan->gain_;
+        if (!along || gain->tensor >= 0) return nullptr;
+        if (!advance(late ? kLateGain : early ? kEarlyGain : kGain)) return nullptr;
+        if (!late) plan->gain_first_ = early;
+        *gain = plane;
       } else if (plane.column == 0 && order < kBias) {
         order = kBias;
         plan->row_bias_ = plane;
       } else if (along && order < kBias) {
         order = kBias;
         plan->column_bias_ = plane;
-      } else if (along && (order == kEarlyGain || order == kGain)) {
+      } else if (along && (order == kEarlyGain || order == kGain || order == kLateGain)) {
+        (order == kLateGain ? plan->late_bias_ : plan->gain_bias_) = plane;
         ++order;
-        plan->gain_bias_ = plane;
       } else if (plane.column == 1 &&
-                 (order < kResidual || (order >= kActive && plan->residual_.tensor < 0))) {
-        plan->late_ = order >= kActive;
+                 (order < kResidual || (order >= kLow && plan->residual_.tensor < 0))) {
+        plan->late_ = order >= kLow;
         order = plan->late_ ? kLateResidual : kResidual;
         plan->residual_ = plane;
       } else {

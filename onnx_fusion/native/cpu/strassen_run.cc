@@ -229,8 +229,7 @@ void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64
         f = take_rows(ends->halves[lower ? 1 : 0], lower ? 1 : 0, rows);
         f.columns = std::min(f.columns - column, vectors * lanes_ + int64_t{0});
         if (f.columns <= 0) continue;
-        f.out += column;
-        if (f.column_bias != nullptr) f.column_bias += column;
+        f.skip(column);
         f.residual = buffers.products + (lower ? 1 : 0) * pairs_ * ld_ + column;
         f.residual_ld = ld_;
         call.finish = &f;

@@ -125,7 +125,8 @@ bool run_dense(int rows, int vectors, const TileCall& call) {
   const int64_t width = vectors * kLanes - (call.halved ? kLanes / 2 : 0);
   if (call.depths[0] < 1 || call.depths[0] > kMostDepth) return false;
   if (f.columns != width || f.column_bias == nullptr || f.row_bias != nullptr || f.scale != 1.0f ||
-      f.shift != 0.0f || f.gain != nullptr || f.scaled || f.slope != nullptr) {
+      f.shift != 0.0f || f.gain != nullptr || f.late_gain != nullptr || f.scaled ||
+      f.slope != nullptr) {
     return false;
   }
   const Dense run = vectors == 1   ? choose<1>(rows, call.halved)

@@ -33,6 +33,14 @@ inline void each_part(int64_t columns, const Body& body) {
   if (c < columns) body(c, static_cast<int>(columns - c), false);
 }
 
+// x * gain + bias of these columns; the bias may be missing.
+inline __attribute__((always_inline)) Floats amplify(Floats x, const float* gain, const float* bias,
+                                                     int64_t c, int count, bool whole) {
+  x *= whole ? load(gain + c) : load_some(gain + c, count);
+  if (bias == nullptr) return x;
+  return x + (whole ? load(bias + c) : load_some(bias + c, count));
+}
+
 template <Activation A, bool Late>
 void activate_rows(const FinishRows& rows) {
   const FinishRows f = rows;  // which no store to `out` can change
@@ -50,6 +58,7 @@ void activate_rows(const FinishRows& rows) {
         x = x < Floats{} ? x * by : x;
       }
       if (A != Activation::none && f.scaled) x = x * f.after[0] + f.after[1];
+      if (f.late_gain != nullptr) x = amplify(x, f.late_gain, f.late_bias, c, count, whole);
       if (Late) x += whole ? load(more + c) : load_some(more + c, count);
       if (whole) {
         store(out + c, x);
@@ -63,7 +72,7 @@ void activate_rows(const FinishRows& rows) {
 template <Activation A>
 void activate_late(const FinishRows& f) {
   if (f.late) return activate_rows<A, true>(f);
-  if (A != Activation::none) activate_rows<A, false>(f);
+  if (A != Activation::none || f.late_gain != nullptr) activate_rows<A, false>(f);
 }
 
 void run_activate(const FinishRows& f) {
@@ -89,11 +98,6 @@ void affine_row(const FinishRows& f, int64_t r) {
   float* out = f.out + r * f.out_ld;
   const bool shifts = f.shift != 0.0f, plain = f.row_bias == nullptr && !shifts;
   const Floats bias = broadcast((f.row_bias == nullptr ? 0.0f : f.row_bias[r * f.row_step]) + f.shift);
-  const auto scale = [&](Floats x, int64_t c, int count, bool whole) {
-    x *= whole ? load(f.gain + c) : load_some(f.gain + c, count);
-    if (f.gain_bias == nullptr) return x;
-    return x + (whole ? load(f.gain_bias + c) : load_some(f.gain_bias + c, count));
-  };
   each_part(f.columns, [&](int64_t c, int count, bool whole) {
     Floats x = (whole ? load(a + c) : load_some(a + c, count)) * f.scale;
     if (ColumnBias) {
@@ -102,9 +106,10 @@ void affine_row(const FinishRows& f, int64_t r) {
     } else if (!plain) {
       x += bias;
     }
-    if (f.gain != nullptr && f.gain_first) x = scale(x, c, count, whole);
+    const auto gain = [&] { x = amplify(x, f.gain, f.gain_bias, c, count, whole); };
+    if (f.gain != nullptr && f.gain_first) gain();
     if (Residual) x += whole ? load(more + c) : load_some(more + c, count);
-    if (f.gain != nullptr && !f.gain_first) x = scale(x, c, count, whole);
+    if (f.gain != nullptr && !f.gain_first) gain();
     if (Clamp) x = clamp(x, low, high);
     if (f.activation == Activation::gate) x = activate<Activation::gate>(x, f.p);
     if (f.scaled && f.activation <= Activation::gate) x = x * f.after[0] + f.after[1];
