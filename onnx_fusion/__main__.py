@@ -14,11 +14,13 @@ def run() -> int:
         # Extension modules turn an exception that comes while they are imported into another one.
         signal.signal(signal.SIGINT, leave)
     try:
-        from onnx_fusion.cli.main import main
+        from onnx_fusion.cli.main import Interrupt, main
 
-        if usual:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        return main()
+        if not usual:
+            return main()
+        interrupt = Interrupt()
+        signal.signal(signal.SIGINT, interrupt)
+        return main(interrupt=interrupt)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

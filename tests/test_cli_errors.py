@@ -1,11 +1,8 @@
 """Bad input: one line that says where and what, exit 1, no traceback, no file changed."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -314,55 +311,6 @@ def test_the_unexpected_is_one_line_too(
     assert lines[-1] == "ZeroDivisionError: division by zero"
     assert lines[0].startswith("Traceback") is debug
     assert (len(lines) == 1) is not debug
-
-
-@pytest.mark.parametrize("options", [[], ["--verify"]])
-def test_an_interrupt_before_the_last_step_leaves_nothing(
-    options: list[str],
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-) -> None:
-    """The file is complete under another name; then the user interrupts."""
-    put(model(), "model.onnx")
-    Path("out.onnx").write_bytes(b"before")
-    before = snapshot(folder)
-
-    def interrupt(*_: object) -> None:
-        assert len(snapshot(folder)) > len(before)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupt)
-    assert command_line.main(["optimize", "model.onnx", "out.onnx", *options]) == 130
-    assert capsys.readouterr() == ("", "interrupted\n")
-    assert snapshot(folder) == before
-
-
-def test_ctrl_c_at_any_time(folder: Path) -> None:
-    body = "a0 = Relu(x) " + " ".join(f"a{i + 1} = Sigmoid(a{i})" for i in range(4000))
-    put(model(f"{body} y = Exp(a4000)"), "model.onnx")
-    before = snapshot(folder)
-    command = [sys.executable, "-m", "onnx_fusion", "optimize", "model.onnx", "out.onnx"]
-    root = str(Path(onnx_fusion.__file__).resolve().parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    codes = []
-    for seconds in (0.7, 1.1):
-        with contextlib.suppress(FileNotFoundError):
-            os.remove("out.onnx")
-        running = subprocess.Popen(
-            [*command, "--policy", "all"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        time.sleep(seconds)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-        codes.append(running.returncode)
-        if running.returncode:
-            assert (running.returncode, said) == (130, b"interrupted\n")
-            assert snapshot(folder) == before
-    assert 130 in codes
 
 
 VERIFY = {

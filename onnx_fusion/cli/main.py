@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from onnx_fusion.cli import bench, bisect, explain, latency, optimize, verify
 from onnx_fusion.errors import OnnxFusionError
 
+INTERRUPTED = 130
 COMMANDS = (optimize, explain, verify, bench, bisect, latency)
 
 
@@ -28,8 +29,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit code; errors are one line on stderr."""
+class Interrupt:
+    """A handler of Ctrl-C as Python's is, that remembers whether it was called.
+
+    An extension module turns an exception that comes while it is imported into an ImportError.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None, interrupt: Interrupt | None = None) -> int:
+    """Run one command and return the process's exit code; errors are one line on stderr.
+
+    `interrupt` is the process's handler of Ctrl-C, if it has one of this kind.
+    """
     args = build_parser().parse_args(argv)
     try:
         code = args.run(args)
@@ -41,10 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except OnnxFusionError as error:
         return fail(one_line(error), args.debug)
     except Exception as error:
+        if isinstance(error, ImportError) and interrupt is not None and interrupt.came:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
         return fail(f"{type(error).__name__}: {one_line(error)}", args.debug)
 
 
