@@ -194,8 +194,8 @@ def winograd(product: Product) -> float:
     """Return operations of the sum for one that is done, times the share of PEAK: 0 if the kernels
     sum.
 
-    Tiles are 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly, and wait
-    for weights that come from memory. Windows longer than 5 are cut to windows of 3.
+    Tiles are about 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly, and
+    wait for weights that come from memory. Windows longer than 5 are cut to windows of 3 or 5.
     """
     channels = product.depth / product.taps
     axes = [taps for taps in product.window if taps > 1][-2:]
@@ -205,7 +205,7 @@ def winograd(product: Product) -> float:
         return 0.0
     whole = math.prod(math.ceil(taps / 3) * 3 / taps for taps in axes if taps != 5)
     five = all(taps == 5 for taps in axes)
-    gain = (2.45, 1.4)[len(axes) == 1] if five else (3.6, 1.62)[len(axes) == 1] / whole
+    gain = (2.45, 2.2)[len(axes) == 1] if five else (3.6, 1.8)[len(axes) == 1] / whole
     tiles = product.rows / 4 ** len(axes)
     shared = tiles / (tiles + (2 if len(axes) == 2 else 20))
     shared *= 0.8 if product.weight_bytes > FAR else 1.0

@@ -37,6 +37,9 @@ double convolution_cost(const WinogradSize& size, double images, double height, 
   return planes * (beside(some * 1.1) + some * (6 / filters + 6 / depth));
 }
 
+// The parts that a long line is cut to: of 5 taps (2 products an output) or of 3 (4/3).
+int64_t part_of(int64_t taps) { return 2 * ((taps + 4) / 5) * 3 <= 4 * ((taps + 2) / 3) ? 5 : 3; }
+
 void add_letter(const BoundStage& stage, int letter, Axis* axis) {
   if (letter >= 0 && stage.extents[letter] != 1) {
     axis->letters[axis->count++] = static_cast<uint8_t>(letter);
@@ -157,7 +160,7 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
   if (cut && !has_long) return false;
   for (int i = 0; i < count; ++i) {
     Side& side = sides[i];
-    if (side.taps == 0) side.taps = part == 0 ? 3 : part;
+    if (side.taps == 0) side.taps = part != 0 ? part : count == 1 ? part_of(side.all_taps) : 3;
     side.parts = (side.all_taps + side.taps - 1) / side.taps;
   }
   for (int i = 1; i < count; ++i) {
@@ -214,7 +217,8 @@ bool WinogradPlan::choose_shape(int lanes) {
   bool better = false;
   for (const WinogradShape shape :
        {WinogradShape::line4, WinogradShape::square2, WinogradShape::oblong, WinogradShape::square4,
-        WinogradShape::line2_of_5, WinogradShape::square2_of_5}) {
+        WinogradShape::line6, WinogradShape::line2_of_5, WinogradShape::line4_of_5,
+        WinogradShape::square2_of_5}) {
     const WinogradSize size = winograd_size(shape);
     if ((size.lines == 1) != line || size.taps() != taps) continue;
     const double cost = cost_of(size);

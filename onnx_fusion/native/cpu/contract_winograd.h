@@ -138,7 +138,7 @@ struct WinogradFilters {
   int64_t filter_step, channel_step, frame_step, down_step, along_step;
   int64_t down_parts, along_parts, down_taps, along_taps;  // taps: of the whole window
 };
-// What makes planes of taps: [plane][tap], as many planes as a tile reaches over inputs (4 or 6).
+// What makes planes of taps: [plane][tap], as many planes as a tile reaches over inputs (4, 6 or 8).
 std::vector<double> filter_matrix(int reach, int taps);
 // To [panel][plane][frame][part down][part along][channel][filter of the panel].
 void transform_filters(const WinogradFilters& filters, WinogradShape shape, int64_t width,

@@ -8,7 +8,9 @@ namespace onnx_fusion::cpu {
 // The outputs of one channel that are computed together, and the planes (as many as inputs) that
 // stand for them: square tiles for windows of 3 x 3 and 5 x 5, an oblong of 2 lines of 4 for 3 x 3,
 // lines for windows of 3 and 5.
-enum class WinogradShape : int { square2, square4, line4, square2_of_5, line2_of_5, oblong };
+enum class WinogradShape : int {
+  square2, square4, line4, line6, square2_of_5, line2_of_5, line4_of_5, oblong
+};
 
 struct WinogradSize {
   int lines, pixels;              // outputs
@@ -21,7 +23,9 @@ constexpr WinogradSize winograd_size(WinogradShape shape) {
     case WinogradShape::square2: return {2, 2, 4, 4};
     case WinogradShape::square4: return {4, 4, 6, 6};
     case WinogradShape::line4: return {1, 4, 1, 6};
+    case WinogradShape::line6: return {1, 6, 1, 8};
     case WinogradShape::square2_of_5: return {2, 2, 6, 6};
+    case WinogradShape::line4_of_5: return {1, 4, 1, 8};
     case WinogradShape::oblong: return {2, 4, 4, 6};
     default: return {1, 2, 1, 6};
   }

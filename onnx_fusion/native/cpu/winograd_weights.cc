@@ -12,7 +12,11 @@ namespace onnx_fusion::cpu {
 // infinity last. The signs go with the input transform of isa/winograd_lines.h.
 std::vector<double> filter_matrix(int reach, int taps) {
   if (reach == 4) return {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
-  const double points[] = {std::sqrt(0.5), -std::sqrt(0.5), std::sqrt(2.0), -std::sqrt(2.0)};
+  std::vector<double> points;
+  for (const double p : reach == 6 ? std::vector<double>{std::sqrt(0.5), std::sqrt(2.0)}
+                                   : std::vector<double>{0.5, 1, 2}) {
+    points.insert(points.end(), {p, -p});
+  }
   std::vector<double> rows(static_cast<size_t>(taps));
   rows[0] = 1;
   for (const double p : points) {

@@ -17,10 +17,10 @@ constexpr int kRows[] = {0, 6, 4, 0, 0}, kVectors = 2;
 template <int H, int W, bool Table, bool Whole>
 inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
   Floats down[W][H];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int j = 0; j < W; ++j) {
     Floats x[H];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < H; ++i) {
       const float* p = (Table ? t.places[i * W + j] : t.base + i * t.line + j * t.pixel) + c;
       x[i] = Whole ? load(p) : load_where(p, mask, Floats{});
@@ -31,13 +31,13 @@ inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
       input_line(x, down[j]);
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int i = 0; i < H; ++i) {
     Floats x[W], y[W];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int j = 0; j < W; ++j) x[j] = down[j][i];
     input_line(x, y);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int j = 0; j < W; ++j) store(t.out + (i * W + j) * t.plane + c, y[j]);
   }
 }
@@ -65,6 +65,8 @@ void run_input(WinogradShape shape, const WinogradInput& t) {
     case WinogradShape::square2_of_5: return input_shape<WinogradShape::square4>(t);
     case WinogradShape::line4:
     case WinogradShape::line2_of_5: return input_shape<WinogradShape::line4>(t);
+    case WinogradShape::line6:
+    case WinogradShape::line4_of_5: return input_shape<WinogradShape::line6>(t);
     case WinogradShape::oblong: return input_shape<WinogradShape::oblong>(t);
   }
 }
@@ -168,10 +170,10 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
   const int64_t plane = t.vectors * kLanes;
   const Mask mask = mask_of((1u << lanes) - 1u);
   Floats down[W][P];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
   for (int j = 0; j < W; ++j) {
     Floats x[H];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < H; ++i) x[i] = load(t.in + (i * W + j) * plane + c);
     if constexpr (H == 1) {
       down[j][0] = x[0];
@@ -186,10 +188,10 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
   for (int i = 0; i < P; ++i) {
     if (i >= t.lines) return;
     Floats x[W], y[Q];
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int j = 0; j < W; ++j) x[j] = down[j][i];
     output_line(x, y);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int j = 0; j < Q; ++j) {
       if (j >= t.pixels) break;
       Floats z = y[j] * scale + bias + shift;
@@ -227,6 +229,8 @@ void run_output(WinogradShape shape, const WinogradOutput& t) {
     case WinogradShape::line4: return output_tile<WinogradShape::line4>(t);
     case WinogradShape::square2_of_5: return output_tile<WinogradShape::square2_of_5>(t);
     case WinogradShape::line2_of_5: return output_tile<WinogradShape::line2_of_5>(t);
+    case WinogradShape::line6: return output_tile<WinogradShape::line6>(t);
+    case WinogradShape::line4_of_5: return output_tile<WinogradShape::line4_of_5>(t);
     case WinogradShape::oblong: return output_tile<WinogradShape::oblong>(t);
   }
 }
@@ -236,7 +240,7 @@ typedef double LooseDoubles __attribute__((vector_size(kLanes * 4), aligned(8), 
 typedef float LooseHalf __attribute__((vector_size(kLanes * 2), aligned(4), may_alias));
 
 void run_taps(WinogradShape shape, const WinogradTaps& t) {
-  constexpr int kMost = 6;
+  constexpr int kMost = 8;
   const WinogradSize size = winograd_size(shape);
   const auto at = [&](int64_t row, int64_t c) {
     return Doubles(*reinterpret_cast<const LooseDoubles*>(t.in + row * t.width + c));
