@@ -83,7 +83,7 @@ def fake(fakes, monkeypatch):
 
 
 def cuda_session(
-    model: str | os.PathLike | onnx.ModelProto, **entries: str
+    model: str | os.PathLike | onnx.ModelProto, *, trust_ptx: bool = False, **entries: str
 ) -> onnxruntime.InferenceSession:
     """Return a session whose fused nodes run their CUDA kernels; `entries` are session config
     entries of onnx_fusion."""
@@ -92,4 +92,4 @@ def cuda_session(
     options.add_session_config_entry(CUDA_PROVIDER, "CPUExecutionProvider")
     for name, value in entries.items():
         options.add_session_config_entry(f"onnx_fusion.{name}", value)
-    return session(model, options=options)
+    return session(model, options=options, trust_ptx=trust_ptx)

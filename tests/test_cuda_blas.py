@@ -309,7 +309,7 @@ def test_ptx_in_the_model_has_what_follows_a_call(blas, monkeypatch):
     assert "library_rest_" in ptx
     made.graph.node[0].attribute.add(name="ptx", type=3, s=ptx.encode())
     monkeypatch.setenv("ONNX_FUSION_NVRTC", "/nowhere/libnvrtc.so")
-    opened = cuda_session(made)
+    opened = cuda_session(made, trust_ptx=True)
     for _ in range(2):
         assert run(opened, text) <= TOLERANCE["f16"]
     before = blas.calls()

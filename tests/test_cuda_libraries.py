@@ -171,7 +171,7 @@ def test_ptx_in_the_model_has_what_follows_a_call(dnn, monkeypatch):
     assert "library_rest_" in ptx
     made.graph.node[0].attribute.add(name="ptx", type=3, s=ptx.encode())
     monkeypatch.setenv("ONNX_FUSION_NVRTC", "/nowhere/libnvrtc.so")
-    assert is_used(dnn, cuda_session(made), text)
+    assert is_used(dnn, cuda_session(made, trust_ptx=True), text)
 
 
 SCRIPT = """

@@ -70,8 +70,9 @@ def test_a_model_with_ptx_runs_without_a_compiler(fake, monkeypatch):
     plain = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     feed = feed_of(plain)
     np.testing.assert_allclose(
-        cuda_session(proto).run(None, feed)[0], plain.run(None, feed)[0], rtol=1e-4, atol=1e-5
-    )
+        cuda_session(proto, trust_ptx=True).run(None, feed)[0], plain.run(None, feed)[0],
+        rtol=1e-4, atol=1e-5,
+    )  # fmt: skip
     np.testing.assert_allclose(  # and on the CPU as if it were not there
         session(proto).run(None, feed)[0], plain.run(None, feed)[0], rtol=1e-4, atol=1e-5
     )

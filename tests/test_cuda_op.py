@@ -19,7 +19,7 @@ from op_models import FLOAT, GATHER, INT64, affine_model, fused, model
 from onnx_fusion.errors import LibraryError, ModelError
 from onnx_fusion.runtime.library import get_library_path
 from onnx_fusion.runtime.machine import make_ptx
-from onnx_fusion.runtime.session import CUDA, session
+from onnx_fusion.runtime.session import CUDA, CUDA_PROVIDER, session
 
 TWO_STAGES = """tile_program 1
 input x0 f32[M, 40] row
@@ -222,11 +222,43 @@ def test_ptx_in_the_model_needs_no_compiler(fake, monkeypatch, dims):
     assert ptx.count(".target compute_80\n") == ptx.count(".target")
     monkeypatch.setenv("ONNX_FUSION_NVRTC", "/nowhere/libnvrtc.so")
     before = fake.compiled(), fake.calls("jit")
-    opened = cuda_session(made)
+    opened = cuda_session(made, trust_ptx=True)
     shapes = [(6, 8)] if dims == (6, 8) else [(64, 64), (61, 61), (128, 128)]
     for shape in shapes:
         run_affine(opened, *shape)
     assert fake.compiled() == before[0] and fake.calls("jit") > before[1]
+
+
+@pytest.mark.parametrize("dims", [(61, 61), ("M", "K")])
+def test_ptx_in_the_model_runs_only_if_it_is_trusted(fake, tmp_path, monkeypatch, dims):
+    """PTX that does something else than the program: it is not what an untrusting session runs."""
+    monkeypatch.setenv("ONNX_FUSION_CACHE", str(tmp_path))
+    made, ptx = embedded(dims)
+    other = ptx.replace("mul_f32(", "add_f32(").replace(" * ", " + 7 * ")
+    assert other != ptx
+    made.graph.node[0].attribute[1].s = other.encode()
+    before = fake.calls("jit")
+    run_affine(cuda_session(made), 61, 61)
+    assert fake.calls("jit") == before
+    with pytest.raises(AssertionError):
+        run_affine(cuda_session(made, trust_ptx=True), 61, 61)
+    run_affine(cuda_session(made, cuda_ptx="0"), 61, 61)
+    assert fake.calls("jit") > before
+    if dims == (61, 61):  # what the cache has needs no compiler
+        monkeypatch.setenv("ONNX_FUSION_CACHE", str(tmp_path / "empty"))
+    expected = (
+        r"node 'region_y' \(FusedRegion_0\): there is no NVRTC .* the PTX in the model, .* is not "
+        r"trusted; install onnx-fusion\[cuda\], or allow it: .*trust_ptx=True.*'onnx_fusion.cuda"
+    )
+    say(made, expected, fake, ONNX_FUSION_NVRTC="/nowhere/libnvrtc.so")
+
+
+def test_options_that_do_not_trust_are_not_reused_by_who_does(fake):
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(CUDA_PROVIDER, "CPUExecutionProvider")
+    session(affine_model((6, 8)), options=options)
+    with pytest.raises(LibraryError, match="made without trust_ptx; use new ones"):
+        session(affine_model((6, 8)), options=options, trust_ptx=True)
 
 
 def test_a_driver_older_than_the_ptx_is_named(fake, monkeypatch):
@@ -235,16 +267,17 @@ def test_a_driver_older_than_the_ptx_is_named(fake, monkeypatch):
     monkeypatch.setenv("FAKE_CUDA_RELEASE", "10020")
     expected = r"node 'region_y' .*the driver knows CUDA 10.2, the kernels' PTX .* needs 11.0"
     # The driver is asked for its release once in a process.
-    say(made, expected, fake)
+    say(made, expected, fake, trust_ptx="True")
 
 
-def say(made, expected, fake, **variables):
+def say(made, expected, fake, trust_ptx="False", **variables):
     """Check what a new process says when it makes a session of the model."""
     text = made.SerializeToString()
     code = (
         f"import sys\nsys.path[:0] = [{str(Path(__file__).parent)!r}]\n"
         "import onnx\nfrom cuda_fake import cuda_session\n"
-        "cuda_session(onnx.ModelProto.FromString(sys.stdin.buffer.read()))\n"
+        "made = onnx.ModelProto.FromString(sys.stdin.buffer.read())\n"
+        f"cuda_session(made, trust_ptx={trust_ptx})\n"
     )
     env = {**os.environ, **variables}
     done = subprocess.run([sys.executable, "-c", code], input=text, capture_output=True, env=env)
@@ -370,7 +403,7 @@ def test_cuda_where_there_is_none_is_one_clear_error(monkeypatch):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["cuda", "tf32", "cuda_blas", "cuda_dnn"])
+@pytest.mark.parametrize("name", ["cuda", "cuda_ptx", "tf32", "cuda_blas", "cuda_dnn"])
 def test_a_wrong_flag_is_refused(fake, name):
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(f"onnx_fusion.{name}", "yes")

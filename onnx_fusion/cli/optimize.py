@@ -40,7 +40,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--embed-ptx",
         action="store_true",
-        help="write CUDA kernels into the model, so that no compiler is needed where it is loaded",
+        help="write CUDA kernels into the model, so that no compiler is needed where it is loaded "
+        "by those who trust it",
     )
     add_tuning(parser)
     parser.set_defaults(run=run)

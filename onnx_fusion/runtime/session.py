@@ -20,6 +20,7 @@ NAMES = "onnx_fusion.names"
 CUDA = "onnx_fusion.cuda"
 CUDA_PROVIDER = "onnx_fusion.cuda_provider"
 NVRTC = "onnx_fusion.nvrtc"
+PTX = "onnx_fusion.cuda_ptx"
 """Session config entries that the library reads (native/ort/register.cc, docs/cuda.md)."""
 MOST_NAMES = 1024
 Provider = str | tuple[str, dict]
@@ -35,6 +36,7 @@ def session(
     threads: int | None = None,
     options: onnxruntime.SessionOptions | None = None,
     providers: Sequence[Provider] | None = None,
+    trust_ptx: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Return a session for a model, optimized or not.
 
@@ -42,8 +44,9 @@ def session(
     functions do. `threads` is the number of threads inside an operator. `options` are changed: the
     library is registered on them, once however often they are used. `providers` is the CPU unless
     given; with CUDAExecutionProvider among them, a fused node that ONNX Runtime does not give to it
-    is an error. Raises ModelError if ONNX Runtime refuses the model, LibraryError if it refuses the
-    library.
+    is an error. PTX in the model is code that runs on the device as it is, whatever the model says
+    it does: with `trust_ptx` it is used, otherwise kernels are compiled from the programs. Raises
+    ModelError if ONNX Runtime refuses the model, LibraryError if it refuses the library.
     """
     if options is None:
         options = onnxruntime.SessionOptions()
@@ -52,7 +55,7 @@ def session(
         options.intra_op_num_threads = threads
     chosen = list(providers) if providers is not None else ["CPUExecutionProvider"]
     if library:
-        _register(options, path_or_model, _wants_cuda(options, chosen))
+        _register(options, path_or_model, _wants_cuda(options, chosen), trust_ptx)
     if not isinstance(path_or_model, onnx.ModelProto):
         path = os.fspath(path_or_model)
         _check_file(path)
@@ -98,6 +101,7 @@ def _register(
     options: onnxruntime.SessionOptions,
     model: str | os.PathLike[str] | onnx.ModelProto,
     cuda: bool,
+    trust_ptx: bool,
 ) -> None:
     wanted = count_names(model)
     if cuda and wanted != 0:
@@ -109,6 +113,8 @@ def _register(
     except RuntimeError:
         options.add_session_config_entry(NAMES, str(names))
         options.add_session_config_entry(CUDA, str(int(cuda)))
+        if trust_ptx:
+            options.add_session_config_entry(PTX, "1")
         nvrtc = find_nvrtc() if cuda and _entry(options, NVRTC) is None else None
         if nvrtc is not None:
             options.add_session_config_entry(NVRTC, nvrtc)
@@ -122,6 +128,8 @@ def _register(
             f"these session options were made {'without' if cuda else 'with'} CUDA kernels; "
             "use new ones"
         )
+    if cuda and trust_ptx and _entry(options, PTX) != "1":
+        raise LibraryError("these session options were made without trust_ptx; use new ones")
     if has < names:
         raise LibraryError(
             f"these session options have {has} op types of onnx_fusion, the model needs {names}; "

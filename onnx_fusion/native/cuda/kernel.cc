@@ -18,6 +18,10 @@ constexpr int kMostTries = 8;  // with inputs that tell nothing
 constexpr size_t kMostBound = 64;      // signatures that are kept
 constexpr uint64_t kAlignment = 16;
 constexpr unsigned kMapped = 3;  // CU_MEMHOSTALLOC_PORTABLE, _DEVICEMAP
+constexpr const char* kWithheld =
+    "there is no NVRTC to compile its CUDA kernels, and the PTX in the model, code that would run "
+    "as it is, is not trusted; install onnx-fusion[cuda], or allow it: session(..., "
+    "trust_ptx=True), or session config entry 'onnx_fusion.cuda_ptx' = '1'";
 
 bool are_aligned(const Program& program, const TensorView* inputs, void* const* outputs) {
   uintptr_t bits = 0;
@@ -59,6 +63,7 @@ struct Kernel::State {
   }
 
   bool matches(const Bound& bound, const TensorView* inputs) const;
+  std::shared_ptr<const Bound> bind(const TensorView* inputs) const;
   std::unique_ptr<Launches> prepare(const BoundProgram& bound, bool aligned,
                                     const Choice& choice = Choice()) const;
   Plan plan(const BoundProgram& bound, bool aligned, const Choice& choice) const;
@@ -168,50 +173,53 @@ std::unique_ptr<Kernel> Kernel::create(std::shared_ptr<const Program> program, s
     throw ProgramError(reason);
   }
   state.program = std::make_shared<const Program>(fuse(*program));
-  state.ptx = ptx;
+  if (settings.ptx) state.ptx = ptx;
   state.settings = settings;
   state.driver = &Driver::get();
   state.place = find_place(*state.driver, settings.ordinal);
+  bool known = true;
   for (size_t i = 0; i < state.program->inputs; ++i) {
-    for (size_t d = 0; d < shapes[i].rank; ++d) {
-      if (shapes[i].dims[d] < 0) {
-        // Found now rather than in the first run: without PTX a compiler will be needed then.
-        if (state.ptx.empty()) Compiler::get(settings.nvrtc);
-        return kernel;
-      }
-    }
+    for (size_t d = 0; d < shapes[i].rank; ++d) known = known && shapes[i].dims[d] >= 0;
   }
-  std::shared_ptr<const Bound> bound;
-  const Status status = kernel->bind(shapes, &bound);
-  if (!status.ok()) throw ProgramError(status.message);
+  try {
+    if (known) {
+      state.bind(shapes);
+    } else if (state.ptx.empty()) {
+      // Found now rather than in the first run: without PTX a compiler will be needed then.
+      Compiler::get(settings.nvrtc);
+    }
+  } catch (const NoCompiler&) {
+    if (ptx.empty() || settings.ptx) throw;
+    throw ProgramError(kWithheld);
+  }
   return kernel;
 }
 
 size_t Kernel::output_count() const { return state_->program->outputs; }
 
-Status Kernel::bind(const TensorView* inputs, std::shared_ptr<const Bound>* bound) const {
-  const State& state = *state_;
-  std::lock_guard<std::mutex> lock(state.mutex);
-  for (size_t i = 0; i < state.known.size(); ++i) {
-    if (!state.matches(*state.known[i], inputs)) continue;
-    if (i > 0) {
-      std::rotate(state.known.begin(), state.known.begin() + i, state.known.begin() + i + 1);
-    }
-    *bound = state.known.front();
-    return Status();
+std::shared_ptr<const Bound> Kernel::State::bind(const TensorView* inputs) const {
+  std::lock_guard<std::mutex> lock(mutex);
+  for (size_t i = 0; i < known.size(); ++i) {
+    if (!matches(*known[i], inputs)) continue;
+    if (i > 0) std::rotate(known.begin(), known.begin() + i, known.begin() + i + 1);
+    return known.front();
   }
+  auto made = std::make_shared<Bound>();
+  const Status status = bind_program(*program, inputs, &made->program);
+  if (!status.ok()) throw ProgramError(status.message);
+  for (size_t i = 0; i < program->inputs; ++i) {
+    made->dims.insert(made->dims.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
+  }
+  made->aligned = prepare(made->program, true);
+  recall(made.get());
+  if (known.size() >= kMostBound) known.pop_back();
+  known.insert(known.begin(), made);
+  return made;
+}
+
+Status Kernel::bind(const TensorView* inputs, std::shared_ptr<const Bound>* bound) const {
   try {
-    auto made = std::make_shared<Bound>();
-    Status status = bind_program(*state.program, inputs, &made->program);
-    if (!status.ok()) return status;
-    for (size_t i = 0; i < state.program->inputs; ++i) {
-      made->dims.insert(made->dims.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
-    }
-    made->aligned = state.prepare(made->program, true);
-    state.recall(made.get());
-    if (state.known.size() >= kMostBound) state.known.pop_back();
-    state.known.insert(state.known.begin(), made);
-    *bound = std::move(made);
+    *bound = state_->bind(inputs);
   } catch (const std::exception& error) {
     return Status(error.what());
   }

@@ -15,6 +15,7 @@ namespace onnx_fusion::cuda {
 struct Settings {
   int ordinal = 0;    // of the device
   std::string nvrtc;  // the compiler's path; empty: where it usually is
+  bool ptx = false;   // may what the model carries run as it is
   bool tf32 = false;  // may f32 products round their operands to tf32
   // May products be cuBLASLt's, and convolutions cuDNN's, where that is faster?
   bool blas = true, dnn = true;
@@ -28,7 +29,7 @@ class Kernel {
  public:
   // `shapes` are program.inputs views, without data; where all dims are known, the kernels are
   // planned, compiled and loaded now. dims[d] is -1 where one is not. `ptx` is what the model
-  // carries, perhaps nothing. Throws ProgramError.
+  // carries, perhaps nothing; without settings.ptx none of it is used. Throws ProgramError.
   static std::unique_ptr<Kernel> create(std::shared_ptr<const Program> program,
                                         std::string_view ptx, const Settings& settings,
                                         const TensorView* shapes);

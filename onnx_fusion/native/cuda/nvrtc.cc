@@ -14,7 +14,6 @@
 #include <type_traits>
 
 #include "cuda/cache.h"
-#include "status.h"
 
 namespace onnx_fusion::cuda {
 namespace {
@@ -28,7 +27,7 @@ constexpr const char* kPackages[] = {"/../nvidia/cu13/lib/libnvrtc.so.13",
                                      "/../nvidia/cuda_nvrtc/lib/libnvrtc.so.12"};
 constexpr const char* kToolkit = "/usr/local/cuda/lib64/libnvrtc.so";
 constexpr const char* kAdvice =
-    "; install onnx-fusion[cuda], or write the model with 'optimize --embed-ptx'";
+    "; install onnx-fusion[cuda], or write the model with 'optimize --embed-ptx' and trust it";
 constexpr const char* kBuiltins = "libnvrtc-builtins.so";
 
 // The options every text is compiled with; `-default-device` is not needed, nor any header.
@@ -77,15 +76,15 @@ void* find(const std::string& asked, std::string* path) {
   *path = named(asked);
   if (!path->empty()) {
     if (void* library = open(*path)) return library;
-    throw ProgramError(*path + ": NVRTC cannot be loaded: " + dlerror() + kAdvice);
+    throw NoCompiler(*path + ": NVRTC cannot be loaded: " + dlerror() + kAdvice);
   }
   for (const std::string& place : usual_places()) {
     *path = place;
     if (void* library = open(place)) return library;
   }
-  throw ProgramError(std::string("its CUDA kernels must be compiled, and there is no NVRTC "
-                                 "(libnvrtc.so.13 or .12, which ONNX_FUSION_NVRTC may name)") +
-                     kAdvice);
+  throw NoCompiler(std::string("its CUDA kernels must be compiled, and there is no NVRTC "
+                               "(libnvrtc.so.13 or .12, which ONNX_FUSION_NVRTC may name)") +
+                   kAdvice);
 }
 
 // The first line of the log that says what is wrong, or the code.

@@ -5,14 +5,22 @@
 #include <string_view>
 #include <vector>
 
+#include "status.h"
+
 namespace onnx_fusion::cuda {
 
 enum class Form { cubin, ptx };
 
+// There is no compiler, or it cannot be loaded.
+class NoCompiler : public ProgramError {
+ public:
+  using ProgramError::ProgramError;
+};
+
 class Compiler {
  public:
   // The compiler at `path`, or where it usually is if that is empty. The same object each time;
-  // throws ProgramError if there is none. The environment variable ONNX_FUSION_NVRTC comes before
+  // throws NoCompiler if there is none. The environment variable ONNX_FUSION_NVRTC comes before
   // `path`.
   static const Compiler& get(const std::string& path);
   ~Compiler();

@@ -26,6 +26,7 @@ class CudaNode {
     check(allocator_memory(api, allocator, &memory));
     check(memory_device(api, memory, &settings.ordinal));
     settings.nvrtc = op->options.nvrtc;
+    settings.ptx = op->options.ptx;
     settings.tf32 = op->options.tf32;
     settings.blas = op->options.blas;
     settings.dnn = op->options.dnn;

@@ -15,6 +15,7 @@ inline constexpr const char* kCudaProvider = "CUDAExecutionProvider";
 struct CudaOptions {
   std::string provider = kCudaProvider;  // the execution provider that they are for
   std::string nvrtc;                     // the compiler's path; empty: where it usually is
+  bool ptx = false;                      // may what models carry run as it is
   bool tf32 = false;                     // may f32 products round their operands to tf32
   bool blas = true;                      // may products be cuBLASLt's where that is faster
   bool dnn = true;                       // may convolutions be cuDNN's where that is faster

@@ -185,7 +185,7 @@ OrtStatus* infer(const CustomOp* op, OrtInferContext* context) noexcept {
       for (const Extent& extent : shape) shapes[i].push_back(extent.value.value_or(-1));
       dims.meet(program->tensors[i], shape);
     }
-    if (region->ahead != nullptr && !has_attribute(api, context, kPtx)) {
+    if (region->ahead != nullptr && !(region->ahead->ptx && has_attribute(api, context, kPtx))) {
       compile_ahead(*region->ahead, *program, text, shapes);
     }
     dims.define();

@@ -21,6 +21,7 @@ constexpr const char* kNamesEntry = "onnx_fusion.names";
 constexpr const char* kCudaEntry = "onnx_fusion.cuda";
 constexpr const char* kProviderEntry = "onnx_fusion.cuda_provider";  // whom they are registered for
 constexpr const char* kNvrtcEntry = "onnx_fusion.nvrtc";             // the compiler's path
+constexpr const char* kPtxEntry = "onnx_fusion.cuda_ptx";  // "1": what models carry runs as it is
 constexpr const char* kTf32Entry = "onnx_fusion.tf32";               // "1": products may use tf32
 constexpr const char* kBlasEntry = "onnx_fusion.cuda_blas";  // "0": no products by cuBLASLt
 constexpr const char* kDnnEntry = "onnx_fusion.cuda_dnn";    // "0": no convolutions by cuDNN
@@ -37,7 +38,7 @@ struct Asked {
   bool operator<(const Asked& other) const {
     const auto all = [](const Asked& a) {
       return std::tie(a.names, a.cuda, a.cuda_only, a.options.provider, a.options.nvrtc,
-                      a.options.tf32, a.options.blas, a.options.dnn);
+                      a.options.ptx, a.options.tf32, a.options.blas, a.options.dnn);
     };
     return all(*this) < all(other);
   }
@@ -141,6 +142,7 @@ Asked read_asked(const Api* api, const OrtSessionOptions* options) {
   if (!asked.cuda) return asked;
   if (entry(kProviderEntry)) asked.options.provider = text;
   if (entry(kNvrtcEntry)) asked.options.nvrtc = text;
+  if (entry(kPtxEntry)) asked.options.ptx = flag(kPtxEntry);
   if (entry(kTf32Entry)) asked.options.tf32 = flag(kTf32Entry);
   if (entry(kBlasEntry)) asked.options.blas = flag(kBlasEntry);
   if (entry(kDnnEntry)) asked.options.dnn = flag(kDnnEntry);
