@@ -45,6 +45,8 @@ TANH = ("c3 = Pow(x, #3) k = Mul(c3, #0.044715) s = Add(x, k) t = Mul(s, #0.7978
 SIX = "s = Add(x, #3) c = Clip(s, #0, #6)"
 IMAGE = {"x": "N, 4, 9, 8"}
 SCALE = "n = BatchNormalization <epsilon = 0.0> (x, #[4], #[4], #[4]=0, #[4]=1)"
+TRAINED = ("n, m, v = BatchNormalization <epsilon = 0.0, training_mode = 1> "
+           "(x, #[4], #[4], #[4]=0, #[4]=1)")
 SAME = "Conv <pads = [1, 1, 1, 1]> (x, #[4, 4, 3, 3], #[4])"
 DEPTHWISE = "Conv <group = 4, pads = [1, 1, 1, 1]> (x, #[4, 1, 3, 3])"
 
@@ -311,7 +313,8 @@ CASES: dict[str, Case] = {
                             f"(y, #[4, 4, 3, 3]) {SCALE} z = Add(a, n)",
                             f"a = Conv <pads = [2, 2, 2, 2], dilations = [4, 4]> "
                             f"(x, #[4, 4, 2, 2]) {SCALE} z = Add(a, n)",
-                            f"a = {SAME} {SCALE.replace('=0', '')} z = Add(a, n)"],
+                            f"a = {SAME} {SCALE.replace('=0', '')} z = Add(n, a)",
+                            f"a = {SAME} {TRAINED} z = Add(n, a)"],
                            shapes={**IMAGE, "y": IMAGE["x"]}),
     "depthwise-and-input": case([f"a = {DEPTHWISE} z = Add(x, a)",
                                  f"a = {DEPTHWISE} z = Sub(x, a)"],
@@ -321,7 +324,8 @@ CASES: dict[str, Case] = {
     "norm-after-conv": case([f"a = {SAME} {SCALE.replace('x', 'a')} z = Relu(n)",
                              f"a = {DEPTHWISE} {SCALE.replace('x', 'a')} z = Relu(n)"],
                             [f"p = {SAME} {SCALE.replace('x', 'p')} q = Tanh(p) z = Sum(n, q)",
-                             f"a = {SAME} {SCALE.replace('x', 'a').replace('=0', '')} z = Relu(n)"],
+                             f"a = {SAME} {SCALE.replace('x', 'a').replace('=0', '')} z = Relu(n)",
+                             f"a = {SAME} {TRAINED.replace('x', 'a')} z = Relu(n)"],
                             shapes=IMAGE),
     "pad-into-window": case(["p = Pad(x, #i[0, 0, 1, 2, 0, 0, 2, 1]) z = Conv (p, #[6, 4, 3, 3])",
                              "p = Pad(x, #i[0, 0, 1, 1, 0, 0, 1, 1]) z = AveragePool "

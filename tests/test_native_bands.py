@@ -102,7 +102,8 @@ class Chain:
         sizes = f"n: {n}, c: {c}, p: {value.shape[2]}, q: {value.shape[3]}, r: 3, s: 3"
         return self.store(sizes, body, value)
 
-    def check(self, plans: int = 1, order: str = ORDER) -> None:
+    def check(self, plans: int = 1, order: str = ORDER, poison: bool = False) -> None:
+        """`poison`: what another run leaves in memory must not matter."""
         lines = ["tile_program 1", f"input x0 f32{list(self.image.shape)} {ORDER}"]
         arrays = [np.ascontiguousarray(np.moveaxis(self.image, 1, -1))]
         for k, a in enumerate(self.inputs[1:], 1):
@@ -119,6 +120,9 @@ class Chain:
         weights = tuple(k for k, a in enumerate(self.inputs) if k and a.shape != self.value.shape)
         for isa in native_lib.isas():
             for threads, constant in ((1, weights), (3, ())):
+                if poison:
+                    nowhere = [np.full_like(arrays[0], np.nan), *arrays[1:]]
+                    native_lib.server(isa).run(text, nowhere, threads, constant)
                 (got,) = native_lib.server(isa).run(text, arrays, threads, constant)
                 scale = max(1.0, float(np.abs(want).max()))
                 np.testing.assert_allclose(got, want, atol=3e-6 * scale, rtol=0, err_msg=isa)
@@ -130,6 +134,18 @@ def test_inverted_residual(kernel, stride, height):
     chain = Chain(7, height, 53).conv(60).conv(60, kernel, stride, depthwise=True)
     more = Chain.array(1, 9, *chain.value.shape[2:])
     chain.conv(9, more=more).check()
+
+
+@pytest.mark.parametrize("order", [ORDER, "row"])
+@pytest.mark.parametrize("size,kernel,stride", [(132, 4, 2), (180, 6, 2), (132, 2, 2), (72, 4, 1)])
+def test_even_windows(size, kernel, stride, order):
+    pad = (kernel // 2 - 1 + (stride == 1), kernel // 2 - 1)
+    for first in (True, False):
+        chain = Chain(32 if first else 8, size, size)
+        if not first:
+            chain.conv(32)
+        chain.conv(32, kernel, stride, pad=pad, depthwise=True).conv(16)
+        chain.check(order=order, poison=True)
 
 
 def test_a_row_layout_behind_bands():

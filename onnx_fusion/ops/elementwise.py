@@ -239,7 +239,12 @@ def lower_where(site: Site) -> list[Tensor | None]:
 
 
 def is_scale_and_shift(norm: Node) -> bool:
-    """Return whether a BatchNormalization is of mean 0 and variance 1, with nothing added to it."""
+    """Return whether a BatchNormalization is of mean 0 and variance 1, with nothing added to it, and
+    not in training mode."""
+    if norm.attrs.get("training_mode", 0) or not norm.attrs.get("spatial", 1):
+        return False
+    if any(value is not None for value in norm.outputs[1:]):
+        return False
     mean, variance = (v.weight if v is not None else None for v in norm.inputs[3:5])
     if norm.attrs.get("epsilon", 1e-5) != 0.0 or mean is None or variance is None:
         return False

@@ -180,6 +180,7 @@ bool is_border(const BoundProgram& bound, const Part& part, int64_t first, int64
 std::unique_ptr<BoundProgram> cut(const BoundProgram& bound, const Part& part, int64_t first,
                                   int64_t lines) {
   auto own = std::make_unique<BoundProgram>(bound);
+  own->band = true;
   BoundStage& stage = own->stages[part.stage];
   stage.extents[part.letter] = lines;
   for (BoundMap& map : stage.maps) {

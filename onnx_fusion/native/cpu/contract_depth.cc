@@ -16,6 +16,7 @@ constexpr int64_t kSetBytes = 2048;  // pixels a multiple apart share few sets o
 constexpr int64_t kBlock = 128;  // channels that are copied, or turned, at once
 constexpr int64_t kCopyFloats = 32768;
 constexpr double kMostCopied = 1 << 22;
+constexpr int64_t kFewWeights = 4096;
 
 }  // namespace
 
@@ -48,11 +49,8 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     if (side_count == 2) plan->rows_ = sides[0];
     if (side_count == 1) plan->find_columns(s, x.own);
     if (plan->rows_.letter == channel || plan->columns_.letter == channel) continue;
-    plan->given_rows_ = plan->rows_.taps;
-    plan->given_columns_ = plan->columns_.taps;
-    const bool widened = !bound.program->strict && plan->widen();
-    plan->skips_ = x.map->guarded ? x.fill == 0.0f : widened;
-    if (!plan->choose_shape() && !plan->choose_any()) continue;
+    plan->skips_ = x.map->guarded && x.fill == 0.0f;
+    if (!plan->choose_shape() && !plan->choose_any(bound.tensors[w.tensor].elements)) continue;
     if (!plan->choose_copies()) continue;
     for (int k = 0; k < x.own.count; ++k) {
       const int letter = x.own.letters[k];
@@ -65,9 +63,7 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     for (const int letter : {plan->rows_.letter, plan->columns_.letter}) {
       if (letter >= 0) plan->pixel_.letters[plan->pixel_.count++] = static_cast<uint8_t>(letter);
     }
-    if (x.map->guarded || widened) {
-      plan->outside_.assign(static_cast<size_t>(plan->channels_), x.fill);
-    }
+    if (x.map->guarded) plan->outside_.assign(static_cast<size_t>(plan->channels_), x.fill);
     plan->pack(*w.map, is_constant(w, constants, count) ? &constants[w.tensor] : nullptr);
     plan->fast_ = !bound.program->strict && find_depth_finish(s, plan->channel_, &plan->finish_);
     if (plan->finish_.end == DepthEnd::silu &&
@@ -96,21 +92,6 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     return plan;
   }
   return nullptr;
-}
-
-// Adds taps of weight 0 to even windows in steps of two that are square then: the kernels of odd
-// widths are faster by more (4x4 and 6x6, 15 columns: 0.6 to 0.9 of the time).
-bool DepthPlan::widen() {
-  const int64_t width = columns_.taps + 1;
-  if (columns_.taps % 2 != 0 || width > 7) return false;
-  if (columns_.outputs < 4 || rows_.outputs < 2) return false;
-  if (rows_.taps != width && rows_.taps + 1 != width) return false;
-  if (rows_.step != 2 * rows_.reach || columns_.step != 2 * columns_.reach) return false;
-  for (WindowSide* side : {&rows_, &columns_}) {
-    side->taps = width;
-    side->guarded = true;
-  }
-  return true;
 }
 
 // Where a window of one side moves along lines of neighbours, tiles lie along those.
@@ -160,8 +141,12 @@ bool DepthPlan::choose_shape() {
   return shape_ != kOne || spread_ == 1 || columns_.outputs < 4;
 }
 
-// Those of any width, whose taps and outputs may lie apart in columns as they like.
-bool DepthPlan::choose_any() {
+// Those of any width, whose taps and outputs may lie apart in columns as they like. False if taps
+// share so many of the weights that packing each would be as large as it likes.
+bool DepthPlan::choose_any(int64_t weights) {
+  const double packed = static_cast<double>(rows_.taps) * static_cast<double>(columns_.taps) *
+                        static_cast<double>(channels_);
+  if (packed > 2.0 * static_cast<double>(std::max(weights, kFewWeights))) return false;
   any_ = true;
   spread_ = 1;
   if (columns_.outputs == 1 || columns_.taps == 1) {
@@ -193,15 +178,22 @@ bool DepthPlan::choose_copies() {
   const int64_t width = columns_.taps;
   block_ = channels_;
   band_ = rows_of(shape_);
-  copied_columns_ = columns_.step * (columns_.outputs - 1) + columns_.reach * (width - 1) + 1;
   const int64_t apart = columns_.stride * static_cast<int64_t>(sizeof(float));
   const bool crowded = apart % kSetBytes == 0 && channels_ % kBlock == 0 && columns_.outputs > 1;
   if (repeat_ == 1 && !crowded) return true;
   // A window that reaches far makes them as large as it likes.
-  const double least = static_cast<double>(copied_columns_) * std::min(2 * kBlock, channels_) *
-                       static_cast<double>(rows_.reach * (rows_.taps - 1) + 1 + 4 * rows_.step);
-  if (least > kMostCopied) return repeat_ == 1;
   choose_block();
+  const auto length = [](const WindowSide& side, int64_t outputs) {
+    return static_cast<double>(side.step) * static_cast<double>(outputs) +
+           static_cast<double>(side.reach) * static_cast<double>(side.taps - 1) + 1;
+  };
+  const double least = length(columns_, columns_.outputs - 1) * length(rows_, 4) *
+                       static_cast<double>(block_);
+  if (least > kMostCopied) {
+    block_ = channels_;
+    return repeat_ == 1;
+  }
+  copied_columns_ = columns_.step * (columns_.outputs - 1) + columns_.reach * (width - 1) + 1;
   const int64_t line = copied_columns_ * block_, reach = rows_.reach * (rows_.taps - 1) + 1;
   const int64_t rows = rows_.step == 0 ? 1 : (kCopyFloats / line - reach) / rows_.step + 1;
   const int64_t whole = ceil_div(rows_.outputs, band_) * band_;
@@ -220,7 +212,7 @@ void DepthPlan::pack(const BoundMap& map, const TensorView* weights) {
   key.add("depth", 5);
   for (const int64_t number :
        {map.address.base, weight_step_, channels_, repeat_, rows_.taps, columns_.taps,
-        given_rows_, given_columns_, static_cast<int64_t>(any_)}) {
+        static_cast<int64_t>(any_)}) {
     key.add(&number, sizeof number);
   }
   const int made = channel_.count > 1 ? channel_.letters[1] : -1;
@@ -258,9 +250,8 @@ void DepthPlan::pack_weights(const float* data, float* out) const {
   for (int64_t r = 0; r < rows_.taps; ++r) {
     for (int64_t s = 0; s < columns_.taps; ++s, out += weight_step_) {
       const int64_t at = weight_address_.base + r * coef(rows_.tap) + s * coef(columns_.tap);
-      const bool given = r < given_rows_ && s < given_columns_;
       for (int64_t c = 0; c < channels_; ++c) {
-        out[c] = !given ? 0.0f : data[at + c / repeat_ * channel + c % repeat_ * made];
+        out[c] = data[at + c / repeat_ * channel + c % repeat_ * made];
       }
       std::fill(out + channels_, out + weight_step_, 0.0f);
     }

@@ -47,9 +47,8 @@ class DepthPlan final : public StagePlan {
 
   DepthPlan() = default;
   void find_columns(const BoundStage& stage, const Axis& own);
-  bool widen();
   bool choose_shape();
-  bool choose_any();
+  bool choose_any(int64_t weights);
   void choose_block();
   bool choose_copies();
   void pack(const BoundMap& map, const TensorView* weights);
@@ -77,7 +76,6 @@ class DepthPlan final : public StagePlan {
   int64_t channels_ = 1, outers_ = 1;
   int64_t repeat_ = 1;  // channels made of each one read
   WindowSide rows_, columns_;
-  int64_t given_rows_ = 1, given_columns_ = 1;  // taps whose weights are not 0
   int input_ = -1, weight_ = -1;  // tensors
   const Linear* address_ = nullptr;
   int64_t step_ = 1;    // of the kernels

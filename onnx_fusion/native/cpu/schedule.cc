@@ -252,7 +252,9 @@ void Compiler::place_stores() {
 // made in a buffer, so short that it is copied while the next is read, and not placed.
 bool Compiler::writes_past(const TileStore& store, Step* producer) {
   if (store.tensor < 0 || slice_.leaf >= 0 || slice_.sink >= 0) return false;
-  const int64_t bytes = bound_.tensors[static_cast<size_t>(store.tensor)].elements *
+  const auto tensor = static_cast<size_t>(store.tensor);
+  if (bound_.band && bound_.program->tensors[tensor].kind == TensorKind::temp) return false;
+  const int64_t bytes = bound_.tensors[tensor].elements *
                         static_cast<int64_t>(store.bytes);
   if (bytes < past_cache_bytes() || store.width != Width::full ||
       !lies_flat(store.address, store.width, store.axes)) {

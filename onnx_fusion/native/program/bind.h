@@ -67,6 +67,7 @@ struct BoundProgram {
   std::vector<int64_t> dims;
   std::vector<BoundTensor> tensors;
   std::vector<BoundStage> stages;
+  bool band = false;  // a stage is some of its lines, which others read at once
 };
 
 // `inputs` are program.inputs views; their data is read only for `as`.

@@ -168,6 +168,10 @@ def _norm_after_conv(node: Node, scene: Scene) -> Proposal | None:
     weight, (scale, shift) = of.node.inputs[1], norm.inputs[1:3]
     if scale.shape != weight.shape[:1] or shift.shape != scale.shape:
         return None
+    # Not where the product is no float32, as of a large scale behind small results.
+    largest = np.abs(wide(weight)).max(initial=0) * np.abs(wide(scale)).max(initial=0)
+    if not largest <= np.finfo(np.float32).max:
+        return None
     by = (-1,) + (1,) * (len(weight.shape) - 1)
     return _one(node, scene, (of.node,), lambda: wide(weight) * wide(scale).reshape(by),
                 lambda: _bias(of.node) * wide(scale) + wide(shift))
