@@ -239,8 +239,8 @@ def lower_where(site: Site) -> list[Tensor | None]:
 
 
 def is_scale_and_shift(norm: Node) -> bool:
-    """Return whether a BatchNormalization is of mean 0 and variance 1, with nothing added to it, and
-    not in training mode."""
+    """Return whether a BatchNormalization is at inference, of mean 0 and variance 1, with nothing
+    added to the variance."""
     if norm.attrs.get("training_mode", 0) or not norm.attrs.get("spatial", 1):
         return False
     if any(value is not None for value in norm.outputs[1:]):
