@@ -289,6 +289,15 @@ def test_no_window_starts_in_the_end_padding(op, opset):
         agree(graph, {"x": np.ones((1, 2, height, 5), "f4")})
 
 
+@pytest.mark.parametrize("extent", ["W", "4"])
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_output_padding_of_a_transposed_convolution_is_cut_to_the_same_size(auto, extent):
+    body = f"""g (float[1, 2, {extent}] x) => (float[A, B, C] z) {{
+        y = ConvTranspose <auto_pad = "{auto}", strides = [2], output_padding = [1]> (x, w)
+        z = Relu(y) }}"""
+    agree(inferred(weights(parse(body), w=(2, 3, 2))), {"x": np.ones((1, 2, 4), "f4")})
+
+
 def test_indices_of_a_pool_in_ceil_mode():
     graph = inferred(parse("""g (float[1, 2, 5, 5] x) => (float[A, B, C, D] z, int64[E, F, G, I] i)
         { z, i = MaxPool <kernel_shape = [2, 2], strides = [3, 3], ceil_mode = 1> (x) }"""))

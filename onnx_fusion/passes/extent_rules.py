@@ -71,12 +71,17 @@ def is_misjudged(node: Node, opset: int) -> bool:
     22 do not (ONNX spec, MaxPool, ceil_mode). In opset 10 a Slice keeps unknown extents; one that
     steps back ends the process on an axis of 0, and has another meaning of the largest end than in
     ONNX Runtime. Of an Einsum's letter it takes the first extent, which may be 1 where another is
-    not; as more gets known of the inputs, such a node is found out.
+    not; as more gets known of the inputs, such a node is found out. To a ConvTranspose with
+    `auto_pad` SAME it adds output_padding, which ONNX Runtime cuts with the rest.
     """
     if node.op_type == "Einsum" and not node.domain:
         return is_uneven(node)
     if node.op_type == "Slice" and not node.domain:
         return opset == _SLICE_UNSEEN or any(step < 0 for step in _constant(node, 4) or ())
+    if node.op_type == "ConvTranspose" and not node.domain:
+        if "output_shape" in node.attrs or not any(node.attrs.get("output_padding", ())):
+            return False
+        return node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
     return (
         node.op_type in POOLS
         and not node.domain

@@ -82,22 +82,28 @@ def shrinks(node: Node) -> bool:
 
 
 def upsampled(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
-    """Return the extents of ConvTranspose: stride * (x - 1) + output_padding + reach - pads."""
+    """Return the extents of ConvTranspose: stride * (x - 1) + output_padding + reach - pads, or
+    stride * x with `auto_pad` SAME."""
     x, weight = shapes[0], shapes[1]
     if x is None or weight is None or "output_shape" in node.attrs:
         return None
     kernel = node.attrs.get("kernel_shape") or weight[2:]
     if len(x) < 3 or any(not isinstance(size, int) for size in kernel):
         return None
-    if node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+    auto = node.attrs.get("auto_pad", "NOTSET")
+    if auto == "VALID":
         return None
     rank = len(x) - 2
     pads = node.attrs.get("pads") or [0] * (2 * rank)
     strides = node.attrs.get("strides") or [1] * rank
     dilations = node.attrs.get("dilations") or [1] * rank
     extra = node.attrs.get("output_padding") or [0] * rank
-    out: list[Extent] = [x[0], None]
+    made = weight[1]
+    out: list[Extent] = [x[0], made * node.attrs.get("group", 1) if isinstance(made, int) else None]
     for i in range(rank):
+        if auto != "NOTSET":
+            out.append(_line(x[2 + i], strides[i], 0))
+            continue
         reach = dilations[i] * (kernel[i] - 1) + 1
         shift = extra[i] + reach - pads[i] - pads[rank + i] - strides[i]
         out.append(_line(x[2 + i], strides[i], shift))
