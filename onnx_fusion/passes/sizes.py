@@ -15,6 +15,8 @@ from onnx_fusion.passes.infer import has_room, infer
 
 FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _ROUNDS = 3
+_LARGEST = 1 << 26
+"""Elements of an input: nobody gives more, and onnx lists a Concat's elements one by one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,12 +62,15 @@ def find_extents(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
     """Return what symbols of a prepared graph are where those of its inputs have these sizes.
 
     The model is read again with the sizes in its inputs; values of the same name agree. Symbols
-    that stay unknown are not there; nothing is if the model does not take these sizes.
+    that stay unknown are not there; nothing is if the model does not take these sizes, or an input
+    would be too large to be real.
     """
     fresh = view(graph.model)
     for value in fresh.inputs:
         if value.shape is not None:
             value.shape = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in value.shape)
+            if math.prod(d for d in value.shape if isinstance(d, int)) > _LARGEST:
+                return {}
     try:
         for _ in range(1 + _ROUNDS):
             if not has_room(fresh):
