@@ -298,6 +298,14 @@ def test_output_padding_of_a_transposed_convolution_is_cut_to_the_same_size(auto
     agree(inferred(weights(parse(body), w=(2, 3, 2))), {"x": np.ones((1, 2, 4), "f4")})
 
 
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_a_dilated_pool_is_padded_less_than_to_the_same_size(op):
+    body = f"""g (float[1, 1, 8] x) => (float[A, B, C] z) {{
+        y = {op} <kernel_shape = [3], dilations = [2], auto_pad = "SAME_UPPER"> (x)
+        z = Relu(y) }}"""
+    agree(inferred(parse(body, opset=20)), {"x": np.arange(8, dtype="f4").reshape(1, 1, 8)})
+
+
 def test_indices_of_a_pool_in_ceil_mode():
     graph = inferred(parse("""g (float[1, 2, 5, 5] x) => (float[A, B, C, D] z, int64[E, F, G, I] i)
         { z, i = MaxPool <kernel_shape = [2, 2], strides = [3, 3], ceil_mode = 1> (x) }"""))

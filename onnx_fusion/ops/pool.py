@@ -32,6 +32,8 @@ def pooled(
     kernel = tuple(ex.const(int(k)) for k in site.attr("kernel_shape"))
     window = window_of(site, kernel, x.shape[2:])
     auto = site.attr("auto_pad", "NOTSET")
+    if auto.startswith("SAME") and max(window.dilations) > 1:
+        raise Refused("auto_pad with dilations, where ONNX Runtime pads less than ONNX says")
     ceil = bool(site.attr("ceil_mode", 0)) and not auto.startswith("SAME")
     spatial = x.shape[2:]
     overhang = any(window.may_overhang(k, extent) for k, extent in enumerate(spatial))

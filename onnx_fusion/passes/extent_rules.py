@@ -14,7 +14,15 @@ from onnx_fusion.graph.model import MADE_UP, Dim, Node
 from onnx_fusion.ops.pieces import slice_box
 from onnx_fusion.passes.elements import elements
 from onnx_fusion.passes.letters import is_uneven, lettered
-from onnx_fusion.passes.windows import POOLS, Extent, Shape, steps_of, upsampled, windows
+from onnx_fusion.passes.windows import (
+    POOLS,
+    Extent,
+    Shape,
+    is_disputed,
+    steps_of,
+    upsampled,
+    windows,
+)
 
 _CEIL_MODE_SETTLED = 22
 _SLICE_UNSEEN = 10
@@ -72,7 +80,8 @@ def is_misjudged(node: Node, opset: int) -> bool:
     steps back ends the process on an axis of 0, and has another meaning of the largest end than in
     ONNX Runtime. Of an Einsum's letter it takes the first extent, which may be 1 where another is
     not; as more gets known of the inputs, such a node is found out. To a ConvTranspose with
-    `auto_pad` SAME it adds output_padding, which ONNX Runtime cuts with the rest.
+    `auto_pad` SAME it adds output_padding, which ONNX Runtime cuts with the rest; to such a pool
+    all that its dilations reach.
     """
     if node.op_type == "Einsum" and not node.domain:
         return is_uneven(node)
@@ -82,12 +91,10 @@ def is_misjudged(node: Node, opset: int) -> bool:
         if "output_shape" in node.attrs or not any(node.attrs.get("output_padding", ())):
             return False
         return node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
-    return (
-        node.op_type in POOLS
-        and not node.domain
-        and bool(node.attrs.get("ceil_mode", 0))
-        and opset < _CEIL_MODE_SETTLED
-    )
+    if node.op_type not in POOLS or node.domain:
+        return False
+    early = opset < _CEIL_MODE_SETTLED and bool(node.attrs.get("ceil_mode", 0))
+    return early or is_disputed(node)
 
 
 def _concat(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:

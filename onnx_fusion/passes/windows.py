@@ -24,6 +24,8 @@ def windows(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
         return None
     rank = len(kernel)
     auto = node.attrs.get("auto_pad", "NOTSET")
+    if is_disputed(node):
+        return None
     pads = node.attrs.get("pads") if auto == "NOTSET" else None
     pads = pads or [0] * (2 * rank)
     strides = node.attrs.get("strides") or [1] * rank
@@ -38,6 +40,13 @@ def windows(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
         else:
             out.append(steps_of(x[2 + i], shift, strides[i]))
     return out
+
+
+def is_disputed(node: Node) -> bool:
+    """Return whether ONNX Runtime pads a pool less than ONNX says: it takes no heed of dilations
+    where `auto_pad` is SAME."""
+    same = node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+    return same and node.op_type in POOLS and max(node.attrs.get("dilations") or [1]) > 1
 
 
 def _steps_up(dim: Dim, shift: int, stride: int, begin: int) -> Extent:
