@@ -277,43 +277,6 @@ def random_network(draw):
     return weights(proto, **dict(arrays))
 
 
-@pytest.mark.parametrize("opset", [11, 17, 22])
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
-def test_no_window_starts_in_the_end_padding(op, opset):
-    body = f"""g (float[1, 2, H, 5] x) => (float[A, B, C, D] z) {{
-        y = {op} <kernel_shape = [2, 2], strides = [3, 3], ceil_mode = 1, pads = [1, 1, 1, 1]> (x)
-        z = Relu(y) }}"""
-    graph = inferred(parse(body, opset=opset))
-    assert graph.values["z"].shape[3] == 2
-    for height in (4, 5, 6, 7, 8):
-        agree(graph, {"x": np.ones((1, 2, height, 5), "f4")})
-
-
-@pytest.mark.parametrize("extent", ["W", "4"])
-@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID"])
-def test_output_padding_of_a_transposed_convolution_is_cut_to_the_same_size(auto, extent):
-    body = f"""g (float[1, 2, {extent}] x) => (float[A, B, C] z) {{
-        y = ConvTranspose <auto_pad = "{auto}", strides = [2], output_padding = [1]> (x, w)
-        z = Relu(y) }}"""
-    agree(inferred(weights(parse(body), w=(2, 3, 2))), {"x": np.ones((1, 2, 4), "f4")})
-
-
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
-def test_a_dilated_pool_is_padded_less_than_to_the_same_size(op):
-    body = f"""g (float[1, 1, 8] x) => (float[A, B, C] z) {{
-        y = {op} <kernel_shape = [3], dilations = [2], auto_pad = "SAME_UPPER"> (x)
-        z = Relu(y) }}"""
-    agree(inferred(parse(body, opset=20)), {"x": np.arange(8, dtype="f4").reshape(1, 1, 8)})
-
-
-def test_indices_of_a_pool_in_ceil_mode():
-    graph = inferred(parse("""g (float[1, 2, 5, 5] x) => (float[A, B, C, D] z, int64[E, F, G, I] i)
-        { z, i = MaxPool <kernel_shape = [2, 2], strides = [3, 3], ceil_mode = 1> (x) }"""))
-    assert graph.values["i"].dtype is DType.I64
-    assert graph.values["i"].shape == graph.values["z"].shape == (1, 2, 2, 2)
-    agree(graph, {"x": np.ones((1, 2, 5, 5), "f4")})
-
-
 @pytest.mark.parametrize("seed", range(40))
 def test_random_windows(seed):
     graph = inferred(random_network(np.random.default_rng(seed)))

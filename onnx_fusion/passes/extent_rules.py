@@ -25,6 +25,7 @@ from onnx_fusion.passes.windows import (
 )
 
 _CEIL_MODE_SETTLED = 22
+_AXES_SETTLED = 11
 _SLICE_UNSEEN = 10
 _NO_END = (2**31 - 1, 2**63 - 1)
 """What ONNX Runtime reads as "no end" in a Slice, also where it steps back."""
@@ -81,7 +82,8 @@ def is_misjudged(node: Node, opset: int) -> bool:
     ONNX Runtime. Of an Einsum's letter it takes the first extent, which may be 1 where another is
     not; as more gets known of the inputs, such a node is found out. To a ConvTranspose with
     `auto_pad` SAME it adds output_padding, which ONNX Runtime cuts with the rest; to such a pool
-    all that its dilations reach.
+    all that its dilations reach. Before opset 11 it takes no heed of a negative axis of Squeeze and
+    Unsqueeze, which ONNX Runtime counts from the end as later opsets do.
     """
     if node.op_type == "Einsum" and not node.domain:
         return is_uneven(node)
@@ -91,6 +93,8 @@ def is_misjudged(node: Node, opset: int) -> bool:
         if "output_shape" in node.attrs or not any(node.attrs.get("output_padding", ())):
             return False
         return node.attrs.get("auto_pad", "NOTSET").startswith("SAME")
+    if node.op_type in ("Squeeze", "Unsqueeze") and not node.domain:
+        return opset < _AXES_SETTLED and min(node.attrs.get("axes") or [0]) < 0
     if node.op_type not in POOLS or node.domain:
         return False
     early = opset < _CEIL_MODE_SETTLED and bool(node.attrs.get("ceil_mode", 0))
@@ -175,6 +179,23 @@ def _flatten(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
     axis = node.attrs.get("axis", 1)
     axis += len(shapes[0]) if axis < 0 else 0
     return [product_of(list(shapes[0][:axis]), 1), product_of(list(shapes[0][axis:]), 1)]
+
+
+def _squeezed(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    axes = node.attrs.get("axes") or _constant(node, 1)
+    if shapes[0] is None or not axes:
+        return None
+    gone = {axis % len(shapes[0]) for axis in axes}
+    return [dim for axis, dim in enumerate(shapes[0]) if axis not in gone]
+
+
+def _unsqueezed(node: Node, shapes: Sequence[Shape | None]) -> list[Extent] | None:
+    axes = node.attrs.get("axes") or _constant(node, 1)
+    if shapes[0] is None or not axes:
+        return None
+    rank, dims = len(shapes[0]) + len(axes), iter(shapes[0])
+    made = {axis % rank for axis in axes}
+    return [1 if axis in made else next(dims, None) for axis in range(rank)]
 
 
 def product_of(dims: list[Dim], divisor: int) -> Extent:
@@ -339,6 +360,8 @@ _RULES: dict[str, Callable[[Node, Sequence[Shape | None]], list[Extent] | None]]
     "ConstantOfShape": _filled,
     "Flatten": _flatten,
     "Slice": _slice,
+    "Squeeze": _squeezed,
+    "Unsqueeze": _unsqueezed,
     "Resize": _resize,
     "Upsample": _resize,
 }
