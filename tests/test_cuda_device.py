@@ -45,7 +45,7 @@ class Kernel:
         self.dims, self.error = (ctypes.c_int64 * 2)(rows, 24), ctypes.create_string_buffer(500)
         text = TWO_PASSES.encode()
         self.handle = self.library.onnx_fusion_device_create(
-            text, ctypes.c_size_t(len(text)), self.dims, b"", 0, self.error, ctypes.c_size_t(500)
+            text, ctypes.c_size_t(len(text)), self.dims, b"", 0, 0, self.error, ctypes.c_size_t(500)
         )
         assert self.handle, self.error.value
 
@@ -103,7 +103,7 @@ def test_a_program_that_is_none_is_refused(fake):
     dims = (ctypes.c_int64 * 1)(0)
     text = b"tile_program 1\nnothing\n"
     assert not library.onnx_fusion_device_create(
-        text, ctypes.c_size_t(len(text)), dims, b"", 0, error, ctypes.c_size_t(500)
+        text, ctypes.c_size_t(len(text)), dims, b"", 0, 0, error, ctypes.c_size_t(500)
     )
     assert error.value.startswith(b"line 2: ")
 

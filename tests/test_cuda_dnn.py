@@ -9,7 +9,7 @@ import cuda_emulator
 import numpy as np
 import pytest
 from cuda_fake import cuda_session
-from cuda_library import inputs_of, is_used, model_of, opened, run
+from cuda_library import inputs_of, is_used, model_of, opened, results, run
 from cuda_programs import TOLERANCE, Writer, program
 from test_cuda_schedules import difference
 
@@ -129,6 +129,11 @@ RESTS = [
     for rest in ("bias", "bias relu", "bias residual", "residual bias relu", "relu", "silu")
     for dtype, order in (("f32", "first"), ("f16", "last"), ("bf16", "last"))
 ]
+RESTS += [
+    Conv(groups=4, channels=4, filters=8, rest="bias relu", x="first", y="first"),
+    Conv(groups=4, channels=4, filters=4, rest="residual bias", dtype="f16"),
+    Conv(groups=16, channels=1, filters=1, rest="bias"),
+]
 
 
 def planned(case: Conv, maker: int = 1, **numbers):
@@ -166,6 +171,13 @@ def test_zeros_around_are_the_same_on_both_sides_where_that_is_as_well():
     assert sizes(cut, "after") == [0, 0] and sizes(cut, "in") == [9, 8]
 
 
+def test_filters_without_a_window_lie_as_the_images_do():
+    one = Conv(taps=(1, 1), step=(2, 2), before=(0, 0), after=(0, 0), channels=8)
+    assert planned(one)[0].launches[0]["call"]["b"][1:5] == [8, 1, 8, 8]
+    first = dataclasses.replace(one, x="first", y="first")
+    assert planned(first)[0].launches[0]["call"]["b"][1:5] == [8, 1, 1, 1]
+
+
 @pytest.mark.parametrize(("old", "new"), [
     ("else 0", "else 1"),  # not zeros
     ("p0 + 1 * r0 - 1", "p0 - 1 * r0 + 1"),  # backwards
@@ -195,6 +207,17 @@ def test_what_decides_about_engines_is_in_the_call():
         "library_rest",
     ]  # the program's order of sums
     assert planned(dataclasses.replace(both, strict=False))[0].schedules() == ["library"]
+    relu = Conv(rest="bias relu", strict=True)  # whose ReLU may make 0 of a NaN
+    assert planned(relu)[0].schedules() == ["library", "library_rest"]
+
+
+def test_the_sums_alone_can_be_the_librarys():
+    machine = cuda_emulator.machine()
+    for case in (Conv(rest="bias relu"), Conv(rest="bias", groups=4, channels=4, filters=4)):
+        plan, inputs = planned(case, maker=3)
+        assert plan.schedules() == ["library", "library_rest"]
+        want = np.asarray(interpret(parse_program(plan.text), inputs)[0])
+        assert difference(machine.run(plan, inputs)[0], want, "f32") <= TOLERANCE["f32"]
 
 
 @pytest.fixture
@@ -212,6 +235,8 @@ CASES = [
     (Conv(**BIG, dtype="f16", rest="residual bias relu"), "f16 NHWC c bias relu engine 7"),
     (Conv(**BIG, rest="bias silu", step=(1, 1), after=(2, 2)), "f32 NHWC engine 7"),
     (Conv(groups=4, channels=16, filters=16, images=1), "f32 NHWC groups 4 engine 7"),
+    (Conv(groups=4, channels=16, filters=16, images=1, rest="bias"),
+     "f32 NHWC groups 4 bias engine 7"),
     (Conv(groups=64, channels=1, filters=1, images=16, dtype="f16"), "f16 NHWC groups 64 engine 7"),
     (of_axes(1, channels=128, filters=128, dtype="f16"), "f16 NHWC engine 7"),
     (of_axes(3, channels=16, filters=16, images=1), "f32 NHWC engine 7"),
@@ -227,3 +252,25 @@ def test_a_faster_library_makes_the_convolution(dnn, fake, case, call):
     before = dnn.calls(), fake.calls("wait"), fake.calls("event")
     assert run(made, text) <= TOLERANCE[case.dtype]
     assert (dnn.calls() - 1, fake.calls("wait"), fake.calls("event")) == before
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_nans_stay_nans(dnn, dtype):
+    text = Conv(**BIG, dtype=dtype, rest="bias relu").text()
+    made = cuda_session(model_of(text))
+    assert is_used(dnn, made, text) and "relu" in dnn.last()
+    feed = inputs_of(text)
+    feed["x"][0, 4, 5, 0] = np.nan
+    before = dnn.calls()
+    found = np.isnan(results(made, text, feed)[0])
+    assert dnn.calls() == before + 1
+    assert found[0, 3:6, 4:7].all() and found.sum() == 9 * 32
+
+
+def test_sums_are_the_librarys_where_it_can_do_no_more(dnn, monkeypatch):
+    monkeypatch.setenv("FAKE_CUDNN_BARE", "1")
+    text = Conv(**BIG, rest="bias relu").text()
+    assert is_used(dnn, cuda_session(model_of(text)), text)
+    assert dnn.last() == "f32 NHWC engine 7"
+    half = Conv(**BIG, rest="bias relu", dtype="f16").text()  # it has no sums of halves
+    assert not is_used(dnn, cuda_session(model_of(half)), half)

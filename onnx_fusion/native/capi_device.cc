@@ -42,16 +42,18 @@ std::vector<TensorView> views_of(const Program& program, const void* const* data
 
 }  // namespace
 
-// A program's kernels on device 0, or null and why.
+// A program's kernels on device 0, or null and why. `forced`: libraries make all that is offered to
+// them, untimed.
 ONNX_FUSION_EXPORT void* onnx_fusion_device_create(const char* text, size_t length,
                                                    const int64_t* dims, const char* nvrtc, int tf32,
-                                                   char* error, size_t error_size) {
+                                                   int forced, char* error, size_t error_size) {
   try {
     auto made = std::make_unique<DeviceKernel>();
     made->program = std::make_shared<const Program>(onnx_fusion::parse({text, length}));
     cuda::Settings settings;
     settings.nvrtc = nvrtc;
     settings.tf32 = tf32 != 0;
+    settings.forced = forced != 0;
     const std::vector<TensorView> views = views_of(*made->program, nullptr, dims);
     made->kernel = cuda::Kernel::create(made->program, {}, settings, views.data());
     return made.release();
@@ -66,7 +68,7 @@ ONNX_FUSION_EXPORT void onnx_fusion_device_destroy(void* kernel) {
 }
 
 // Starts the kernels on `stream`; all pointers are device memory. Returns how many bytes of
-// workspace it needs, -1 for an error: if that is more than `workspace_bytes`, nothing was started.
+// workspace it needs, -1 for an error: if that is more than `workspace_bytes`, nothing was made yet.
 ONNX_FUSION_EXPORT int64_t onnx_fusion_device_run(const void* kernel, const void* const* inputs,
                                                   const int64_t* dims, void* const* outputs,
                                                   void* workspace, int64_t workspace_bytes,

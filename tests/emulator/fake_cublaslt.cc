@@ -48,8 +48,9 @@ struct Found {
 auto& mutex = *new std::mutex;
 auto& wrong = *new std::string;  // what was asked for that cublasLt refuses, or must not be asked
 auto& last = *new std::string;
-int calls = 0, objects = 0;
+int calls = 0, objects = 0, handles = 0, asked_for = 0;
 char context;
+constexpr size_t kWorkspace = 1 << 20;  // that an algorithm needs
 
 int refuse(const std::string& what) {
   wrong += what + "\n";
@@ -93,6 +94,8 @@ extern "C" {
 
 int fake_cublaslt_calls() { return calls; }
 int fake_cublaslt_objects() { return objects; }
+int fake_cublaslt_asked() { return asked_for; }
+int fake_cublaslt_handles() { return handles; }
 const char* fake_cublaslt_wrong() { return wrong.c_str(); }
 const char* fake_cublaslt_last() { return last.c_str(); }
 
@@ -101,6 +104,7 @@ const char* cublasLtGetStatusName(int status) {
   return status == kFailed ? "CUBLAS_STATUS_EXECUTION_FAILED" : "CUBLAS_STATUS_OTHER";
 }
 int cublasLtCreate(void** handle) {
+  ++handles;
   *handle = &context;
   return kOk;
 }
@@ -166,6 +170,7 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, Operation* op, Layout* a, Layou
                                    int* count) {
   int64_t m, n, k;
   const std::lock_guard<std::mutex> lock(mutex);
+  ++asked_for;
   if (handle != &context) return refuse("handle");
   if (const int status = check(*op, *a, *b, *c, *d, &m, &n, &k)) return status;
   for (const uint32_t alignment : preference->alignment) {
@@ -176,7 +181,8 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, Operation* op, Layout* a, Layou
   if (all == 0) return kNotSupported;
   *count = std::min(asked, all);
   for (int i = 0; i < *count; ++i) {
-    found[i] = {{kMagic, static_cast<uint64_t>(i), preference->workspace}, preference->workspace, 0, 1, {}};
+    const size_t bytes = std::min<size_t>(kWorkspace, preference->workspace);
+    found[i] = {{kMagic, static_cast<uint64_t>(i), bytes}, bytes, 0, 1, {}};
   }
   return kOk;
 }
@@ -223,7 +229,7 @@ int cublasLtMatmul(void* handle, Operation* op, const float* alpha, const char* 
         for (int64_t t = 0; t < k; ++t) sum += x[static_cast<size_t>(i * k + t)] * y[static_cast<size_t>(j * k + t)];
         if (*beta != 0) sum += *beta * get(lc->type, c, batch * lc->batch_stride + j * lc->lead + i);
         if (bias) sum += get(ld->type, op->bias, i);
-        if (relu && sum < 0) sum = 0;
+        if (relu && !(sum >= 0)) sum = 0;
         if (std::getenv("FAKE_CUBLASLT_WRONG") && i == m - 1 && j == n / 2) sum += 2 * std::sqrt(static_cast<double>(k));
         put(ld->type, d, batch * ld->batch_stride + j * ld->lead + i, static_cast<float>(sum));
       }

@@ -2,11 +2,13 @@
 // has them, and convolves on the host.
 //
 // FAKE_CUDNN_MS (1): what a call takes, by the clock of fake_cuda.cc; the second engine half of it.
-// FAKE_CUDNN_ENGINES=0: there are none. FAKE_CUDNN_WRONG: one element is wrong. FAKE_CUDNN_FAILS: calls
-// fail. FAKE_CUDNN_TF32, FAKE_CUDNN_STRICT: tests expect engines that are for these programs.
+// FAKE_CUDNN_ENGINES=0: there are none. FAKE_CUDNN_BARE: there are none that do more than convolve.
+// FAKE_CUDNN_WRONG: one element is wrong. FAKE_CUDNN_FAILS: calls fail. FAKE_CUDNN_WORKSPACE (1000): bytes.
+// FAKE_CUDNN_TF32, FAKE_CUDNN_STRICT: tests expect engines that are for these programs.
 #include <atomic>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,7 +19,6 @@ namespace {
 enum { kOk = 0, kBadParameter = 2000, kNotSupported = 3000, kFailed = 5000 };
 enum { kPointwise, kConvolution, kEngine, kConfig, kHeuristics, kPlan,
        kConvolve = 10, kPoints = 13, kGraph = 15, kPack = 16, kTensor = 17 };
-constexpr int64_t kWorkspace = 1000;
 
 struct Descriptor;
 using Ints = std::vector<int64_t>;
@@ -30,6 +31,7 @@ struct Attribute {
 };
 const std::map<int, Attribute> kAttributes = {
     {0, {kPointwise, 14, 4, false, false}}, {1, {kPointwise, 1, 4, false, false}},
+    {2, {kPointwise, 10, 4, false, true}},
     {100, {kConvolution, 1, 4, false, false}}, {101, {kConvolution, 7, 4, false, false}},
     {102, {kConvolution, 3, 8, true, false}}, {103, {kConvolution, 3, 8, true, false}},
     {104, {kConvolution, 3, 8, true, false}}, {105, {kConvolution, 3, 8, true, false}},
@@ -81,7 +83,8 @@ struct Descriptor {
 struct Engine {
   int mode;
   std::vector<int> numerical, behavior;
-  int64_t workspace = kWorkspace;
+  int64_t workspace = 0;  // 0: FAKE_CUDNN_WORKSPACE
+  bool unreadable = false;
 };
 const Engine kEngines[] = {
     {3, {0, 2}, {}},                       // sums in halves
@@ -93,15 +96,30 @@ const Engine kEngines[] = {
     {3, {5, 6}, {}},                       // Winograd
     {3, {}, {}},
     {2, {9}, {}},
+    {3, {}, {}, 0, true},                  // does not tell its notes
+    {3, std::vector<int>(20, 9), {}},      // has more than are read
 };
+int64_t workspace_of(int engine) {
+  const int64_t own = kEngines[engine].workspace;
+  return own > 0 ? own : number("FAKE_CUDNN_WORKSPACE", 1000);
+}
 
 auto& mutex = *new std::mutex;
 auto& wrong = *new std::string;  // what was asked for that cuDNN refuses, or must not be asked
 auto& last = *new std::string;
-std::atomic<int> calls{0}, objects{0}, inside{0};
+std::atomic<int> calls{0}, objects{0};
 struct Handle {
-  void* stream = &inside;
-} context;
+  void* stream;
+  bool has_stream = false;
+  std::atomic<int> inside{0};
+};
+auto& handles = *new std::set<Handle*>;  // never destroyed
+auto& configs = *new std::set<Descriptor*>;
+
+bool is_handle(Handle* handle) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return handles.count(handle) > 0;
+}
 
 int refuse(const std::string& what) {
   const std::lock_guard<std::mutex> lock(mutex);
@@ -159,7 +177,7 @@ int finalize_points(const Descriptor& op) {
 
 // Convolution alone, or + residual + bias, ReLU, of which only the bias must be there.
 int finalize_graph(const Descriptor& g) {
-  if (g.one<Handle*>(800) != &context) return refuse("a graph's handle");
+  if (!is_handle(g.one<Handle*>(800))) return refuse("a graph's handle");
   std::string shape;
   const std::vector<Descriptor*> ops = g.many<Descriptor*>(801);
   for (size_t i = 0; i < ops.size(); ++i) {
@@ -176,6 +194,7 @@ int finalize_graph(const Descriptor& g) {
       shape += op.part(752)->dims() == made.dims() && made.dims()[0] * made.dims()[2] * made.dims()[3] > 1 ? "c" : "b";
     }
   }
+  if (shape != "x" && std::getenv("FAKE_CUDNN_BARE") != nullptr) return kNotSupported;
   const bool known = shape == "x" || shape == "xb" || shape == "xcb" || shape == "xbr" || shape == "xcbr";
   const Descriptor* y = ops.back()->part(ops.size() > 1 ? 753 : 705);
   return known && y->type() == ops[0]->part(704)->type() ? kOk : kNotSupported;
@@ -197,7 +216,7 @@ int finalize(Descriptor& d) {
     case kPlan:
       d.engine = d.part(401)->engine;
       d.graph = d.part(401)->graph;
-      return d.one<Handle*>(400) == &context && d.engine >= 0 ? kOk : refuse("a plan");
+      return is_handle(d.one<Handle*>(400)) && d.engine >= 0 ? kOk : refuse("a plan");
     case kPointwise: case kPack: return kOk;
     default: return refuse("finalizing " + std::to_string(d.kind));
   }
@@ -251,7 +270,8 @@ void compute(const std::vector<Descriptor*>& ops, const std::map<int64_t, char*>
     for (size_t k = 1; k < ops.size(); ++k) {
       const Descriptor* b = ops[k]->part(752);
       if (b != nullptr) sum += find(b).read(place);
-      if (b == nullptr && sum < 0) sum = 0;
+      const bool keeps = b == nullptr && ops[k]->part(750)->one<int>(2) == 1;
+      if (b == nullptr && !(sum >= 0) && !(keeps && std::isnan(sum))) sum = 0;
     }
     if (std::getenv("FAKE_CUDNN_WRONG") && count++ == 3) sum += 2 * std::sqrt(static_cast<double>(ws[1] * 9));
     put(y.of->type(), y.memory, y.at(place), static_cast<float>(sum));
@@ -264,6 +284,10 @@ extern "C" {
 
 int fake_cudnn_calls() { return calls; }
 int fake_cudnn_objects() { return objects; }
+int fake_cudnn_handles() {
+  const std::lock_guard<std::mutex> lock(mutex);
+  return static_cast<int>(handles.size());
+}
 const char* fake_cudnn_wrong() { return wrong.c_str(); }
 const char* fake_cudnn_last() { return last.c_str(); }
 
@@ -272,20 +296,29 @@ const char* cudnnGetErrorString(int status) {
   return status == kFailed ? "CUDNN_STATUS_EXECUTION_FAILED" : "CUDNN_STATUS_OTHER";
 }
 int cudnnCreate(Handle** handle) {
-  *handle = &context;
+  const std::lock_guard<std::mutex> lock(mutex);
+  *handle = *handles.insert(new Handle).first;
   return kOk;
 }
 int cudnnSetStream(Handle* handle, void* stream) {
+  if (handle->has_stream && handle->stream != stream) return refuse("a handle of two streams");
+  handle->has_stream = true;
   handle->stream = stream;
   return kOk;
 }
 int cudnnBackendCreateDescriptor(int kind, Descriptor** made) {
   ++objects;
   *made = new Descriptor{kind, false, {}, -1, nullptr};
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (kind == kConfig) configs.insert(*made);
   return kOk;
 }
 int cudnnBackendDestroyDescriptor(Descriptor* descriptor) {
   --objects;
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    configs.erase(descriptor);
+  }
   delete descriptor;
   return kOk;
 }
@@ -331,31 +364,41 @@ int cudnnBackendGetAttribute(Descriptor* d, int name, int type, int64_t most, in
   }
   const bool numerical = name == 1303 && type == 11;
   if ((numerical || (name == 1305 && type == 19)) && d->kind == kEngine) {
+    if (kEngines[d->engine].unreadable) return kFailed;
     const std::vector<int>& notes = numerical ? kEngines[d->engine].numerical : kEngines[d->engine].behavior;
     *count = static_cast<int64_t>(notes.size());
     std::copy_n(notes.begin(), std::min<size_t>(notes.size(), static_cast<size_t>(most)), static_cast<int*>(values));
     return kOk;
   }
   if (name == 402 && type == 3 && d->kind == kPlan && most == 1) {
-    *static_cast<int64_t*>(values) = kEngines[d->engine].workspace;
+    *static_cast<int64_t*>(values) = workspace_of(d->engine);
     *count = 1;
     return kOk;
   }
   return refuse("reading attribute " + std::to_string(name));
 }
 int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) {
-  if (++inside > 1) refuse("two threads with one handle");
+  if (!is_handle(handle) || !handle->has_stream) return refuse("a handle");
+  if (++handle->inside > 1) refuse("two threads with one handle");
   struct Leave {
-    ~Leave() { --inside; }
-  } leave;
+    Handle* handle;
+    ~Leave() { --handle->inside; }
+  } leave{handle};
   ++calls;
-  if (handle != &context || handle->stream == &inside || !plan->finalized || !pack->finalized) return refuse("a call");
+  if (!plan->finalized || !pack->finalized) return refuse("a call");
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (configs.count(plan->part(401)) == 0) {
+      wrong += "a plan without its configuration\n";
+      return kBadParameter;
+    }
+  }
   const std::vector<Descriptor*> ops = plan->graph->many<Descriptor*>(801);
   const bool half = ops[0]->part(704)->type() != kFloat;
   // Of engines that may be used, the first takes the whole time.
   const int first = half || number("FAKE_CUDNN_TF32", 0) ? 2 : number("FAKE_CUDNN_STRICT", 0) ? 7 : 6;
   const bool transforms = plan->engine == 6 && (half || first == 7);
-  if (plan->engine < first || (plan->engine > 2 && plan->engine < 6) || transforms) return refuse("an engine");
+  if (plan->engine < first || (plan->engine > 2 && plan->engine < 6) || plan->engine > 8 || transforms) return refuse("an engine");
   tick(static_cast<float>(number("FAKE_CUDNN_MS", 1)) / (plan->engine > first ? 2 : 1));
   if (std::getenv("FAKE_CUDNN_FAILS") != nullptr) return kFailed;
   const Ints ids = pack->many(1000);
@@ -367,7 +410,7 @@ int cudnnBackendExecute(Handle* handle, Descriptor* plan, Descriptor* pack) {
   }
   char* workspace = pack->one<char*>(1003);
   if (workspace == nullptr || reinterpret_cast<uintptr_t>(workspace) % 256 != 0) return refuse("workspace");
-  std::memset(workspace, 0xa5, kWorkspace);
+  std::memset(workspace, 0xa5, static_cast<size_t>(workspace_of(plan->engine)));
   const int type = ops[0]->part(704)->type();
   const Ints xs = ops[0]->part(704)->dims();
   const Ints ws = ops[0]->part(703)->dims();

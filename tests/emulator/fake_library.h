@@ -20,7 +20,7 @@ int number(const char* variable, int otherwise) {
 
 double half(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const double size = exponent == 31 ? INFINITY
+  const double size = exponent == 31 ? (fraction != 0 ? NAN : INFINITY)
                       : exponent == 0 ? std::ldexp(fraction, -24)
                                       : std::ldexp(1024 + fraction, exponent - 25);
   return bits >> 15 ? -size : size;
@@ -44,7 +44,9 @@ void put(int type, void* memory, int64_t i, float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   uint16_t out = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  if (type == kHalf) {  // the nearest half, ties to even, by trying
+  if (std::isnan(value)) {
+    out = 0x7fff;
+  } else if (type == kHalf) {  // the nearest half, ties to even, by trying
     const double size = std::fabs(value);
     int exponent = 0;
     std::frexp(size, &exponent);

@@ -182,7 +182,8 @@ class Farm {
       some_.notify_one();
       return;
     }
-    if (threads_ == 0 && !stay()) return;
+    // ONNX Runtime unloads the library with its last session; a thread may still be in it then.
+    if (threads_ == 0 && !stay_loaded()) return;
     std::thread([this] { work(); }).detach();
     ++threads_;
   }
@@ -198,11 +199,6 @@ class Farm {
   std::deque<Job>::iterator find(const std::string& place) {
     return std::find_if(queue_.begin(), queue_.end(),
                         [&](const Job& job) { return job.place() == place; });
-  }
-
-  // ONNX Runtime unloads the library with its last session; a thread may still be in it then.
-  static bool stay() {
-    return dlopen(own_path().c_str(), RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
   }
 
   void work() {

@@ -18,7 +18,7 @@ constexpr int kBatches = 5, kBatchStride = 6;  // cublasLtMatrixLayoutAttribute_
 // cublasLtMatmulPreferenceAttributes_t
 constexpr int kMostWorkspace = 1, kReductions = 3, kAlignmentA = 5;
 constexpr uint32_t kByComputeType = 2;                     // cublasLtReductionScheme_t
-constexpr uint32_t kDefault = 1, kRelu = 2, kAddBias = 4;  // cublasLtEpilogue_t
+constexpr uint32_t kDefault = 1, kAddBias = 4;  // cublasLtEpilogue_t
 constexpr uint32_t kAlignment = 16;  // of what find_call takes
 constexpr int kMostAlgorithms = 8;
 
@@ -74,7 +74,7 @@ class Blas : public Library {
                                     int algorithm) const override;
 
  private:
-  int create_handle(void** handle) const override { return table_.create(handle); }
+  int create_handle(void** handle, const Stream*) const override { return table_.create(handle); }
   const Table table_;
 };
 
@@ -88,7 +88,7 @@ class Multiplication : public Prepared {
 
   bool describe();
   bool choose(int algorithm);
-  int run(const uint64_t* pointers, Stream stream) const override;
+  int run(const uint64_t* pointers, Stream stream, bool captured) const override;
 
  private:
   bool layout(void** made, DType dtype, int64_t rows, int64_t columns, int64_t lead,
@@ -148,13 +148,12 @@ bool Multiplication::describe() {
     return layout(made, c.operands, by_rows ? columns : rows, by_rows ? rows : columns,
                   by_rows ? at.row : at.column, at.batch);
   };
-  const uint32_t epilogue = (c.relu ? kRelu : 0) | (c.has_bias ? kAddBias : 0);
-  const uint32_t wanted = epilogue == 0 ? kDefault : epilogue;
+  const uint32_t epilogue = c.has_bias ? kAddBias : kDefault;
   const Matrices& s = sizes_;
   const Strides& added = c.has_c ? s.c : s.d;
   const auto some = static_cast<uintptr_t>(kAlignment);  // as aligned as the address of each run
   if (c.has_bias && t_.set_operation(operation_, kBias, &some, sizeof some) != 0) return false;
-  return t_.set_operation(operation_, kEpilogue, &wanted, sizeof wanted) == 0 &&
+  return t_.set_operation(operation_, kEpilogue, &epilogue, sizeof epilogue) == 0 &&
          operand(&layouts_[0], s.b, s.k, s.n, kTransposeA) &&
          operand(&layouts_[1], s.a, s.m, s.k, kTransposeB) &&
          layout(&layouts_[2], c.result, s.n, s.m, added.row, added.batch) &&
@@ -164,7 +163,7 @@ bool Multiplication::describe() {
 bool Multiplication::choose(int algorithm) {
   void* preference = nullptr;
   if (algorithm >= kMostAlgorithms || t_.create_preference(&preference) != 0) return false;
-  const uint64_t most = call_.workspace_bytes;
+  const uint64_t most = call_.most_workspace;
   bool fine = t_.set_preference(preference, kMostWorkspace, &most, sizeof most) == 0;
   // Parts of a sum are added up in float32, never in the result's type.
   fine = fine && t_.set_preference(preference, kReductions, &kByComputeType,
@@ -179,14 +178,15 @@ bool Multiplication::choose(int algorithm) {
                                    layouts_[3], preference, algorithm + 1, found, &count) == 0;
   t_.destroy_preference(preference);
   if (!fine || count <= algorithm || found[algorithm].status != 0 ||
-      found[algorithm].workspace_bytes > call_.workspace_bytes) {
+      found[algorithm].workspace_bytes > call_.most_workspace) {
     return false;
   }
+  workspace_bytes_ = found[algorithm].workspace_bytes;
   for (int k = 0; k < 8; ++k) algorithm_.data[k] = found[algorithm].algorithm[k];
   return true;
 }
 
-int Multiplication::run(const uint64_t* pointers, Stream stream) const {
+int Multiplication::run(const uint64_t* pointers, Stream stream, bool) const {
   const Call& c = call_;
   const auto at = [&](int which, DType dtype, int64_t start) {
     return reinterpret_cast<char*>(pointers[which]) +
@@ -203,7 +203,7 @@ int Multiplication::run(const uint64_t* pointers, Stream stream) const {
   return t_.multiply(handle_, operation_, &one, at(1, c.operands, c.at_b), layouts_[0],
                     at(0, c.operands, c.at_a), layouts_[1], &beta,
                     c.has_c ? at(4, c.result, c.at_c) : d, layouts_[2], d, layouts_[3],
-                    &algorithm_, reinterpret_cast<void*>(pointers[3]), c.workspace_bytes, stream);
+                    &algorithm_, reinterpret_cast<void*>(pointers[3]), workspace_bytes_, stream);
 }
 
 }  // namespace

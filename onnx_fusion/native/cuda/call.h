@@ -18,7 +18,7 @@ struct LibraryCall {
 };
 
 // Offers the nest to the library that can make it, if there is one, and plans its call, if the
-// device's maker is one: `called` says so. `product` is null for what is none for our kernels.
+// offer's maker is one: `called` says so. `product` is null for what is none for our kernels.
 Status plan_library(Work& work, size_t stage, const Nest& nest, const Product* product,
                     bool* called);
 
@@ -27,8 +27,9 @@ bool find_product_call(const Work& work, const Nest& nest, const Product& produc
                        LibraryCall* found);
 Status plan_product_call(Work& work, size_t stage, const Nest& nest, const Product& product,
                          const LibraryCall& found, bool by_parts);
-// The nest's letters are apart.
-bool find_convolution(const Work& work, const Nest& nest, LibraryCall* found);
+// The nest's letters are apart. `whole`: a call that does all, if there is one; else of the sums
+// alone.
+bool find_convolution(const Work& work, const Nest& nest, bool whole, LibraryCall* found);
 Status plan_convolution(Work& work, size_t stage, const Nest& nest, const LibraryCall& found);
 
 // Does a library take the address so many elements behind where memory was allocated?
@@ -43,6 +44,6 @@ bool find_rest(const Nest& nest, int dot, LibraryCall* found,
                const std::function<bool(const Access&)>& writes,
                const std::function<bool(const Access&)>& adds);
 // Adds a call that does all.
-void add_whole(Work& work, size_t stage, const LibraryCall& found);
+void add_whole(Work& work, const LibraryCall& found);
 
 }  // namespace onnx_fusion::cuda

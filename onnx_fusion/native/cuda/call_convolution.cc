@@ -108,7 +108,7 @@ bool Matcher::find_space(const BoundIndex& index, LetterSet kept, size_t axis) {
 }
 
 // Strides by the address's letters; a dim of one position has that of a dense tensor. Channels of
-// one position are where those of the images are.
+// one position, and those of filters without a window, are where those of the images are.
 bool Matcher::place(const Linear& address, const Dim& first, const Dim& channels, const int* space,
                     ImageStrides* at) const {
   const auto length = [&](const Dim& dim) { return extent(dim.group) * extent(dim.letter); };
@@ -121,7 +121,8 @@ bool Matcher::place(const Linear& address, const Dim& first, const Dim& channels
     dims.push_back({-1, space[i], &at->space[i]});
     if (space[i] >= 0) least = std::min(least, address.coef[space[i]]);
   }
-  const bool last = length(channels) == 1 ? made.a.channel == 1 : step(channels) < least;
+  const bool unknown = length(channels) == 1 || least == INT64_MAX;
+  const bool last = unknown ? made.a.channel == 1 : step(channels) < least;
   dims.insert(last ? dims.end() : dims.begin() + 1, channels);
   int64_t next = 1;
   for (auto dim = dims.rbegin(); dim != dims.rend(); ++dim) {
@@ -265,7 +266,7 @@ bool find_whole(const Nest& nest, int dot, const Matcher& matcher, LibraryCall* 
 
 }  // namespace
 
-bool find_convolution(const Work& work, const Nest& nest, LibraryCall* found) {
+bool find_convolution(const Work& work, const Nest& nest, bool whole, LibraryCall* found) {
   *found = LibraryCall();
   Call& call = found->call;
   const int dot = find_dot(nest);
@@ -304,12 +305,12 @@ bool find_convolution(const Work& work, const Nest& nest, LibraryCall* found) {
     return size * work.bound.tensors[static_cast<size_t>(tensor)].elements;
   };
   const int64_t made = size * nest.points(matcher.kept());
-  call.workspace_bytes = static_cast<size_t>(
+  call.most_workspace = static_cast<size_t>(
       std::min(kSpared + bytes(found->a) + bytes(found->b) + made, kMostWorkspace));
   call.sizes = matcher.made;
-  LibraryCall whole = *found;
-  if (find_whole(nest, dot, matcher, &whole)) {
-    *found = whole;
+  LibraryCall all = *found;
+  if (whole && find_whole(nest, dot, matcher, &all)) {
+    *found = all;
     return true;
   }
   // cuDNN has no sums in f32 of halves.
@@ -319,7 +320,7 @@ bool find_convolution(const Work& work, const Nest& nest, LibraryCall* found) {
 
 Status plan_convolution(Work& work, size_t stage, const Nest& nest, const LibraryCall& found) {
   if (found.d >= 0) {
-    add_whole(work, stage, found);
+    add_whole(work, found);
     return Status();
   }
   const int dot = find_dot(nest);
@@ -329,7 +330,6 @@ Status plan_convolution(Work& work, size_t stage, const Nest& nest, const Librar
   const int workspace = work.buffer(static_cast<int64_t>(found.call.workspace_bytes));
   const int sums = work.buffer(4 * nest.points(kept));
   Call call = found.call;
-  call.stage = stage;
   call.result = DType::f32;
   work.add(call, {argument_of(program, found.a), argument_of(program, found.b), buffer(sums),
                   buffer(workspace)});

@@ -96,7 +96,7 @@ bool find_product_call(const Work& work, const Nest& nest, const Product& p, Lib
   if (call.operands != type || other != type) return false;
   call.tf32 = p.unit == Unit::tf32;
   call.strict = work.bound.program->strict;
-  call.workspace_bytes = work.device.arch >= 90 ? kHopperWorkspace : kWorkspace;
+  call.most_workspace = work.device.arch >= 90 ? kHopperWorkspace : kWorkspace;
   call.sizes = sizes;
   LibraryCall whole = *found;
   if (find_whole(nest, p, &whole)) {
@@ -119,7 +119,7 @@ bool find_product_call(const Work& work, const Nest& nest, const Product& p, Lib
 Status plan_product_call(Work& work, size_t stage, const Nest& nest, const Product& product,
                          const LibraryCall& found, bool by_parts) {
   if (found.d >= 0) {
-    add_whole(work, stage, found);
+    add_whole(work, found);
     return Status();
   }
   const Program& program = *work.bound.program;
@@ -133,7 +133,6 @@ Status plan_product_call(Work& work, size_t stage, const Nest& nest, const Produ
   for (int64_t first = 0; first < product.m; first += rows) {
     Call call = found.call;
     Matrices& part = std::get<Matrices>(call.sizes);
-    call.stage = stage;
     part.m = std::min(rows, product.m - first);
     call.at_a += first * part.a.row;
     work.add(call, arguments);

@@ -13,11 +13,6 @@ namespace {
 constexpr int64_t kLeast = int64_t{1} << 20;  // multiplications: below, a launch is what counts
 constexpr size_t kMostRemembered = 4096;  // choices in memory
 
-std::string distrust_key(const Driver& driver, const Place& place, const Library& library) {
-  return "onnx_fusion wrong " + library.version() + "\n" + place.name + "\ndriver " +
-         std::to_string(driver.release);
-}
-
 // Its two leading bits.
 int64_t roughly(int64_t n) {
   int shift = 0;
@@ -26,11 +21,11 @@ int64_t roughly(int64_t n) {
 }
 
 std::string write_choice(const Choice& choice) {
-  std::string text = "choice 1\n";
-  for (size_t s = 0; s < kMostMade; ++s) {
-    if (choice.makers[s] == Maker::kernel) continue;
-    text += std::to_string(s) + " " + std::to_string(static_cast<int>(choice.makers[s])) + " " +
-            std::to_string(choice.algorithms[s]) + "\n";
+  std::string text = "choice 2\n";
+  for (size_t i = 0; i < kMostMade; ++i) {
+    if (choice.makers[i] == Maker::kernel) continue;
+    text += std::to_string(i) + " " + std::to_string(static_cast<int>(choice.makers[i])) + " " +
+            std::to_string(choice.algorithms[i]) + "\n";
   }
   return text;
 }
@@ -38,17 +33,17 @@ std::string write_choice(const Choice& choice) {
 bool read_choice(const std::string& text, Choice* choice) {
   std::istringstream lines(text);
   std::string word;
-  int version = 0, stage = 0, maker = 0, algorithm = 0;
-  if (!(lines >> word >> version) || word != "choice" || version != 1) return false;
+  int version = 0, offer = 0, maker = 0, algorithm = 0;
+  if (!(lines >> word >> version) || word != "choice" || version != 2) return false;
   *choice = Choice();
-  while (lines >> stage) {
-    if (!(lines >> maker >> algorithm) || stage < 0 || stage >= static_cast<int>(kMostMade) ||
-        maker < 1 || maker > static_cast<int>(Maker::library_by_parts) || algorithm < 0 ||
+  while (lines >> offer) {
+    if (!(lines >> maker >> algorithm) || offer < 0 || offer >= static_cast<int>(kMostMade) ||
+        maker < 1 || maker > static_cast<int>(Maker::library_sums) || algorithm < 0 ||
         algorithm >= kMostAlgorithms) {
       return false;
     }
-    choice->makers[static_cast<size_t>(stage)] = static_cast<Maker>(maker);
-    choice->algorithms[static_cast<size_t>(stage)] = algorithm;
+    choice->makers[static_cast<size_t>(offer)] = static_cast<Maker>(maker);
+    choice->algorithms[static_cast<size_t>(offer)] = algorithm;
   }
   return lines.eof();
 }
@@ -89,8 +84,7 @@ void remember(const std::string& key, const std::string& text) {
 
 bool is_worth(const Offer& offer) { return offer.multiplications >= kLeast; }
 
-Libraries find_libraries(const Driver& driver, const Place& place,
-                         const std::array<bool, kLibraries>& allowed,
+Libraries find_libraries(const std::array<bool, kLibraries>& allowed,
                          const std::vector<Offer>& offers) {
   Libraries found{};
   for (size_t i = 0; i < kLibraries; ++i) {
@@ -99,11 +93,8 @@ Libraries find_libraries(const Driver& driver, const Place& place,
       return o.library == name && is_worth(o);
     });
     if (!allowed[i] || !worth) continue;
-    std::string text;
     const Library* library = Library::get(name);
-    if (library != nullptr && !recall(distrust_key(driver, place, *library), &text)) {
-      found[i] = library;
-    }
+    if (library != nullptr && library->is_trusted()) found[i] = library;
   }
   return found;
 }
@@ -118,7 +109,9 @@ std::string choice_key(const Driver& driver, const Place& place, const Libraries
   }
   for (const Source& source : own.sources) key += "\n" + source.entry;
   for (const Offer& o : own.offers) {
-    key += "\n" + std::to_string(o.stage);
+    key += "\n" + std::to_string(o.stage) + ":";
+    for (const int64_t word : o.kind) key += " " + std::to_string(word);
+    key += ":";
     for (const int64_t size : o.sizes) key += " " + std::to_string(roughly(size));
   }
   return key;
@@ -131,10 +124,6 @@ bool recall_choice(const std::string& key, Choice* choice) {
 
 void remember_choice(const std::string& key, const Choice& choice) {
   remember(key, write_choice(choice));
-}
-
-void distrust(const Driver& driver, const Place& place, const Library& library) {
-  remember(distrust_key(driver, place, library), "wrong");
 }
 
 }  // namespace onnx_fusion::cuda

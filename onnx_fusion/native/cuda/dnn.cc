@@ -17,15 +17,16 @@ constexpr int kFloat = 0, kHalf = 2, kBrain = 9;  // cudnnDataType_t
 constexpr int kCrossCorrelation = 1;              // cudnnConvolutionMode_t
 constexpr int kAdd = 0, kRelu = 100;              // cudnnPointwiseMode_t
 constexpr int kModes[] = {3, 2};                  // cudnnBackendHeurMode_t: A, FALLBACK
+constexpr int kKeepsNan = 1;                      // cudnnNanPropagation_t
 // cudnnBackendAttributeType_t
 constexpr int kTypeHandle = 0, kTypeData = 1, kTypeBool = 2, kTypeInt = 3, kTypeFloat = 4,
-              kTypePointer = 6, kTypeMode = 7, kTypeHeuristic = 8, kTypeNumerical = 11,
-              kTypePointwise = 14, kTypeDescriptor = 15, kTypeBehavior = 19;
+              kTypePointer = 6, kTypeMode = 7, kTypeHeuristic = 8, kTypeNan = 10,
+              kTypeNumerical = 11, kTypePointwise = 14, kTypeDescriptor = 15, kTypeBehavior = 19;
 // cudnnBackendDescriptorType_t
 constexpr int kPointwise = 0, kConvolution = 1, kEngine = 2, kConfig = 3, kHeuristics = 4,
               kPlan = 5, kConvolve = 10, kPoints = 13, kGraph = 15, kPack = 16, kTensor = 17;
 // cudnnBackendAttributeName_t
-constexpr int kPointwiseMode = 0, kPointwisePrecision = 1;
+constexpr int kPointwiseMode = 0, kPointwisePrecision = 1, kPointwiseNan = 2;
 constexpr int kComputeType = 100, kConvolutionMode = 101, kDilations = 102, kStrides = 103,
               kAfter = 104, kBefore = 105, kSpace = 106;
 constexpr int kHeuristicMode = 200, kHeuristicGraph = 201, kHeuristicResults = 202;
@@ -88,10 +89,10 @@ class Descriptor {
   Descriptor& set(int name, const std::vector<int64_t>& values) {
     return set(name, kTypeInt, values.data(), static_cast<int64_t>(values.size()));
   }
-  // Returns how many there are of it.
+  // Returns how many there are of it, of which at most `most` were written; -1 if it cannot be told.
   int64_t get(int name, int type, int64_t most, void* values) const {
     int64_t count = 0;
-    return status_ == 0 && t_.get(made_, name, type, most, &count, values) == 0 ? count : 0;
+    return status_ == 0 && t_.get(made_, name, type, most, &count, values) == 0 ? count : -1;
   }
   // The library's status.
   int finalize() {
@@ -122,21 +123,31 @@ class Dnn : public Library {
   }
   std::unique_ptr<Prepared> prepare(Context context, const Call& call,
                                     int algorithm) const override;
-  using Library::Handle;  // serves one thread at a time, and any stream of its context
+  using Library::Handle;  // serves one thread at a time
+  using Library::handle;
 
  private:
-  int create_handle(void** handle) const override { return table_.create(handle); }
+  int create_handle(void** handle, const Stream* stream) const override {
+    if (const int status = table_.create(handle)) return status;
+    return stream == nullptr ? 0 : table_.use_stream(*handle, *stream);
+  }
   const Table table_;
 };
 
 class PreparedConvolution : public Prepared {
  public:
-  PreparedConvolution(const Table& table, Dnn::Handle* handle, const Call& call)
-      : t_(table), call_(call), sizes_(std::get<Convolution>(call.sizes)), handle_(handle) {}
+  PreparedConvolution(const Table& table, const Dnn& dnn, Context context, void* handle,
+                      const Call& call)
+      : t_(table),
+        dnn_(dnn),
+        context_(context),
+        handle_(handle),
+        call_(call),
+        sizes_(std::get<Convolution>(call.sizes)) {}
 
   bool describe();
   bool choose(int algorithm);
-  int run(const uint64_t* pointers, Stream stream) const override;
+  int run(const uint64_t* pointers, Stream stream, bool captured) const override;
 
  private:
   using Dims = std::vector<int64_t>;
@@ -156,16 +167,19 @@ class PreparedConvolution : public Prepared {
   const Descriptor* point(int mode, const Descriptor* x, const Descriptor* b, bool last);
   const Descriptor* result(bool last);
   bool allows(const Descriptor& engine) const;
-  std::unique_ptr<Descriptor> plan(void* config) const;
+  bool plan(void* config);
 
   const Table& t_;
+  const Dnn& dnn_;
+  const Context context_;
+  void* const handle_;  // that it is prepared with
   const Call call_;
   const Convolution sizes_;
-  Dnn::Handle* const handle_;
   std::vector<std::unique_ptr<Descriptor>> parts_;
   std::vector<void*> operations_;
   int64_t next_ = id_virtual;
-  std::unique_ptr<Descriptor> graph_, plan_;
+  std::unique_ptr<Descriptor> graph_, config_, plan_;  // each needs those before it
+  mutable std::mutex mutex_;
 };
 
 const Descriptor* PreparedConvolution::tensor(int64_t id, DType dtype, const Dims& dims,
@@ -199,6 +213,7 @@ const Descriptor* PreparedConvolution::point(int mode, const Descriptor* x, cons
   const Descriptor* const y = result(last);
   Descriptor& how = make(kPointwise);
   how.set(kPointwiseMode, kTypePointwise, mode).set(kPointwisePrecision, kTypeData, kFloat);
+  if (mode == kRelu) how.set(kPointwiseNan, kTypeNan, kKeepsNan);
   if (x == nullptr || y == nullptr || how.finalize() != 0) return nullptr;
   Descriptor& made = make(kPoints);
   made.set(kPointsMode, how).set(kPointsX, *x).set(kPointsY, *y);
@@ -242,19 +257,19 @@ bool PreparedConvolution::describe() {
   }
   if (call_.relu && d != nullptr) d = point(kRelu, d, nullptr, true);
   graph_ = std::make_unique<Descriptor>(t_, kGraph);
-  graph_->set(kGraphHandle, kTypeHandle, &handle_->handle);
+  graph_->set(kGraphHandle, kTypeHandle, &handle_);
   graph_->set(kGraphOperations, kTypeDescriptor, operations_.data(),
               static_cast<int64_t>(operations_.size()));
   return d != nullptr && graph_->finalize() == 0;
 }
 
 // Sums are float32 in all their parts and the same in every run, operands are not rounded unless
-// they may be, and nothing is compiled.
+// they may be, and nothing is compiled. An engine of which this cannot be told is none of them.
 bool PreparedConvolution::allows(const Descriptor& engine) const {
   int notes[kMostNotes];
   const auto has = [&](int name, int type, const auto& refused) {
     const int64_t count = engine.get(name, type, kMostNotes, notes);
-    return std::any_of(notes, notes + count, refused);
+    return count < 0 || count > kMostNotes || std::any_of(notes, notes + count, refused);
   };
   const bool half = call_.operands != DType::f32;
   const bool numerical = has(kEngineNumerical, kTypeNumerical, [&](int note) {
@@ -266,16 +281,18 @@ bool PreparedConvolution::allows(const Descriptor& engine) const {
   return !numerical && !has(kEngineBehavior, kTypeBehavior, [](int n) { return n == kCompiles; });
 }
 
-std::unique_ptr<Descriptor> PreparedConvolution::plan(void* config) const {
-  auto made = std::make_unique<Descriptor>(t_, kPlan);
-  made->set(kPlanHandle, kTypeHandle, &handle_->handle);
-  made->set(kPlanConfig, kTypeDescriptor, &config);
+bool PreparedConvolution::plan(void* config) {
+  plan_ = std::make_unique<Descriptor>(t_, kPlan);
+  plan_->set(kPlanHandle, kTypeHandle, &handle_);
+  plan_->set(kPlanConfig, kTypeDescriptor, &config);
   int64_t bytes = 0;
-  if (made->finalize() != 0 || made->get(kPlanWorkspace, kTypeInt, 1, &bytes) != 1 ||
-      bytes > static_cast<int64_t>(call_.workspace_bytes)) {
-    return nullptr;
+  if (plan_->finalize() != 0 || plan_->get(kPlanWorkspace, kTypeInt, 1, &bytes) != 1 ||
+      bytes < 0 || bytes > static_cast<int64_t>(call_.most_workspace)) {
+    plan_ = nullptr;
+    return false;
   }
-  return made;
+  workspace_bytes_ = static_cast<size_t>(bytes);
+  return true;
 }
 
 bool PreparedConvolution::choose(int algorithm) {
@@ -298,14 +315,18 @@ bool PreparedConvolution::choose(int algorithm) {
           !allows(engine)) {
         continue;
       }
-      plan_ = plan(made[i]);
-      if (plan_ != nullptr && algorithm-- == 0) return true;
+      if (!plan(made[i]) || algorithm-- > 0) continue;
+      config_ = std::move(configs[static_cast<size_t>(i)]);
+      return true;
     }
+    plan_ = nullptr;
   }
   return false;
 }
 
-int PreparedConvolution::run(const uint64_t* pointers, Stream stream) const {
+int PreparedConvolution::run(const uint64_t* pointers, Stream stream, bool captured) const {
+  Dnn::Handle* const own = dnn_.handle(context_, stream, captured);
+  if (own == nullptr) return kNotForStream;
   const auto at = [&](int which, DType dtype, int64_t start) {
     return pointers[which] + static_cast<uint64_t>(start) * dtype_size(dtype);
   };
@@ -325,16 +346,15 @@ int PreparedConvolution::run(const uint64_t* pointers, Stream stream) const {
   pack.set(kPackPointers, kTypePointer, places.data(), static_cast<int64_t>(places.size()));
   pack.set(kPackWorkspace, kTypePointer, &pointers[3]);
   if (const int status = pack.finalize()) return status;
-  const std::lock_guard<std::mutex> lock(handle_->mutex);
-  if (const int status = t_.use_stream(handle_->handle, stream)) return status;
-  return t_.execute(handle_->handle, plan_->made(), pack.made());
+  const std::scoped_lock lock(mutex_, own->mutex);
+  return t_.execute(own->handle, plan_->made(), pack.made());
 }
 
 std::unique_ptr<Prepared> Dnn::prepare(Context context, const Call& call, int algorithm) const {
   Handle* const own = handle(context);
   if (own == nullptr) return nullptr;
   const std::lock_guard<std::mutex> lock(own->mutex);
-  auto made = std::make_unique<PreparedConvolution>(table_, own, call);
+  auto made = std::make_unique<PreparedConvolution>(table_, *this, context, own->handle, call);
   if (!made->describe() || !made->choose(algorithm)) return nullptr;
   return made;
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "cuda/fuse.h"
@@ -14,7 +15,8 @@ namespace onnx_fusion::cuda {
 
 namespace {
 
-constexpr int kMostTries = 8;  // with inputs that tell nothing
+constexpr int kMostTries = 8;  // with inputs that tell nothing, or without memory
+constexpr size_t kLeastWorkspace = 256;  // bytes that a call has, though it needs none
 constexpr size_t kMostBound = 64;      // signatures that are kept
 constexpr uint64_t kAlignment = 16;
 constexpr unsigned kMapped = 3;  // CU_MEMHOSTALLOC_PORTABLE, _DEVICEMAP
@@ -41,6 +43,7 @@ class Bound {
   // What is used in place of `aligned` where libraries are faster: settled once.
   mutable std::unique_ptr<const Launches> chosen;
   mutable std::atomic<bool> settled{true};
+  bool refused = false;   // what was remembered of it is not for these libraries
   mutable int tries = 0;  // to settle it
 };
 
@@ -53,6 +56,12 @@ struct Kernel::State {
 
   mutable std::mutex mutex;  // guards what follows
   mutable std::vector<std::shared_ptr<const Bound>> known;  // the latest first
+  // Signatures not in `known` any more whose calls a graph has recorded.
+  mutable std::vector<std::shared_ptr<const Bound>> recorded;
+
+  mutable std::mutex keeping;  // guards what follows
+  // Never unloaded before the session ends, since a graph may have recorded them.
+  mutable std::set<std::shared_ptr<const Kernels>> kernels;
   mutable int* failed_line = nullptr;  // in memory that the device writes
   mutable Address failed_address = 0;
 
@@ -64,12 +73,16 @@ struct Kernel::State {
 
   bool matches(const Bound& bound, const TensorView* inputs) const;
   std::shared_ptr<const Bound> bind(const TensorView* inputs) const;
-  std::unique_ptr<Launches> prepare(const BoundProgram& bound, bool aligned,
-                                    const Choice& choice = Choice()) const;
-  Plan plan(const BoundProgram& bound, bool aligned, const Choice& choice) const;
+  std::unique_ptr<Launches> prepare(const BoundProgram& bound, bool aligned) const;
+  std::unique_ptr<Launches> prepare(const Bound& bound, const Choice& choice,
+                                    const Libraries& libraries, Loaded* loaded) const;
+  Plan plan(const BoundProgram& bound, bool aligned, const Device& makers) const;
   Libraries find(const Plan& own) const;
   void recall(Bound* bound) const;
-  void use(const Bound& bound, const Choice& choice) const;
+  void force(Bound* bound) const;
+  void use(const Bound& bound, const Choice& choice, const Libraries& libraries,
+           Loaded* loaded) const;
+  void keep(const Launches& launches) const;
   void need_failure() const;
   Status earlier_failure() const;
 };
@@ -88,11 +101,12 @@ bool Kernel::State::matches(const Bound& bound, const TensorView* inputs) const 
 
 // The launches for this device. With PTX in the model they are those that it was made for, if it
 // has them.
-Plan Kernel::State::plan(const BoundProgram& bound, bool aligned, const Choice& choice) const {
+Plan Kernel::State::plan(const BoundProgram& bound, bool aligned, const Device& makers) const {
   const auto plan_for = [&](Device device) {
     device.aligned = aligned;
     device.tf32 = settings.tf32;
-    device.makers = choice.makers;
+    device.makers = makers.makers;
+    device.workspaces = makers.workspaces;
     Plan made;
     const Status status = cuda::plan(bound, device, &made);
     if (!status.ok()) throw ProgramError(status.message);
@@ -105,17 +119,53 @@ Plan Kernel::State::plan(const BoundProgram& bound, bool aligned, const Choice& 
   return plan_for(place.device);
 }
 
-std::unique_ptr<Launches> Kernel::State::prepare(const BoundProgram& bound, bool aligned,
-                                                 const Choice& choice) const {
-  auto ready = load_launches(*driver, place, plan(bound, aligned, choice), choice, ptx,
-                             settings.nvrtc);
-  if (ready->plan.may_fail) need_failure();
+std::unique_ptr<Launches> Kernel::State::prepare(const BoundProgram& bound, bool aligned) const {
+  auto ready =
+      load_launches(*driver, place, plan(bound, aligned, Device()), ptx, settings.nvrtc);
+  keep(*ready);
   return ready;
+}
+
+// With calls, which have as much workspace as their algorithms need.
+std::unique_ptr<Launches> Kernel::State::prepare(const Bound& bound, const Choice& choice,
+                                                 const Libraries& libraries,
+                                                 Loaded* loaded) const {
+  Device makers;
+  makers.makers = choice.makers;
+  const auto load = [&] {
+    return load_launches(*driver, place, plan(bound.program, true, makers), choice, libraries, ptx,
+                         settings.nvrtc, loaded);
+  };
+  auto ready = load();
+  // With PTX in the model it may be a plan for another device than our kernels'.
+  const std::vector<Offer>&offers = ready->plan.offers, &own = bound.aligned->plan.offers;
+  if (!std::equal(offers.begin(), offers.end(), own.begin(), own.end(),
+                  [](const Offer& a, const Offer& b) {
+                    return a.stage == b.stage && a.library == b.library && a.sizes == b.sizes;
+                  })) {
+    throw ProgramError("the choice is for another plan");
+  }
+  for (const Step& step : ready->steps) {
+    if (step.call == nullptr) continue;
+    size_t& bytes = makers.workspaces[step.launch->call->offer];
+    bytes = std::max({bytes, step.call->workspace_bytes(), kLeastWorkspace});
+  }
+  if (makers.workspaces != Device().workspaces) ready = load();
+  keep(*ready);
+  return ready;
+}
+
+void Kernel::State::keep(const Launches& launches) const {
+  const std::lock_guard<std::mutex> lock(keeping);
+  for (const Step& step : launches.steps) {
+    if (step.kernels != nullptr) kernels.insert(step.kernels);
+  }
+  if (launches.plan.may_fail) need_failure();
 }
 
 // The libraries that may make something of this plan.
 Libraries Kernel::State::find(const Plan& own) const {
-  return find_libraries(*driver, place, {settings.blas, settings.dnn}, own.offers);
+  return find_libraries({settings.blas, settings.dnn}, own.offers);
 }
 
 // Whether a library may make something of this signature, and what is known of that.
@@ -126,18 +176,40 @@ void Kernel::State::recall(Bound* bound) const {
   Choice choice;
   if (recall_choice(choice_key(*driver, place, libraries, own), &choice)) {
     const Uncaptured uncaptured(*driver);
+    Loaded loaded;
     try {
-      use(*bound, choice);
+      use(*bound, choice, libraries, &loaded);
       return;
-    } catch (const ProgramError&) {  // it is not for these libraries: measured again
+    } catch (const ProgramError&) {  // measured again
+      bound->refused = true;
     }
   }
   bound->settled = false;
 }
 
-void Kernel::State::use(const Bound& bound, const Choice& choice) const {
+void Kernel::State::force(Bound* bound) const {
+  const std::vector<Offer>& offers = bound->aligned->plan.offers;
+  const Libraries libraries{Library::get(LibraryName::cublaslt), Library::get(LibraryName::cudnn)};
+  if (offers.empty()) throw ProgramError("nothing is offered to a library");
+  Choice choice;
+  for (size_t i = 0; i < offers.size(); ++i) choice.makers[i] = Maker::library;
+  Loaded loaded;
+  loaded.add(*bound->aligned);
+  try {
+    bound->chosen = prepare(*bound, choice, libraries, &loaded);
+  } catch (const ProgramError&) {
+    for (size_t i = 0; i < offers.size(); ++i) {
+      if (offers[i].sums) choice.makers[i] = Maker::library_sums;
+    }
+    bound->chosen = prepare(*bound, choice, libraries, &loaded);
+  }
+}
+
+void Kernel::State::use(const Bound& bound, const Choice& choice, const Libraries& libraries,
+                        Loaded* loaded) const {
   if (choice.makers != Choice().makers) {
-    auto made = prepare(bound.program, true, choice);
+    loaded->add(*bound.aligned);
+    auto made = prepare(bound, choice, libraries, loaded);
     made->otherwise = bound.aligned.get();
     bound.chosen = std::move(made);
   }
@@ -211,8 +283,16 @@ std::shared_ptr<const Bound> Kernel::State::bind(const TensorView* inputs) const
     made->dims.insert(made->dims.end(), inputs[i].dims, inputs[i].dims + inputs[i].rank);
   }
   made->aligned = prepare(made->program, true);
-  recall(made.get());
-  if (known.size() >= kMostBound) known.pop_back();
+  if (settings.forced) {
+    force(made.get());
+  } else {
+    recall(made.get());
+  }
+  if (known.size() >= kMostBound) {
+    const Bound& last = *known.back();
+    if (last.settled && last.chosen && last.chosen->captured) recorded.push_back(known.back());
+    known.pop_back();
+  }
   known.insert(known.begin(), made);
   return made;
 }
@@ -237,7 +317,8 @@ Status Kernel::choose(const Bound& bound, const TensorView* inputs, void* const*
                       const Launches** launches) const {
   const State& state = *state_;
   if (are_aligned(*state.program, inputs, outputs)) {
-    *launches = bound.settled && bound.chosen ? bound.chosen.get() : bound.aligned.get();
+    const bool calls = bound.settled && bound.chosen && bound.chosen->are_trusted();
+    *launches = calls ? bound.chosen.get() : bound.aligned.get();
     return Status();
   }
   try {
@@ -276,42 +357,49 @@ void Kernel::settle(const Bound& bound, const TensorView* inputs, void* const* o
     const Libraries libraries = state.find(own);
     const std::string key = choice_key(driver, state.place, libraries, own);
     Choice choice;
-    if (libraries == Libraries() || recall_choice(key, &choice)) return state.use(bound, choice);
-    size_t bytes = 0;
-    for (const Maker maker : {Maker::kernel, Maker::library, Maker::library_by_parts}) {
-      choice.makers.fill(maker);
-      bytes = std::max(bytes, state.plan(bound.program, true, choice).workspace_bytes);
+    Loaded loaded;
+    loaded.add(*bound.aligned);
+    if (libraries == Libraries() || (!bound.refused && recall_choice(key, &choice))) {
+      return state.use(bound, choice, libraries, &loaded);
     }
-    void* const workspace = take(bytes);
-    if (workspace == nullptr) return;
+    void* workspace = nullptr;
+    size_t bytes = 0;
+    const auto reserve = [&](size_t wanted) {
+      if (wanted <= bytes) return true;
+      driver.check("cuStreamSynchronize", driver.await(on));
+      workspace = take(wanted);
+      bytes = workspace == nullptr ? 0 : wanted;
+      return workspace != nullptr;
+    };
     const auto begin = [&](const Launches& launches) {
       return start(driver, launches, inputs, outputs, workspace, state.failed_address, on);
     };
     const auto prepare = [&](const Choice& wanted) {
-      return state.prepare(bound.program, true, wanted);
+      return state.prepare(bound, wanted, libraries, &loaded);
     };
-    Trial trial{driver, state.place, libraries, {}, 0, bytes, on, prepare, begin};
+    Trial trial{driver, state.place, libraries, {}, 0, on, prepare, reserve, begin};
     trial.tolerance = tolerance_of(*state.program, state.settings.tf32);
     for (size_t o = 0; o < state.program->outputs; ++o) {
       const BoundTensor& tensor =
           bound.program.tensors[state.program->inputs + state.program->temps + o];
       trial.outputs.push_back({outputs[o], tensor.dtype, tensor.elements});
     }
-    const Verdict verdict = find_fastest(&trial, *bound.aligned, &choice);
+    const Verdict verdict = find_fastest(trial, *bound.aligned, &choice);
+    if (verdict == Verdict::settled) remember_choice(key, choice);
     if (verdict == Verdict::later) {
       bound.settled = ++bound.tries >= kMostTries;
-      return;
+    } else {
+      state.use(bound, choice, libraries, &loaded);
     }
-    if (verdict == Verdict::settled) {
-      remember_choice(choice_key(driver, state.place, trial.libraries, own), choice);
-    }
-    state.use(bound, choice);
   } catch (const std::exception&) {
     bound.settled = true;  // with our kernels
   }
+  driver.await(on);  // what was taken is not used any more
 }
 
 size_t Kernel::workspace_bytes(const Launches& launches) { return launches.workspace_bytes(); }
+
+const Launches* Kernel::fallback(const Launches& launches) { return launches.otherwise; }
 
 Status Kernel::run(const Launches& launches, const TensorView* inputs, void* const* outputs,
                    void* workspace, void* stream) const {

@@ -19,6 +19,8 @@ struct Settings {
   bool tf32 = false;  // may f32 products round their operands to tf32
   // May products be cuBLASLt's, and convolutions cuDNN's, where that is faster?
   bool blas = true, dnn = true;
+  // For checks: libraries make all that is offered to them, and what they cannot is an error.
+  bool forced = false;
 };
 
 class Bound;     // what is known of one signature of shapes
@@ -44,11 +46,14 @@ class Kernel {
   // The launches for these inputs and outputs, whose addresses decide how wide accesses may be.
   Status choose(const Bound& bound, const TensorView* inputs, void* const* outputs,
                 const Launches** launches) const;
+  // What can be run in their place, with less memory; null if there is nothing.
+  static const Launches* fallback(const Launches& launches);
   // Is it still open who makes the products of this signature fastest?
   static bool is_open(const Bound& bound);
   // Tries and times the makers on `stream`, waits for it, and lets choose() give the fastest from
-  // now on; leaves it open while the stream is captured, and where `take` gives no memory or these
-  // inputs tell nothing. Outputs are written.
+  // now on; leaves it open while the stream is captured and, a few times, where `take` gives no
+  // memory or these inputs tell nothing. Outputs are written. What `take` gave is not used any more
+  // when it is asked again, and behind this.
   void settle(const Bound& bound, const TensorView* inputs, void* const* outputs, void* stream,
               const std::function<void*(size_t bytes)>& take) const;
   // How many bytes of device memory they need besides inputs and outputs.

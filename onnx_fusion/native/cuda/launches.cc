@@ -69,12 +69,14 @@ uint64_t value_of(const Argument& argument, const TensorView* inputs, void* cons
   }
 }
 
-Step make_call(const Place& place, const Launch& launch, int algorithm) {
-  const Library* library = Library::get(launch.call->library());
-  auto made = library == nullptr ? nullptr
-                                 : library->prepare(place.context, *launch.call, algorithm);
-  if (made == nullptr) throw ProgramError("no library has such an algorithm for a call");
-  return {&launch, nullptr, library, std::move(made)};
+std::shared_ptr<const Prepared> prepare_call(const Place& place, const Call& call, size_t before,
+                                             const Choice& choice, const Library& library,
+                                             Loaded* loaded) {
+  const int algorithm = choice.algorithms[call.offer];
+  const auto [known, is_new] = loaded->calls.try_emplace(
+      {call.offer, choice.makers[call.offer], before, algorithm}, nullptr);
+  if (is_new) known->second = library.prepare(place.context, call, algorithm);
+  return known->second;
 }
 
 }  // namespace
@@ -83,31 +85,64 @@ size_t Launches::workspace_bytes() const {
   return std::max(plan.workspace_bytes, otherwise ? otherwise->plan.workspace_bytes : 0);
 }
 
+bool Launches::are_trusted() const {
+  return std::all_of(steps.begin(), steps.end(), [](const Step& step) {
+    return step.library == nullptr || step.library->is_trusted();
+  });
+}
+
+void Loaded::add(const Launches& launches) {
+  for (const Step& step : launches.steps) {
+    if (step.call != nullptr) continue;
+    kernels.emplace(launches.plan.sources[step.launch->source].entry, step.kernels);
+  }
+}
+
 std::unique_ptr<Launches> load_launches(const Driver& driver, const Place& place, Plan plan,
-                                        const Choice& choice, std::string_view ptx,
-                                        const std::string& nvrtc) {
+                                        const Choice& choice, const Libraries& libraries,
+                                        std::string_view ptx, const std::string& nvrtc,
+                                        Loaded* loaded) {
   auto ready = std::make_unique<Launches>();
   ready->plan = std::move(plan);
-  const std::vector<Source>& sources = ready->plan.sources;
-  if (!sources.empty()) ready->kernels = load_kernels(driver, place, sources, ptx, nvrtc);
+  for (const Source& source : ready->plan.sources) {
+    auto& kernels = loaded->kernels[source.entry];
+    if (kernels == nullptr) kernels = load_kernels(driver, place, {source}, ptx, nvrtc);
+  }
   if (ready->plan.launches.empty()) return ready;
   const Entered entered(driver, place.context);
   driver.check("cuCtxPushCurrent", entered.code());
+  std::array<size_t, kMostMade> calls{};
   for (const Launch& launch : ready->plan.launches) {
     if (launch.call) {
-      const int algorithm = choice.algorithms[launch.call->stage];
-      ready->steps.push_back(make_call(place, launch, algorithm));
+      const Call& call = *launch.call;
+      const Library* const library = libraries[static_cast<size_t>(call.library())];
+      if (library == nullptr) throw ProgramError("a library that may not be used makes a call");
+      auto made = prepare_call(place, call, calls[call.offer]++, choice, *library, loaded);
+      if (made == nullptr) throw ProgramError("no library has such an algorithm for a call");
+      ready->steps.push_back({&launch, nullptr, nullptr, library, std::move(made)});
       continue;
     }
-    const Function function = ready->kernels->find(sources[launch.source].entry);
+    const std::string& entry = ready->plan.sources[launch.source].entry;
+    std::shared_ptr<const Kernels> kernels = loaded->kernels[entry];
+    const Function function = kernels->find(entry);
     int threads = 0;
     driver.check("cuFuncGetAttribute",
                  driver.function_attribute(&threads, kFunctionThreads, function));
     check_limits(launch, place, threads);
     allow_shared(driver, function, static_cast<int>(launch.shared_bytes));
-    ready->steps.push_back({&launch, function, nullptr, nullptr});
+    ready->steps.push_back({&launch, function, std::move(kernels), nullptr, nullptr});
   }
   return ready;
+}
+
+std::unique_ptr<Launches> load_launches(const Driver& driver, const Place& place, Plan plan,
+                                        std::string_view ptx, const std::string& nvrtc) {
+  Loaded loaded;
+  if (!plan.sources.empty()) {
+    const auto kernels = load_kernels(driver, place, plan.sources, ptx, nvrtc);
+    for (const Source& source : plan.sources) loaded.kernels[source.entry] = kernels;
+  }
+  return load_launches(driver, place, std::move(plan), Choice(), Libraries(), ptx, nvrtc, &loaded);
 }
 
 Status start(const Driver& driver, const Launches& launches, const TensorView* inputs,
@@ -115,6 +150,7 @@ Status start(const Driver& driver, const Launches& launches, const TensorView* i
   if (launches.broken) {
     return start(driver, *launches.otherwise, inputs, outputs, workspace, failure, stream);
   }
+  int capturing = -1;
   for (const Step& step : launches.steps) {
     const Launch& launch = *step.launch;
     uint64_t values[kMostArguments];
@@ -124,8 +160,13 @@ Status start(const Driver& driver, const Launches& launches, const TensorView* i
       pointers[a] = &values[a];
     }
     if (step.call != nullptr) {
-      const int code = step.call->run(values, stream);
+      if (capturing < 0 && driver.is_capturing(stream, &capturing) != 0) capturing = 1;
+      if (capturing != 0) launches.captured = true;
+      const int code = step.call->run(values, stream, capturing != 0);
       if (code == 0) continue;
+      if (code == Prepared::kNotForStream && launches.otherwise != nullptr) {
+        return start(driver, *launches.otherwise, inputs, outputs, workspace, failure, stream);
+      }
       const std::string what =
           std::string(step.library->entry()) + ": " + step.library->describe(code);
       if (launches.otherwise == nullptr) return Status(what);

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <vector>
 
@@ -67,15 +68,27 @@ const Library* Library::get(LibraryName name) {
   return place->second.get();
 }
 
-Library::Handle* Library::handle(Context context) const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  std::unique_ptr<Handle>& known = handles_[context];
-  if (known == nullptr) {
-    auto made = std::make_unique<Handle>();
-    if (create_handle(&made->handle) != 0) return nullptr;
-    known = std::move(made);
+void Library::judge(int right, int wrong) const {
+  const bool before = is_trusted();
+  right_ += right;
+  wrong_ += wrong;
+  if (before && !is_trusted()) {
+    std::fprintf(stderr, "onnx_fusion: %s is not used any more by this process\n",
+                 version_.c_str());
   }
-  return known.get();
+}
+
+Library::Handle* Library::find_handle(const Place& place, bool may_make) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = handles_.find(place);
+  if (found != handles_.end()) return found->second.get();
+  // ONNX Runtime unloads this library with its last session, and would lose the handles with it.
+  if (!may_make || (place.second && streams_ >= kMostStreams) || !stay_loaded()) return nullptr;
+  const Uncaptured uncaptured(Driver::get());
+  auto made = std::make_unique<Handle>();
+  if (create_handle(&made->handle, place.second ? &*place.second : nullptr) != 0) return nullptr;
+  streams_ += place.second.has_value();
+  return handles_.emplace(place, std::move(made)).first->second.get();
 }
 
 }  // namespace onnx_fusion::cuda

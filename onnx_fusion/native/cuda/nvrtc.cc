@@ -106,6 +106,12 @@ std::string library_folder() {
   return folder_of(info.dli_fname);
 }
 
+bool stay_loaded() {
+  Dl_info info;
+  return dladdr(reinterpret_cast<void*>(&folder_of), &info) != 0 && info.dli_fname != nullptr &&
+         dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
+}
+
 #define ONNX_FUSION_NVRTC_TABLE(X)                                                               \
   X(version, "nvrtcVersion", int(int*, int*))                                                    \
   X(arch_count, "nvrtcGetNumSupportedArchs", int(int*))                                          \

@@ -56,6 +56,10 @@ class Compiler {
 // The folder of this library; empty if it cannot be told.
 std::string library_folder();
 
+// Keeps this library in memory until the process ends, though ONNX Runtime unloads it with its last
+// session. False if that cannot be done.
+bool stay_loaded();
+
 // PTX whose first line `.version` says the oldest release that knows all it uses, so that older
 // drivers take it too: NVRTC writes its own release there.
 std::string lower_version(std::string ptx);

@@ -69,6 +69,12 @@ void Work::add(const Call& call, std::vector<Argument> arguments) {
   append(std::move(launch));
 }
 
+size_t Work::offer(const Offer& offer) {
+  const size_t number = plan_->offers.size();
+  if (number < kMostMade) plan_->offers.push_back(offer);
+  return number;
+}
+
 void Work::append(Launch launch) {
   for (const Argument& argument : launch.arguments) {
     plan_->may_fail = plan_->may_fail || argument.kind == Argument::Kind::failure;

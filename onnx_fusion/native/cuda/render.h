@@ -17,11 +17,12 @@
 namespace onnx_fusion::cuda {
 
 // What makes a product or a convolution: our kernel; a library, and points behind it do what it
-// cannot; the same for some rows after the other, whose sums stay in the cache between the two.
-enum class Maker : uint8_t { kernel, library, library_by_parts };
+// cannot; the same for some rows after the other, whose sums stay in the cache between the two; a
+// library, and points behind it do all else.
+enum class Maker : uint8_t { kernel, library, library_by_parts, library_sums };
 enum class LibraryName : uint8_t { cublaslt, cudnn };
 inline constexpr size_t kLibraries = 2;
-inline constexpr size_t kMostMade = 64;  // stages that may have another maker than our kernel
+inline constexpr size_t kMostMade = 64;  // offers of a plan
 
 // The numbers of a device that decide about schedules.
 struct Device {
@@ -34,7 +35,10 @@ struct Device {
   bool aligned = true;                   // do all inputs and outputs lie at multiples of 16 bytes
   bool wide = false;                     // 64-bit indices for small tensors too, to test them
   int64_t cache_bytes = 40 << 20;        // of the cache that all processors share
-  std::array<Maker, kMostMade> makers{};  // of products and convolutions, by stage
+  // By number of offer: who makes it, and how many bytes of workspace the calls have (0: as many
+  // as they may need).
+  std::array<Maker, kMostMade> makers{};
+  std::array<size_t, kMostMade> workspaces{};
 };
 
 // One kernel. `entry` is unique among kernels with other bodies.
@@ -86,12 +90,13 @@ struct Convolution {
 
 // A call of a library; if there is a ReLU, the larger of what is computed and 0. Sums are f32.
 struct Call {
-  size_t stage = 0;
+  size_t offer = 0;  // its number
   std::variant<Matrices, Convolution> sizes;
   DType operands = DType::f32, result = DType::f32;  // of a and b; of all else
   bool tf32 = false, strict = false, relu = false;
   bool has_c = false, has_bias = false;  // the bias has an element for each column or filter
-  size_t workspace_bytes = 0;            // at most
+  size_t most_workspace = 0;             // bytes that an algorithm may need
+  size_t workspace_bytes = 0;            // that it has
   // The elements between each pointer among the launch's arguments and the first element that
   // counts; they are a, b, d, the workspace, then c and the bias if there are any.
   int64_t at_a = 0, at_b = 0, at_d = 0, at_c = 0, at_bias = 0;
@@ -107,20 +112,22 @@ struct Launch {
   std::vector<Argument> arguments;
 };
 
-// A product or a convolution that a library can make, too.
+// A product or a convolution that a library can make, too. A stage has as many as it has groups of
+// stores that share no work.
 struct Offer {
   size_t stage;
   LibraryName library;
-  bool parts;                  // by parts, too
+  bool parts, sums;            // by parts, too; as sums, too
   int64_t multiplications;
-  std::vector<int64_t> sizes;  // what its speed depends on
+  std::vector<int64_t> sizes;  // what its speed depends on, roughly
+  std::vector<int64_t> kind;   // and exactly: types, what the call does, how its tensors lie
 };
 
 // What one run is: the launches one after the other on one stream.
 struct Plan {
   std::vector<Source> sources;  // no two alike
   std::vector<Launch> launches;
-  std::vector<Offer> offers;   // whether taken or not
+  std::vector<Offer> offers;   // whether taken or not; at most kMostMade
   size_t workspace_bytes = 0;  // aligned to 256 bytes
   // Some launch has a failure argument. Its int32 is 0 before a run; a kernel that meets an index
   // out of range (docs/tile_program.md, section 5) stores its line number there and goes on.

@@ -211,62 +211,122 @@ class Clock {
   Event events_[2] = {};
 };
 
-}  // namespace
+// Offers one after the other: each in its library's ways, with what was chosen for those before.
+class Search {
+ public:
+  Search(const Trial& trial, const Launches& own, Choice* best)
+      : trial_(trial), own_(own), best_(best), right_(trial), made_(trial), clock_(trial) {}
 
-Verdict find_fastest(Trial* trial, const Launches& own, Choice* best) {
-  *best = Choice();
-  const auto run = [&](const Launches& launches) {
-    const Status status = trial->start(launches);
-    if (!status.ok()) throw ProgramError(status.message);
-  };
-  Results right(*trial), made(*trial);
-  run(own);
-  right.read();
-  if (!right.tell()) return Verdict::later;
-  const Clock clock(*trial);
-  std::unique_ptr<const Launches> fastest;
-  bool tried = false;
-  for (const Offer& offer : own.plan.offers) {
-    const Library*& library = trial->libraries[static_cast<size_t>(offer.library)];
-    const Choice before = *best;
-    for (const Maker maker : {Maker::library, Maker::library_by_parts}) {
-      if (library == nullptr || !is_worth(offer) ||
-          (maker == Maker::library_by_parts && !offer.parts)) {
+  Verdict run() {
+    *best_ = Choice();
+    const Verdict verdict = search();
+    if (verdict != Verdict::settled) {
+      *best_ = Choice();
+      return verdict;
+    }
+    for (size_t i = 0; i < kLibraries; ++i) {
+      if (trial_.libraries[i] != nullptr) trial_.libraries[i]->judge(judged_[i][1], judged_[i][0]);
+    }
+    return verdict;
+  }
+
+ private:
+  enum class Outcome { fine, none, wrong, later };
+
+  Verdict search() {
+    if (!trial_.reserve(own_.workspace_bytes())) return Verdict::later;
+    start(own_);
+    right_.read();
+    if (!right_.tell()) return Verdict::later;
+    bool tried = false;
+    for (size_t number = 0; number < own_.plan.offers.size(); ++number) {
+      const Offer& offer = own_.plan.offers[number];
+      const Library* const library = trial_.libraries[static_cast<size_t>(offer.library)];
+      if (library == nullptr || !is_worth(offer)) continue;
+      const Choice before = *best_;
+      const std::shared_ptr<const Launches> fastest = fastest_;
+      const Outcome outcome = try_offer(number, before);
+      if (outcome == Outcome::later) return Verdict::later;
+      if (outcome == Outcome::none) continue;
+      tried = true;
+      ++judged_[static_cast<size_t>(offer.library)][outcome == Outcome::fine];
+      if (outcome == Outcome::fine) continue;
+      *best_ = before;
+      fastest_ = fastest;
+      tell(offer, *library);
+    }
+    return tried ? Verdict::settled : Verdict::untried;
+  }
+
+  Outcome try_offer(size_t number, const Choice& before) {
+    const Offer& offer = own_.plan.offers[number];
+    Outcome outcome = Outcome::none;
+    for (const Maker maker : {Maker::library, Maker::library_by_parts, Maker::library_sums}) {
+      // The sums alone only where there is no call that does more.
+      if ((maker == Maker::library_by_parts && !offer.parts) ||
+          (maker == Maker::library_sums && (!offer.sums || outcome != Outcome::none))) {
         continue;
       }
       for (int algorithm = 0; algorithm < kMostAlgorithms; ++algorithm) {
         Choice choice = before;
-        choice.makers[offer.stage] = maker;
-        choice.algorithms[offer.stage] = algorithm;
-        std::unique_ptr<const Launches> candidate;
-        try {
-          candidate = trial->prepare(choice);
-          if (candidate->workspace_bytes() > trial->workspace_bytes) break;
-          made.poison();
-          run(*candidate);
-        } catch (const ProgramError&) {
-          break;  // there are no more algorithms, or no compiler
-        }
-        made.read();
-        tried = true;
-        if (!made.near(right)) {
-          *best = Choice();
-          if (right.overflow()) return Verdict::later;
-          std::fprintf(stderr,
-                       "onnx_fusion: %s computes something else than our kernels on %s; it is not "
-                       "used\n",
-                       library->version().c_str(), trial->place.name.c_str());
-          distrust(trial->driver, trial->place, *library);
-          library = nullptr;
-          return find_fastest(trial, own, best);  // with what others make
-        }
-        if (!clock.beats(fastest ? *fastest : own, *candidate)) continue;
-        *best = choice;
-        fastest = std::move(candidate);
+        choice.makers[number] = maker;
+        choice.algorithms[number] = algorithm;
+        const Outcome found = try_choice(choice);
+        if (found == Outcome::none) break;
+        if (found != Outcome::fine) return found;
+        outcome = found;
       }
     }
+    return outcome;
   }
-  return tried ? Verdict::settled : Verdict::untried;
+
+  Outcome try_choice(const Choice& choice) {
+    std::shared_ptr<const Launches> candidate;
+    try {
+      candidate = trial_.prepare(choice);
+      if (!trial_.reserve(candidate->workspace_bytes())) return Outcome::later;
+      made_.poison();
+      start(*candidate);
+    } catch (const ProgramError&) {
+      return Outcome::none;  // there are no more algorithms, or no compiler
+    }
+    made_.read();
+    if (!made_.near(right_)) return right_.overflow() ? Outcome::later : Outcome::wrong;
+    if (clock_.beats(fastest_ ? *fastest_ : own_, *candidate)) {
+      *best_ = choice;
+      fastest_ = std::move(candidate);
+    }
+    return Outcome::fine;
+  }
+
+  void tell(const Offer& offer, const Library& library) const {
+    std::string sizes;
+    for (const int64_t size : offer.sizes) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+    std::fprintf(stderr,
+                 "onnx_fusion: %s computes something else than our kernel on %s for a %s of sizes "
+                 "%s; that one stays our kernel's\n",
+                 library.version().c_str(), trial_.place.name.c_str(),
+                 offer.library == LibraryName::cublaslt ? "product" : "convolution", sizes.c_str());
+  }
+
+  void start(const Launches& launches) const {
+    const Status status = trial_.start(launches);
+    if (!status.ok()) throw ProgramError(status.message);
+  }
+
+  const Trial& trial_;
+  const Launches& own_;
+  Choice* const best_;
+  Results right_, made_;
+  const Clock clock_;
+  std::shared_ptr<const Launches> fastest_;
+  int judged_[kLibraries][2] = {};  // offers that were wrong, and right
+};
+
+}  // namespace
+
+Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best) {
+  return Search(trial, own, best).run();
 }
 
 double tolerance_of(const Program& program, bool tf32) {

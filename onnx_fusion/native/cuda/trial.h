@@ -19,21 +19,23 @@ struct Written {  // an output
 struct Trial {
   const Driver& driver;
   const Place& place;
-  Libraries libraries;  // one that computes something else is taken out
+  Libraries libraries;
   std::vector<Written> outputs;
   double tolerance;  // of a result's range
-  size_t workspace_bytes;
   Stream stream;
   std::function<std::unique_ptr<const Launches>(const Choice&)> prepare;  // may throw
+  std::function<bool(size_t bytes)> reserve;  // memory for what is started; false: there is none
   std::function<Status(const Launches&)> start;
 };
 
-// later: these inputs tell nothing; untried: no library makes anything of this.
+// later: these inputs tell nothing, or there is no memory; untried: no library makes anything of
+// this.
 enum class Verdict { settled, later, untried };
 
 // Runs our kernels, and with each offer taken by its library in its several ways; leaves the
-// fastest choice whose results are right. The place's context is current. Throws ProgramError.
-Verdict find_fastest(Trial* trial, const Launches& own, Choice* best);
+// fastest choice. An offer of which a library makes something else stays our kernel's. The place's
+// context is current. Throws ProgramError.
+Verdict find_fastest(const Trial& trial, const Launches& own, Choice* best);
 
 // How far results may lie apart, of their range, where sums come in another order.
 double tolerance_of(const Program& program, bool tf32);

@@ -30,7 +30,8 @@ class Work {
              int blocks_per_processor = 0);
   // Adds a call of the library; its arguments are as those of Text.
   void add(const Call& call, std::vector<Argument> arguments);
-  void offer(const Offer& offer) { plan_->offers.push_back(offer); }
+  // Adds an offer and returns its number, or kMostMade if there are so many already.
+  size_t offer(const Offer& offer);
   void place();  // offsets for temps and buffers, once all launches are there
 
  private:

@@ -59,22 +59,32 @@ class CudaNode {
     status = kernel_->choose(*bound, views, data, &launches);
     if (!status.ok()) return inputs_.fail(status.message);
     Workspaces::Use workspace;
-    const size_t bytes = cuda::Kernel::workspace_bytes(*launches);
-    if (bytes > 0) {
-      if (OrtStatus* failed = workspaces_->take(stream, bytes, &workspace)) return failed;
-    }
+    if (OrtStatus* failed = take(stream, &launches, &workspace)) return failed;
     status = kernel_->run(*launches, views, data, workspace.data, stream);
     return status.ok() ? nullptr : inputs_.fail(status.message);
   }
 
  private:
+  // Memory for the launches, or for what can be run in their place with less.
+  OrtStatus* take(void* stream, const cuda::Launches** launches, Workspaces::Use* use) const {
+    while (true) {
+      const size_t bytes = cuda::Kernel::workspace_bytes(**launches);
+      OrtStatus* failed = bytes > 0 ? workspaces_->take(stream, bytes, use) : nullptr;
+      const cuda::Launches* otherwise = cuda::Kernel::fallback(**launches);
+      if (failed == nullptr || otherwise == nullptr) return failed;
+      release_status(api(), failed);
+      *use = Workspaces::Use();
+      *launches = otherwise;
+    }
+  }
+
   void settle(const cuda::Bound& bound, const TensorView* views, void* const* data,
               void* stream) const {
-    Workspaces::Use workspace;
+    std::unique_ptr<Workspaces::Loan> loan;
     kernel_->settle(bound, views, data, stream, [&](size_t bytes) {
-      OrtStatus* failed = workspaces_->take(stream, bytes, &workspace);
-      if (failed != nullptr) release_status(api(), failed);
-      return workspace.data;
+      loan = nullptr;
+      loan = workspaces_->lend(bytes);
+      return loan == nullptr ? nullptr : loan->data();
     });
   }
 

@@ -8,6 +8,11 @@ namespace {
 
 constexpr size_t kAlignment = 256;
 
+char* align(void* memory) {
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  return reinterpret_cast<char*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
+
 }  // namespace
 
 std::shared_ptr<Workspaces> Workspaces::of(const void* session, const Api* api,
@@ -27,10 +32,23 @@ std::shared_ptr<Workspaces> Workspaces::of(const void* session, const Api* api,
 }
 
 Workspaces::~Workspaces() {
-  for (void* data : allocated_) {
-    if (OrtStatus* status = free_memory(api_, allocator_, data)) release_status(api_, status);
-  }
+  for (void* data : allocated_) release(data);
   release_allocator(api_, allocator_);
+}
+
+void Workspaces::release(void* memory) const {
+  if (OrtStatus* status = free_memory(api_, allocator_, memory)) release_status(api_, status);
+}
+
+void* Workspaces::Loan::data() const { return align(memory_); }
+
+std::unique_ptr<Workspaces::Loan> Workspaces::lend(size_t bytes) const {
+  void* memory = nullptr;
+  if (OrtStatus* status = allocate(api_, allocator_, bytes + kAlignment, &memory)) {
+    release_status(api_, status);
+    return nullptr;
+  }
+  return std::make_unique<Loan>(*this, memory);
 }
 
 Workspaces::Buffer& Workspaces::find(void* stream) {
@@ -52,8 +70,7 @@ OrtStatus* Workspaces::take(void* stream, size_t bytes, Use* use) {
       std::lock_guard<std::mutex> lock(mutex_);
       allocated_.push_back(data);
     }
-    const auto address = reinterpret_cast<uintptr_t>(data);
-    buffer.data = reinterpret_cast<char*>((address + kAlignment - 1) / kAlignment * kAlignment);
+    buffer.data = align(data);
     buffer.bytes = wanted;
   }
   use->data = buffer.data;

@@ -31,7 +31,24 @@ class Workspaces {
   };
   OrtStatus* take(void* stream, size_t bytes, Use* use);
 
+  // Memory apart from the buffers, which is given back.
+  class Loan {
+   public:
+    Loan(const Workspaces& from, void* memory) : from_(from), memory_(memory) {}
+    ~Loan() { from_.release(memory_); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    void* data() const;
+
+   private:
+    const Workspaces& from_;
+    void* const memory_;
+  };
+  // Null if there is none.
+  std::unique_ptr<Loan> lend(size_t bytes) const;
+
  private:
+  void release(void* memory) const;
   struct Buffer {
     std::mutex mutex;
     char* data = nullptr;
