@@ -75,14 +75,19 @@ def machine(check: Check) -> None:
 
 
 def programs(check: Check) -> None:
-    """Run every program of the tests, against the interpreter."""
-    from gpu_kernels import check_programs
+    """Run every program of the tests, and what libraries make of them, against the interpreter."""
+    from gpu_kernels import check_calls, check_programs
 
     right, host, wrong = check_programs(check.device, check.pattern, check.left)
     for line in wrong:
         print(f"wrong: {line}")
     found = f"{right} right, {len(wrong)} wrong, {host} read extents"
     check.add("programs against the interpreter", found, "0 wrong", not wrong and right > 0)
+    right, none, wrong = check_calls(check.device, 9 if check.small else 1, check.left)
+    for line in wrong:
+        print(f"wrong: {line}")
+    found = f"{right} right, {len(wrong)} wrong, {none} not offered"
+    check.add("libraries' calls against the interpreter", found, "0 wrong", not wrong and right > 0)
 
 
 def rates(check: Check) -> None:

@@ -20,6 +20,7 @@ from onnx_fusion.runtime.library import find_nvrtc, get_library_path
 
 _ERROR = 1024
 RUBBISH = 0xA5
+ALIGNMENT = 256  # of the workspace
 
 
 class DeviceError(Exception):
@@ -81,7 +82,12 @@ class DeviceProgram:
     """A tile program's kernels for inputs of known shapes."""
 
     def __init__(
-        self, device: Device, text: str, shapes: Sequence[Sequence[int]], tf32=False
+        self,
+        device: Device,
+        text: str,
+        shapes: Sequence[Sequence[int]],
+        tf32: bool = False,
+        forced: bool = False,
     ) -> None:
         self.device = device
         self.program = parse_program(text)
@@ -94,11 +100,11 @@ class DeviceProgram:
         data = text.encode()
         self.handle = self.library.onnx_fusion_device_create(
             data, ctypes.c_size_t(len(data)), self.dims, (find_nvrtc() or "").encode(), int(tf32),
-            self.error, ctypes.c_size_t(_ERROR),
+            int(forced), self.error, ctypes.c_size_t(_ERROR),
         )  # fmt: skip
         if not self.handle:
             raise DeviceError(self.error.value.decode(errors="replace"))
-        self.workspace = device.rubbish(16)
+        self.workspace = device.rubbish(ALIGNMENT)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -110,22 +116,33 @@ class DeviceProgram:
             (ctypes.c_void_p * max(len(t), 1))(*(x.data_ptr() for x in t))
             for t in (inputs, outputs)
         ]
-        for _ in range(2):
+        while True:
+            at = -(-self.workspace.data_ptr() // ALIGNMENT) * ALIGNMENT
+            size = self.workspace.numel() - ALIGNMENT
             needed = self.library.onnx_fusion_device_run(
                 ctypes.c_void_p(self.handle), pointers[0], self.dims, pointers[1],
-                ctypes.c_void_p(self.workspace.data_ptr()), ctypes.c_int64(self.workspace.numel()),
+                ctypes.c_void_p(at), ctypes.c_int64(size),
                 ctypes.c_void_p(self.device.stream()), self.error, ctypes.c_size_t(_ERROR),
             )  # fmt: skip
             if needed < 0:
                 raise DeviceError(self.error.value.decode(errors="replace"))
-            if needed <= self.workspace.numel():
+            if needed <= size:
                 return
-            self.workspace = self.device.rubbish(needed)
+            self.workspace = self.device.rubbish(needed + ALIGNMENT)
 
 
-def run(device: Device, text: str, inputs: Sequence[np.ndarray], like: Sequence[np.ndarray]):
-    """Return the outputs of a program as arrays of the types and shapes of `like`."""
-    made = DeviceProgram(device, text, [a.shape for a in inputs])
+def run(
+    device: Device,
+    text: str,
+    inputs: Sequence[np.ndarray],
+    like: Sequence[np.ndarray],
+    forced: bool = False,
+) -> list[np.ndarray]:
+    """Return the outputs of a program as arrays of the types and shapes of `like`.
+
+    `forced`: cuBLASLt and cuDNN make all that is offered to them; what they cannot is an error.
+    """
+    made = DeviceProgram(device, text, [a.shape for a in inputs], forced=forced)
     outputs = [device.rubbish(a.nbytes) for a in like]
     made.start([device.upload(a) for a in inputs], outputs)
     device.wait()

@@ -59,6 +59,59 @@ def check_programs(
     return right, host, wrong
 
 
+FAR = {"f32": 1e-4, "f16": 2e-3, "bf16": 1.6e-2}
+"""Of a result's range: as far as native/cuda/trial.cc lets a library's lie from our kernels'."""
+
+
+def check_calls(
+    device: Device, every: int, left: Callable[[], float]
+) -> tuple[int, int, list[str]]:
+    """Return how many of the tests' products and convolutions (each `every`th) are right as the
+    libraries make them, how many are not offered to one, and what is wrong.
+
+    Descriptors of odd shapes meet the libraries nowhere else. NaNs must stay NaNs.
+    """
+    from cuda_library import inputs_of
+    from test_cuda_blas import CASES as PRODUCTS
+    from test_cuda_blas import dense
+    from test_cuda_dnn import RESTS, SHAPES
+    from test_cuda_schedules import difference
+
+    from onnx_fusion.program import interpret, parse_program
+
+    cases = [(str(p[:4]), dense(*p[:4])) for p in PRODUCTS]
+    cases += [(str(c), c.text()) for c in (*SHAPES, *RESTS)]
+    right, none, wrong = 0, 0, []
+    for name, text in cases[::every]:
+        if left() < 1:
+            wrong.append(f"{name} and what follows: no time left")
+            break
+        parsed, feed = parse_program(text), inputs_of(text)
+        dtype = str(parsed.outputs[0].dtype)
+        try:
+            want = [np.asarray(w) for w in interpret(parsed, list(feed.values()))]
+            far = difference(run(device, text, list(feed.values()), want, True)[0], want[0], dtype)
+            feed["x"].reshape(-1)[7] = np.nan if dtype != "bf16" else 0x7FC0
+            lost = ~_nans(run(device, text, list(feed.values()), want, True)[0], dtype)
+            lost &= _nans(np.asarray(interpret(parsed, list(feed.values()))[0]), dtype)
+            if far <= FAR[dtype] and not lost.any():
+                right += 1
+            else:
+                wrong.append(f"{name}: error {far:.0e}, {lost.sum()} NaNs lost")
+        except DeviceError as error:
+            if "nothing is offered" in str(error):
+                none += 1
+            else:
+                wrong.append(f"{name}: {error}")
+    return right, none, wrong
+
+
+def _nans(array: np.ndarray, dtype: str) -> np.ndarray:
+    from cuda_programs import widen
+
+    return np.isnan(widen(array, dtype))
+
+
 @dataclasses.dataclass
 class Kernel:
     """A program, its inputs' shapes, the same in torch, and by what it is judged: bytes or
