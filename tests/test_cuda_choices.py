@@ -243,3 +243,17 @@ def test_what_a_graph_may_have_recorded_is_not_unloaded(blas, fake, monkeypatch)
     for rows in range(1, 66):  # too small for a trial
         go(rows)
     assert blas.objects() == objects > 0 and fake.calls("unload") == unloads
+
+
+def test_what_is_forced_is_a_call_or_an_error(dnn, monkeypatch):
+    """As scripts/gpu_check.py asks for it."""
+    kernel, before = DeviceKernel(TEXT, forced=True), dnn.calls()
+    assert kernel.run(1024) == 1024 and kernel.far() <= TOLERANCE["f32"]
+    assert dnn.calls() == before + 1
+    monkeypatch.setenv("FAKE_CUDNN_FAILS", "1")
+    assert kernel.run(1024) == -1 and b"CUDNN_STATUS_EXECUTION_FAILED" in kernel.error.value
+    monkeypatch.setenv("FAKE_CUDNN_ENGINES", "0")
+    with pytest.raises(ValueError, match="no library has such an algorithm"):
+        DeviceKernel(OTHER, forced=True)
+    with pytest.raises(ValueError, match="nothing is offered"):
+        DeviceKernel(dataclasses.replace(CONV, dtype="f16", rest="silu").text(), forced=True)
