@@ -183,8 +183,13 @@ def run(
     align: bool = False,
 ) -> list[np.ndarray]:
     """Return the outputs of a program run once; those of `past_cache` bytes and more are written
-    past the caches, if that is not negative."""
+    past the caches, if that is not negative.
+
+    Without `align` inputs are `fenced`.
+    """
     library().onnx_fusion_set_past_cache(ctypes.c_int64(past_cache))
+    if not align:
+        inputs = [fenced(a) for a in inputs]
     try:
         kernel = Kernel(text, inputs if constant else (), constant)
         return kernel.run(inputs, threads, align=align)
@@ -203,6 +208,23 @@ def aligned(array: np.ndarray) -> np.ndarray:
     copy = memory.view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
+
+
+def fenced(array: np.ndarray) -> np.ndarray:
+    """Return a copy right in front of a page that is not there: reading on ends the process."""
+    whole = -(-array.nbytes // PAGE) * PAGE
+    memory = mmap.mmap(-1, whole + PAGE)
+    page = np.frombuffer(memory, np.uint8)
+    if _libc().mprotect(ctypes.c_void_p(page.ctypes.data + whole), ctypes.c_size_t(PAGE), 0):
+        raise OSError("mprotect failed")
+    copy = page[whole - array.nbytes : whole].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _guarded(
