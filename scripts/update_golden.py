@@ -36,10 +36,12 @@ def cuda_texts() -> dict[str, str]:
     import cuda_emulator
     from cuda_programs import BY_SCHEDULE
 
-    plans = {
-        name: cuda_emulator.plan(p.text, p.inputs, p.device) for name, p in BY_SCHEDULE.items()
-    }
-    return {name: plan.sources[0]["unit"] for name, plan in plans.items()}
+    found = {}
+    for name, p in BY_SCHEDULE.items():
+        plan = cuda_emulator.plan(p.text, p.inputs, p.device)
+        launch = plan.launches[p.schedules.index(name)]
+        found[name] = plan.sources[launch["source"]]["unit"]
+    return found
 
 
 def files() -> dict[Path, str]:

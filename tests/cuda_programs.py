@@ -179,6 +179,85 @@ def rows() -> list[Program]:
     return found
 
 
+def normed(w: Writer, over: str, length: str, load: str, store: str) -> list[str]:
+    """Two sums, one of them of the other's differences, a result of the row and one of each
+    element, and a factor for each row."""
+    a = w.load(load)
+    count = w.value(f"const f32 {length}")
+    mean = w.value(f"div {w.value(f'reduce_sum {a} over {over}')} {count}")
+    d = w.value(f"sub {a} {mean}")
+    total = w.value(f"reduce_sum {w.value(f'mul {d} {d}')} over {over}")
+    root = w.value(f"sqrt {w.value(f'div {total} {count}')}")
+    w.store("z (c)", mean)
+    w.store(store, w.value(f"mul {w.value(f'div {d} {root}')} {w.load('f (c)')}"))
+    return w.lines
+
+
+def split_rows() -> list[Program]:
+    """Few long rows: along memory, across it, and both, at ragged lengths."""
+    found = []
+    device = Device(processors=6)
+    for dtype in ("f32", "f16", "bf16", "f64", "i32", "i64"):
+        for op in ("sum",) if dtype in FLOATS[1:] else ("sum", "max", "min", "prod"):
+            for rows, length in ((3, 66001), (1, 140000), (2, 131072))[: 3 if op == "sum" else 1]:
+                w = Writer(dtype)
+                total = w.value(f"reduce_{op} {w.load('x (i, j)')} over j")
+                w.store("y (i)", w.value(f"mul {total} {w.load('b (i)')}"))
+                text = program(
+                    f"input x {dtype}[M, N] row", f"input b {dtype}[M] row",
+                    f"output y {dtype}[M] row", "stage i: M, j: N", w.lines,
+                )  # fmt: skip
+                x = random(dtype, rows, length)
+                if op == "prod":  # neither nothing nor infinite
+                    x = 2 * x + 1 if dtype[0] == "i" else 1 + x / 64
+                found.append(Program(
+                    f"split_{op}_{dtype}_{rows}x{length}", text, (x, random(dtype, rows)),
+                    ("block_rows_split", "split_rows"),
+                    {"f32": 1e-4 if op == "prod" else 4e-6, "f64": 1e-12}.get(
+                        dtype, TOLERANCE.get(dtype, 0.0)), device,
+                ))  # fmt: skip
+    for dtype in FLOATS:
+        for channels, length in ((33, 900), (64, 2049)):
+            text = program(
+                f"input x {dtype}[N, C] row", f"input f {dtype}[C] row",
+                f"output y {dtype}[N, C] row", f"output z {dtype}[C] row", "stage c: C, i: N",
+                normed(Writer(dtype), "i", str(length), "x (i, c)", "y (i, c)"),
+            )  # fmt: skip
+            found.append(Program(
+                f"split_normed_columns_{dtype}_{length}x{channels}", text,
+                (random(dtype, length, channels), random(dtype, channels)),
+                ("columns_split",) * 3, 2 * TOLERANCE[dtype], device,
+            ))  # fmt: skip
+        for images, channels, size in ((2, 3, 400), (5, 2, 161)):
+            text = program(
+                f"input x {dtype}[B, C, N] row", f"input f {dtype}[C] row",
+                f"output y {dtype}[B, C, N] row", f"output z {dtype}[C] row",
+                "stage c: C, b: B, i: N",
+                normed(Writer(dtype), "b, i", str(images * size**2), "x (b, c, i)", "y (b, c, i)"),
+            )  # fmt: skip
+            found.append(Program(
+                f"split_normed_{dtype}_{images}x{channels}x{size**2}", text,
+                (random(dtype, images, channels, size**2), random(dtype, channels)),
+                ("block_rows_split",) * 3, 2 * TOLERANCE[dtype], device,
+            ))  # fmt: skip
+        text = program(
+            f"input x {dtype}[M, N] row", f"output y {dtype}[M, N] row", "stage i: M, j: N",
+            softmax(Writer(dtype), "j", "x (i, j)", "y (i, j)"),
+        )  # fmt: skip
+        found.append(Program(f"split_softmax_{dtype}", text, (random(dtype, 2, 140000),),
+                             ("block_rows_split",) * 3, TOLERANCE[dtype], device))  # fmt: skip
+        w = Writer(dtype)
+        w.store("y (j)", w.value(f"dot {w.load('x (k)')} {w.load('w (k, j)')} over k"))
+        text = program(
+            f"input x {dtype}[K] row", f"input w {dtype}[K, N] row", f"output y {dtype}[N] row",
+            "stage j: N, k: K", w.lines,
+        )  # fmt: skip
+        inputs = (random(dtype, 3000), random(dtype, 3000, 40))
+        found.append(Program(f"split_dot_{dtype}", text, inputs, ("columns_split", "split_rows"),
+                             TOLERANCE[dtype], device))  # fmt: skip
+    return found
+
+
 def windows() -> list[Program]:
     found = []
     for dtype in FLOATS:
@@ -348,7 +427,7 @@ def attention() -> list[Program]:
     return found
 
 
-PROGRAMS = [*points(), *transposes(), *rows(), *windows(), *products(), *attention()]
+PROGRAMS = [*points(), *transposes(), *rows(), *split_rows(), *windows(), *products(), *attention()]
 
-BY_SCHEDULE = {p.schedules[0]: p for p in reversed(PROGRAMS) if len(p.schedules) == 1}
+BY_SCHEDULE = {schedule: p for p in reversed(PROGRAMS) for schedule in p.schedules}
 """The first program of each schedule."""

@@ -18,20 +18,25 @@ BARRIER = "__syncthreads();"
 
 
 def without(
-    plan: cuda_emulator.Plan, which: int, pattern: str = re.escape(BARRIER)
+    plan: cuda_emulator.Plan, which: int, pattern: str = re.escape(BARRIER), number: int = 0
 ) -> cuda_emulator.Plan:
-    """Return the plan with one barrier of its first text gone, under a name of its own."""
-    source = plan.sources[0]
+    """Return the plan with one barrier of a text gone, under a name of its own."""
+    source = plan.sources[number]
     found = list(re.finditer(pattern, source["unit"]))[which]
     entry = f"{source['entry']}_without_{which}"
     unit = source["unit"][: found.start()] + source["unit"][found.end() :]
     changed = {"entry": entry, "unit": unit.replace(source["entry"], entry)}
-    return dataclasses.replace(plan, sources=(changed, *plan.sources[1:]))
+    sources = (*plan.sources[:number], changed, *plan.sources[number + 1 :])
+    return dataclasses.replace(plan, sources=sources)
 
 
 # A row's sum comes after its maximum, so the barrier before the maximum's exchange guards nothing.
+# Of rows in parts, the second text combines what the first leaves before it reduces itself.
 NEEDED = {
     "softmax_f32_4099": (0, 1, 3),
+    "split_softmax_f32": (0, 1, 3),
+    "split_normed_f32_5x2x25921": (0, 1),
+    "split_normed_columns_f32_900x33": (0, 1),
     "softmax_columns_f32_129x8": (0, 1, 3),
     "transpose_f32_2x33x65": (0,),
     "product_f32_nt_70x72x96": (0, 1),
@@ -46,11 +51,12 @@ NEEDED = {
 def test_a_removed_barrier_is_caught(name):
     p = BY_NAME[name]
     plan = cuda_emulator.plan(p.text, p.inputs, p.device)
-    assert plan.sources[0]["unit"].count(BARRIER) == max(NEEDED[name]) + 1
+    number = int(name.startswith("split_"))
+    assert plan.sources[number]["unit"].count(BARRIER) == max(NEEDED[name]) + 1
     want = interpret(parse_program(p.text), p.inputs)[0]
     dtype = str(parse_program(p.text).outputs[0].dtype)
     machine = cuda_emulator.machine()
-    broken = [without(plan, k) for k in NEEDED[name]]
+    broken = [without(plan, k, number=number) for k in NEEDED[name]]
     machine.build((s["entry"], s["unit"]) for b in (plan, *broken) for s in b.sources)
     for seed in range(3):
         assert difference(machine.run(plan, p.inputs, seed)[0], want, dtype) <= p.tolerance
@@ -94,6 +100,42 @@ def test_an_attention_without_room_for_its_tiles_is_three_launches(bytes_of_a_bl
     plan = cuda_emulator.plan(p.text, p.inputs, device)
     assert len(plan.launches) == (1 if bytes_of_a_block == 64 << 10 else 3)
     assert plan.schedules()[0] == ("attention_f32" if len(plan.launches) == 1 else "product")
+
+
+REDUCED = """tile_program 1
+input x f32[M, N] row
+output y f32[M] row
+stage i: M, j: N
+%0 = load x (i, j)
+%1 = reduce_sum %0 over j
+store y (i) %1
+"""
+
+
+@pytest.mark.parametrize(
+    ("over", "rows", "length", "parts"),
+    [
+        ("j", 1, 1 << 24, 432),
+        ("j", 54, 1 << 17, 8),
+        ("j", 55, 1 << 17, 1),
+        ("j", 1, 1 << 16, 4),
+        ("j", 1, (1 << 16) - 8, 1),
+        ("i", 64, 1 << 20, 216),
+        ("i", 1728, 512, 4),
+        ("i", 1729, 512, 1),
+        ("i", 64, 511, 1),
+    ],
+)
+def test_few_long_rows_are_split_among_the_processors(over, rows, length, parts):
+    text, shape = REDUCED, (rows, length)
+    if over == "i":
+        text = text.replace("f32[M] row", "f32[N] row").replace("y (i)", "y (j)")
+        text, shape = text.replace("over j", "over i"), (length, rows)
+    plan = cuda_emulator.plan(text, [np.broadcast_to(np.float32(0), shape)])
+    schedule = "block_rows" if over == "j" else "columns"
+    assert plan.schedules() == ([f"{schedule}_split", "split_rows"] if parts > 1 else [schedule])
+    assert plan.launches[0]["grid"][1] == parts
+    assert plan.workspace == (-(-rows * parts * 4 // 256) * 256 if parts > 1 else 0)
 
 
 def test_a_strict_attention_divides_before_it_multiplies():

@@ -29,9 +29,9 @@ def texts(arch: int) -> dict[str, tuple[str, str]]:
     for p in PROGRAMS:
         dtype = next(d for d in ("bf16", "f16", "f32", "") if d in p.text)
         device = dataclasses.replace(p.device, arch=arch)
-        source = cuda_emulator.plan(p.text, p.inputs, device).sources[0]
-        schedule = source["entry"].rsplit("_", 1)[0]
-        found[f"{schedule}_{dtype}"] = (source["entry"], source["unit"])
+        for source in cuda_emulator.plan(p.text, p.inputs, device).sources:
+            schedule = source["entry"].rsplit("_", 1)[0]
+            found[f"{schedule}_{dtype}"] = (source["entry"], source["unit"])
     return found
 
 

@@ -111,8 +111,9 @@ int Body::loop(LetterSet over, const Team& team) {
     decompose(flat, found, found.empty() ? 1 : step(found.back()));
     return 2;
   }
-  enter("for (" + type + " " + flat + " = " + team.rank + "; " + flat + " < " +
-        text.number(count, false) + "; " + flat + " += " + std::to_string(team.threads) + ")");
+  const std::string end = team.end.empty() ? text.number(count, false) : team.end;
+  enter("for (" + type + " " + flat + " = " + team.rank + "; " + flat + " < " + end + "; " + flat +
+        " += " + std::to_string(team.threads) + ")");
   decompose(flat, found, found.empty() ? 1 : step(found.back()));
   return 1;
 }
@@ -137,6 +138,13 @@ void Body::decompose(const std::string& flat, const std::vector<int>& letters, i
     letter[l] = "a" + std::to_string(l);
     text.line("const " + type + " " + letter[l] + " = " + position + ";");
   }
+}
+
+std::string Team::fold(const Instruction& reduction, const std::string& value) const {
+  std::string shared = after;
+  const size_t at = shared.find('$');
+  if (at != std::string::npos) shared.replace(at, 1, type_name(reduction.dtype));
+  return before + fold_name(reduction.op) + "(" + value + shared + ")";
 }
 
 void Body::reduce(const std::vector<int>& lines, const Team& team) {
@@ -169,9 +177,7 @@ void Body::reduce(const std::vector<int>& lines, const Team& team) {
       if (nest.at(line).op == Op::op_dot) {
         text.line(sum + " = fmaf(" + a + ", " + name(from[1], lane) + ", " + sum + ");");
       } else {
-        const std::string op = fold_name(nest.at(line).op);
-        const std::string functor = op == "sum" ? "m_add" : op == "prod" ? "m_mul" : "m_" + op;
-        text.line(sum + " = " + functor + "(" + sum + ", " + a + ");");
+        text.line(sum + " = " + fold_functor(nest.at(line).op) + "(" + sum + ", " + a + ");");
       }
     }
   }
@@ -180,11 +186,7 @@ void Body::reduce(const std::vector<int>& lines, const Team& team) {
     const int line = lines[i];
     if (team.threads > 1) {
       for (int lane = 0; lane < count(line); ++lane) {
-        std::string shared = team.after;
-        const size_t at = shared.find('$');
-        if (at != std::string::npos) shared.replace(at, 1, type_name(nest.dtype(line)));
-        text.line(of(i, lane) + " = " + team.before + fold_name(nest.at(line).op) + "(" +
-                  of(i, lane) + shared + ");");
+        text.line(of(i, lane) + " = " + team.fold(nest.at(line), of(i, lane)) + ";");
       }
     }
     give(line, sums[i], by_lane(line));

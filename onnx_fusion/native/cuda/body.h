@@ -15,6 +15,10 @@ struct Team {
   std::string rank = "0";
   // The call that combines one value of each thread, up to the value: "block_$(" -> "block_sum(v".
   std::string before, after;
+  std::string end;  // of the positions, where `rank` does not begin with the first; "": all
+
+  // That call, for a reduction's values.
+  std::string fold(const Instruction& reduction, const std::string& value) const;
 };
 
 class Body {
@@ -83,6 +87,7 @@ class Body {
 int choose_lanes(Body& body, int letter);
 
 const char* fold_name(Op op);  // sum, max, min, prod
+const char* fold_functor(Op op);  // of two values
 std::string nothing_value(const Instruction& reduction);
 // An elementwise instruction's expression for these operands.
 std::string express(Op op, const std::vector<std::string>& operands);

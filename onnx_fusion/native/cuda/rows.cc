@@ -1,19 +1,12 @@
 // Reductions: the positions of one row are shared by one thread, a warp, a block, or a block's
-// column.
+// column; by several blocks in split_rows.cc.
 #include <algorithm>
 #include <cstdlib>
 
-#include "cuda/body.h"
-#include "cuda/work.h"
+#include "cuda/rows.h"
 
 namespace onnx_fusion::cuda {
 namespace {
-
-struct Row {
-  LetterSet reduced = 0, kept = 0;
-  int64_t length = 1, rows = 1;
-  int levels = 0;
-};
 
 Row row_of(const Nest& nest) {
   Row row;
@@ -61,31 +54,8 @@ void print_levels(Body& body, const Row& row, const Team& team, const std::strin
       if (!together.empty()) body.reduce(together, team);
     }
   }
-  std::vector<int> once, each;
-  for (int line : nest.stores) {
-    (nest.letters[static_cast<size_t>(line)] & row.reduced ? each : once).push_back(line);
-  }
-  if (!once.empty()) {
-    std::string test = guard;
-    if (!leader.empty()) test += (test.empty() ? "" : " && ") + leader;
-    const bool block = !test.empty();
-    for (int line : once) body.need(nest.needs(line)[0]);
-    if (block) body.enter("if (" + test + ")");
-    for (int line : once) body.store(line);
-    if (block) body.leave();
-  }
-  if (each.empty()) return;
-  for (int line : each) {
-    for (int from : nest.needs(line)) body.hoist(from, row.reduced);
-  }
-  if (!guard.empty()) body.enter("if (" + guard + ")");
-  const int blocks = body.loop(row.reduced, team);
-  for (int line : each) body.store(line);
-  for (int i = 0; i < blocks; ++i) body.leave();
-  if (!guard.empty()) body.leave();
+  print_stores(body, row, team, guard, leader);
 }
-
-enum class Way { serial, warp, block, column };
 
 // Where neighbouring threads read neighbouring elements: along the row, or across rows?
 bool runs_along_row(const Nest& nest, const Row& row) {
@@ -118,10 +88,33 @@ Way choose(const Work& work, const Nest& nest, const Row& row) {
   return row.length <= kWarpRow ? Way::warp : Way::block;
 }
 
-// From sm_100 on the assembler takes 32 registers, and spills, unless told that half of a
-// processor's threads suffice.
-int blocks_of(const Work& work, int threads) {
-  return work.device.arch >= 100 ? 1024 / threads : 0;
+}  // namespace
+
+void print_stores(Body& body, const Row& row, const Team& team, const std::string& guard,
+                  const std::string& leader) {
+  const Nest& nest = body.nest;
+  std::vector<int> once, each;
+  for (int line : nest.stores) {
+    (nest.letters[static_cast<size_t>(line)] & row.reduced ? each : once).push_back(line);
+  }
+  if (!once.empty()) {
+    std::string test = guard;
+    if (!leader.empty()) test += (test.empty() ? "" : " && ") + leader;
+    const bool block = !test.empty();
+    for (int line : once) body.need(nest.needs(line)[0]);
+    if (block) body.enter("if (" + test + ")");
+    for (int line : once) body.store(line);
+    if (block) body.leave();
+  }
+  if (each.empty()) return;
+  for (int line : each) {
+    for (int from : nest.needs(line)) body.hoist(from, row.reduced);
+  }
+  if (!guard.empty()) body.enter("if (" + guard + ")");
+  const int blocks = body.loop(row.reduced, team);
+  for (int line : each) body.store(line);
+  for (int i = 0; i < blocks; ++i) body.leave();
+  if (!guard.empty()) body.leave();
 }
 
 int fastest(const Nest& nest, LetterSet set) {
@@ -134,11 +127,30 @@ int fastest(const Nest& nest, LetterSet set) {
   return -1;
 }
 
-}  // namespace
+int blocks_of(const Work& work, int threads) {
+  return work.device.arch >= 100 ? 1024 / threads : 0;
+}
+
+Team warp_team() { return {32, "threadIdx.x", "warp_", ", 32", ""}; }
+
+Team block_team(int threads) {
+  return {threads, "threadIdx.x", "block_",
+          ", ($*)shared_bytes(), threadIdx.x, " + std::to_string(threads), ""};
+}
+
+Team column_team(int height) {
+  return {height, "threadIdx.y", "column_",
+          ", ($*)shared_bytes(), threadIdx.x, threadIdx.y, " + std::to_string(kWidth) + ", " +
+              std::to_string(height), ""};
+}
 
 Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   const Row row = row_of(nest);
   const Way way = choose(work, nest, row);
+  bool split = false;
+  if (way == Way::block || way == Way::column) {
+    if (Status status = split_rows(work, stage, nest, row, way, &split); split) return status;
+  }
   Text text(work.bound, nest.wide() || work.device.wide);
   Body body(nest, text);
   body.memory_aligned = work.device.aligned;
@@ -168,7 +180,7 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
   }
   if (way == Way::warp) {
     constexpr unsigned kRows = 8;
-    team = {32, "threadIdx.x", "warp_", ", 32"};
+    team = warp_team();
     text.line("const " + type + " i = blockIdx.x * (" + type + ")blockDim.y + threadIdx.y;");
     text.line("if (i >= " + text.number(row.rows, false) + ") return;");
     body.decompose("i", kept);
@@ -182,22 +194,18 @@ Status plan_rows(Work& work, size_t stage, const Nest& nest) {
     const int threads = row.length / body.lanes <= 1024   ? 256
                         : row.length / body.lanes <= 4096 ? 512
                                                           : 1024;
-    const std::string count = std::to_string(threads);
-    team = {threads, "threadIdx.x", "block_", ", ($*)shared_bytes(), threadIdx.x, " + count};
+    team = block_team(threads);
     text.line("const " + type + " i = blockIdx.x;");
     body.decompose("i", kept);
     print_levels(body, row, team, "", "threadIdx.x == 0");
     shape.block[0] = static_cast<unsigned>(threads);
     shape.grid[0] = row.rows;
-    shape.shared_bytes = 32 * 8;
+    shape.shared_bytes = kFolded;
     return work.add(stage, "block_rows", text, shape);
   }
-  constexpr int kWidth = 32;
   int height = 4;
   while (height < 32 && height * 8 <= row.length) height *= 2;
-  const std::string size = std::to_string(kWidth) + ", " + std::to_string(height);
-  team = {height, "threadIdx.y", "column_",
-          ", ($*)shared_bytes(), threadIdx.x, threadIdx.y, " + size};
+  team = column_team(height);
   const std::string rows = text.number(row.rows, false);
   text.line("const " + type + " place = blockIdx.x * (" + type + ")blockDim.x + threadIdx.x;");
   // Threads beside the last row compute it too, so that all meet at the barriers.

@@ -76,6 +76,19 @@ const char* fold_name(Op op) {
   }
 }
 
+const char* fold_functor(Op op) {
+  switch (op) {
+    case Op::op_reduce_max:
+      return "m_max";
+    case Op::op_reduce_min:
+      return "m_min";
+    case Op::op_reduce_prod:
+      return "m_mul";
+    default:
+      return "m_add";
+  }
+}
+
 std::string nothing_value(const Instruction& line) {
   const bool lowest = line.op == Op::op_reduce_max, highest = line.op == Op::op_reduce_min;
   if (!lowest && !highest) {
