@@ -1,24 +1,27 @@
 """All that needs a GPU, in one run: correctness, rates, models, session start. The table comes
 last.
 
-python scripts/gpu_check.py [--seconds N] [--only STAGE ...] [--json FILE] [--compile] [--pretend]
+python scripts/gpu_check.py [--seconds N] [--only STAGE ...] [--json FILE] [--pretend]
 
-Stages that do not fit the time left are reported as such. `--compile` times torch.compile too.
-`--pretend` tries the script without a GPU, with the tests' stand-ins for the driver and the
-compiler, on small sizes. `scripts/gpu_check.sh` builds, runs the tests and this, and
-compute-sanitizer where it is there.
+Stages that do not fit the time left are reported as such. `--pretend` tries the script without a
+GPU, with the tests' stand-ins for the driver and the compiler, on small sizes.
+`scripts/gpu_check.sh` builds, runs the tests and this, and compute-sanitizer where it is there.
+
+Exit status: 1 if a row missed its target ("NO"), else 3 if one was not measured ("?"), else 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,10 +38,10 @@ class Check:
         from gpu_device import Device
 
         self.small = args.pretend
-        self.compile = args.compile
-        self.pattern = args.programs
+        self.patterns = args.programs
         self.device = Device("cpu" if args.pretend else "cuda")
         self.folder = folder
+        self.subjects: dict = {}  # models that are made, by name
         self.end = time.monotonic() + args.seconds
         self.rows: list[tuple[str, ...]] = []
         if args.notes:
@@ -50,10 +53,38 @@ class Check:
         return self.end - time.monotonic()
 
     def add(self, what: str, measured: str, target: str = "", good: bool | None = None) -> None:
-        """Add a row, and print it now too."""
-        verdict = {None: "", True: "yes", False: "NO"}[good]
+        """Add a row, and print it now too; one with a target needs a verdict."""
+        verdict = {None: "?" if target else "", True: "yes", False: "NO"}[good]
         self.rows.append((what, measured, target, verdict))
         print("  ".join(self.rows[-1]), flush=True)
+
+    def fits(self, what: str, seconds: float, target: str) -> bool:
+        """Return whether so many seconds are left; if not, that is this row's result."""
+        if self.left() >= seconds:
+            return True
+        self.add(what, "no time left", target)
+        return False
+
+    def status(self) -> int:
+        """Return the exit status."""
+        verdicts = [row[3] for row in self.rows]
+        missed = any(v.startswith("NO") for v in verdicts)
+        return 1 if missed else 3 if "?" in verdicts or not verdicts else 0
+
+    @contextlib.contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Raise TimeoutError inside, in what Python runs, when no time is left."""
+
+        def stop(*_: object) -> None:
+            raise TimeoutError("no time left")
+
+        before = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, max(self.left(), 0.1))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def machine(check: Check) -> None:
@@ -75,15 +106,22 @@ def machine(check: Check) -> None:
 
 
 def programs(check: Check) -> None:
-    """Run every program of the tests, and what libraries make of them, against the interpreter."""
-    from gpu_kernels import check_calls, check_programs
+    """Run every program of the tests, against the interpreter."""
+    from gpu_programs import check_programs
 
-    right, host, wrong = check_programs(check.device, check.pattern, check.left)
+    right, host, wrong = check_programs(check.device, check.patterns, check.left)
     for line in wrong:
         print(f"wrong: {line}")
     found = f"{right} right, {len(wrong)} wrong, {host} read extents"
     check.add("programs against the interpreter", found, "0 wrong", not wrong and right > 0)
-    right, none, wrong = check_calls(check.device, 9 if check.small else 1, check.left)
+
+
+def calls(check: Check) -> None:
+    """Run what libraries make of the tests' products and convolutions, against the interpreter."""
+    from gpu_programs import check_calls
+
+    every = 9 if check.small else 1
+    right, none, wrong = check_calls(check.device, check.patterns, every, check.left)
     for line in wrong:
         print(f"wrong: {line}")
     found = f"{right} right, {len(wrong)} wrong, {none} not offered"
@@ -92,47 +130,38 @@ def programs(check: Check) -> None:
 
 def rates(check: Check) -> None:
     """Time kernels beside a copy and torch."""
-    from gpu_kernels import copy_rate, kernels, time_kernel
+    from gpu_kernels import NEAR, copy_rate, kernels, time_kernel
 
     copy = copy_rate(check.device, check.small)
     check.add("device copy", f"{copy / 1e12:.2f} TB/s")
     for one in kernels(check.small):
-        if check.left() < 20:
-            check.add(one.name, "no time left")
+        target = 1.0 if one.flops else TARGETS[one.kind]
+        if not check.fits(one.name, 20, f">= {target:.2f}"):
             continue
-        found = time_kernel(check.device, one, check.compile)
-        close = found["error"] < (2e-3 if one.dtype == "f16" else 1e-5)
-        beside = [
-            f"{found[k] / found['own']:.2f} of {k}'s speed"
-            for k in ("torch", "compiled")
-            if k in found
-        ]
+        found = time_kernel(check.device, one)
+        beside = found["torch"] / found["own"]
         if one.flops:
-            text = f"{one.flops / found['own'] / 1e12:.1f} TFLOP/s"
-            share, target = found["torch"] / found["own"], 1.0
+            share, text = beside, f"{one.flops / found['own'] / 1e12:.1f} TFLOP/s"
         else:
-            share, target = one.bytes() / found["own"] / copy, TARGETS[one.kind]
+            share = one.bytes() / found["own"] / copy
             text = f"{share:.0%} of copy"
         check.add(
             one.name,
-            f"{found['own'] * 1e6:.1f} us, {text}, {', '.join(beside)}, error {found['error']:.0e}",
+            f"{found['own'] * 1e6:.1f} us, {text}, {beside:.2f} of torch's speed, "
+            f"error {found['error']:.0e}",
             f">= {target:.2f}",
-            close and share >= target,
+            found["error"] < NEAR[one.dtype] and share >= target,
         )
-
-
-NEAR = {"f32": 1e-5, "f16": 2e-3, "bf16": 1.6e-2}
 
 
 def anchors(check: Check) -> None:
     """Time products and convolutions as they were chosen beside the bare library's, and regions
     with a product beside ONNX Runtime's nodes."""
     from gpu_convolutions import convolutions
-    from gpu_kernels import anchors, time_anchor
+    from gpu_kernels import NEAR, anchors, time_anchor
 
     for one in (*anchors(check.small), *convolutions(check.small)):
-        if check.left() < 20:
-            check.add(one.name, "no time left")
+        if not check.fits(one.name, 20, ">= 0.97"):
             continue
         found = time_anchor(check.device, one)
         share = found["bare"] / found["own"]
@@ -155,8 +184,7 @@ def _region(check: Check, m: int, k: int, n: int) -> None:
     import onnx_fusion
 
     name = f"MatMul + Add + Gelu {m}x{k}x{n}"
-    if check.left() < 30:
-        check.add(name, "no time left")
+    if not check.fits(name, 30, ">= 1.10"):
         return
     path, feed, want = make_region(check.folder, m, k, n)
     fused = path.with_suffix(".fused.onnx")
@@ -179,10 +207,9 @@ def models(check: Check) -> None:
     """Export, optimize, compare and time whole models."""
     from gpu_models import SUBJECTS
 
-    names = ["lenet5"] if check.small else list(SUBJECTS)
-    for name in names:
-        if check.left() < 45:
-            check.add(name, "no time left")
+    targets = {"lenet5": 1.0} if check.small else {n: s[1] for n, s in SUBJECTS.items()}
+    for name, target in targets.items():
+        if not check.fits(name, 45, f">= {target:.2f}"):
             continue
         try:
             _model(check, name)
@@ -192,6 +219,8 @@ def models(check: Check) -> None:
 
 
 def _model(check: Check, name: str) -> None:
+    import copy
+
     import numpy as np
     import onnxruntime
     import torch
@@ -208,11 +237,11 @@ def _model(check: Check, name: str) -> None:
             i.name: np.random.default_rng(0).standard_normal(i.shape).astype("f") for i in inputs
         }
     else:
-        subject = make_subject(name, check.folder, check.device)
+        subject = check.subjects[name] = make_subject(name, check.folder, check.device)
         path, target = subject.path, subject.target
         feed = {f"in{k}": x.cpu().numpy() for k, x in enumerate(subject.inputs)}
         with torch.no_grad():
-            full = subject.net.float()(
+            full = copy.deepcopy(subject.net).float()(
                 *(x.float() if x.is_floating_point() else x for x in subject.inputs)
             )
         kept = (
@@ -301,23 +330,33 @@ def start(check: Check) -> None:
         del made
 
 
+def compiled(check: Check, what: str) -> None:
+    """Time rows or models beside torch.compile's."""
+    import gpu_compiled
+
+    getattr(gpu_compiled, what)(check)
+
+
 STAGES: dict[str, Callable[[Check], None]] = {
-    "machine": machine, "programs": programs, "start": start, "rates": rates,
+    "machine": machine, "programs": programs, "calls": calls, "start": start, "rates": rates,
     "anchors": anchors, "models": models,
+    "compiled_rates": lambda check: compiled(check, "rates"),
+    "compiled_models": lambda check: compiled(check, "models"),
 }  # fmt: skip
 
 
 def main() -> int:
-    """Run the stages and print the table; return 1 if anything is below its target."""
+    """Run the stages and print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=float, default=540)
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--programs", default="", metavar="TEXT", help="only those named so")
+    parser.add_argument("--only", nargs="*", choices=STAGES, metavar="STAGE",
+                        help="of " + ", ".join(STAGES) + "; none: what --notes has")  # fmt: skip
+    parser.add_argument("--programs", nargs="+", default=[], metavar="TEXT",
+                        help="of programs and calls only those named so")  # fmt: skip
     parser.add_argument(
         "--notes", help="rows that come first, one in a line: what|measured|target|ok"
     )
     parser.add_argument("--json")
-    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--pretend", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -327,10 +366,10 @@ def main() -> int:
             fake = Fake(Path(folder))
             os.environ.update(fake.env(), ONNX_FUSION_CUBLASLT=str(fake.blas),
                               ONNX_FUSION_CUDNN=str(fake.dnn))  # fmt: skip
-            args.programs = args.programs or "softmax"
+            args.programs = args.programs or ["split_normed_f32", "softmax_1", "silu"]
         check = Check(args, Path(folder))
         for name in STAGES:
-            if name not in args.only:
+            if args.only is not None and name not in args.only:
                 continue
             try:
                 STAGES[name](check)
@@ -343,7 +382,7 @@ def main() -> int:
     print("\n" + f"{'what':{widths[0]}}  {'target':{widths[1]}}  ok   measured")
     for what, measured, target, verdict in check.rows:
         print(f"{what:{widths[0]}}  {target:{widths[1]}}  {verdict:3}  {measured}")
-    return 1 if any(row[3].startswith("NO") for row in check.rows) else 0
+    return check.status()
 
 
 if __name__ == "__main__":

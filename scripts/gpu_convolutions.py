@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from gpu_kernels import Kernel, one_stage
 
+torch.backends.cudnn.allow_tf32 = False  # of references and of what is compared
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -69,7 +71,6 @@ def convolution(s: Window, dtype: str, rest: str) -> Kernel:
 
     def bare(inputs: list[torch.Tensor]) -> Callable[[], object]:
         torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = False
         images = inputs[0].permute(0, 3, 1, 2)
         filters = inputs[1].contiguous(memory_format=torch.channels_last)
         return functools.partial(convolve, images, filters)
@@ -78,4 +79,4 @@ def convolution(s: Window, dtype: str, rest: str) -> Kernel:
     name = f"convolution {s.n}x{s.h}x{s.h} {s.c}-{s.k or 'depthwise'} {kind} {dtype} {rest}"
     text = one_stage(dtype, shapes, result, letters, body)
     flops = 2.0 * s.n * size * size * made * depth * s.r * s.r
-    return Kernel(name, "anchor", text, shapes, result, same, dtype, flops, bare)
+    return Kernel(name, "anchor", text, shapes, result, same, dtype, flops, bare, images=(0, 3))

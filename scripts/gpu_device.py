@@ -136,13 +136,14 @@ def run(
     text: str,
     inputs: Sequence[np.ndarray],
     like: Sequence[np.ndarray],
+    tf32: bool = False,
     forced: bool = False,
 ) -> list[np.ndarray]:
     """Return the outputs of a program as arrays of the types and shapes of `like`.
 
     `forced`: cuBLASLt and cuDNN make all that is offered to them; what they cannot is an error.
     """
-    made = DeviceProgram(device, text, [a.shape for a in inputs], forced=forced)
+    made = DeviceProgram(device, text, [a.shape for a in inputs], tf32, forced)
     outputs = [device.rubbish(a.nbytes) for a in like]
     made.start([device.upload(a) for a in inputs], outputs)
     device.wait()

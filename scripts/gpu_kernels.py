@@ -12,104 +12,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from gpu_device import Device, DeviceError, DeviceProgram, run
+from gpu_device import Device, DeviceProgram
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
+NEAR = {"f32": 1e-5, "f16": 2e-3, "bf16": 1.6e-2}
+"""The error that a type's rounding allows."""
 LIBRARIES = ("ONNX_FUSION_CUBLASLT", "ONNX_FUSION_CUDNN")
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-
-
-def check_programs(
-    device: Device, pattern: str, left: Callable[[], float]
-) -> tuple[int, int, list[str]]:
-    """Return how many programs of the tests are right, how many read extents, and what is wrong.
-
-    It ends when no seconds are `left`, and says so.
-    """
-    from program_cases import CASES
-    from test_native_cases import assert_close
-
-    from onnx_fusion.program import interpret, parse_program
-
-    right, host, wrong = 0, 0, []
-    for case in CASES:
-        if pattern not in case.name:
-            continue
-        if left() < 1:
-            wrong.append(f"{case.name} and what follows: no time left")
-            break
-        inputs = case.inputs()
-        want = [np.asarray(w) for w in interpret(parse_program(case.text), inputs)]
-        try:
-            got = run(device, case.text, inputs, want)
-            for g, w in zip(got, want, strict=True):
-                assert_close(g, w, case)
-            right += 1
-        except DeviceError as error:
-            if "decides about shapes" in str(error):
-                host += 1
-            else:
-                wrong.append(f"{case.name}: {error}")
-        except AssertionError as error:
-            wrong.append(f"{case.name}: {str(error).strip().splitlines()[0]}")
-    return right, host, wrong
-
-
-FAR = {"f32": 1e-4, "f16": 2e-3, "bf16": 1.6e-2}
-"""Of a result's range: as far as native/cuda/trial.cc lets a library's lie from our kernels'."""
-
-
-def check_calls(
-    device: Device, every: int, left: Callable[[], float]
-) -> tuple[int, int, list[str]]:
-    """Return how many of the tests' products and convolutions (each `every`th) are right as the
-    libraries make them, how many are not offered to one, and what is wrong.
-
-    Descriptors of odd shapes meet the libraries nowhere else. NaNs must stay NaNs.
-    """
-    from cuda_library import inputs_of
-    from test_cuda_blas import CASES as PRODUCTS
-    from test_cuda_blas import dense
-    from test_cuda_dnn import RESTS, SHAPES
-    from test_cuda_schedules import difference
-
-    from onnx_fusion.program import interpret, parse_program
-
-    cases = [(str(p[:4]), dense(*p[:4])) for p in PRODUCTS]
-    cases += [(str(c), c.text()) for c in (*SHAPES, *RESTS)]
-    right, none, wrong = 0, 0, []
-    for name, text in cases[::every]:
-        if left() < 1:
-            wrong.append(f"{name} and what follows: no time left")
-            break
-        parsed, feed = parse_program(text), inputs_of(text)
-        dtype = str(parsed.outputs[0].dtype)
-        try:
-            want = [np.asarray(w) for w in interpret(parsed, list(feed.values()))]
-            far = difference(run(device, text, list(feed.values()), want, True)[0], want[0], dtype)
-            feed["x"].reshape(-1)[7] = np.nan if dtype != "bf16" else 0x7FC0
-            lost = ~_nans(run(device, text, list(feed.values()), want, True)[0], dtype)
-            lost &= _nans(np.asarray(interpret(parsed, list(feed.values()))[0]), dtype)
-            if far <= FAR[dtype] and not lost.any():
-                right += 1
-            else:
-                wrong.append(f"{name}: error {far:.0e}, {lost.sum()} NaNs lost")
-        except DeviceError as error:
-            if "nothing is offered" in str(error):
-                none += 1
-            else:
-                wrong.append(f"{name}: {error}")
-    return right, none, wrong
-
-
-def _nans(array: np.ndarray, dtype: str) -> np.ndarray:
-    from cuda_programs import widen
-
-    return np.isnan(widen(array, dtype))
 
 
 @dataclasses.dataclass
@@ -127,6 +39,8 @@ class Kernel:
     flops: float = 0.0
     bare: Callable | None = None
     """Of an anchor: the anchor alone as torch's library makes it, ready to be called, by inputs."""
+    images: tuple[int, ...] = ()
+    """Inputs whose first image is enough to know the result's first."""
 
     def bytes(self) -> int:
         """Return what it must move."""
@@ -237,6 +151,18 @@ def kernels(small: bool) -> Iterator[Kernel]:
                 [rows, rows, rows[1:], rows[1:]], rows,
                 lambda x, y, w, b: torch.nn.functional.layer_norm(x + y, w.shape, w, b), dtype,
             )  # fmt: skip
+        for letter, size in (
+            (("j", (1, 300000)), ("i", (4000, 33))) if small else
+            (("j", (1, 1 << 27)), ("j", (32, 1 << 21)), ("i", (1 << 20, 64)))
+        ):  # fmt: skip
+            kept, axis = ("i", 1) if letter == "j" else ("j", 0)
+            total = ["a = load x0 (i, j)", f"s = reduce_sum $a over {letter}",
+                     f"store = ({kept}) $s"]  # fmt: skip
+            yield Kernel(
+                f"sum {size[0]}x{size[1]} over {letter} {dtype}", "rows",
+                one_stage(dtype, [size], (size[1 - axis],), f"i: {size[0]}, j: {size[1]}", total),
+                [size], (size[1 - axis],), functools.partial(torch.sum, dim=axis), dtype,
+            )  # fmt: skip
         t = n[::-1]
         flip = ["a = load x0 (j, i)", "z = const f32 0", "b = max $a $z", "store = (i, j) $b"]
         yield Kernel(
@@ -298,15 +224,28 @@ def anchors(small: bool) -> Iterator[Kernel]:
                 )  # fmt: skip
 
 
-def time_anchor(device: Device, one: Kernel) -> dict[str, float]:
-    """Return seconds of a product or a convolution as the measurement chose it, by our kernel, and
-    of torch's bare one; and the error."""
+def anchor_inputs(device: Device, one: Kernel) -> list[torch.Tensor]:
+    """Return random inputs whose products are about 1."""
     generator = torch.Generator(device.name).manual_seed(1)
     inputs = [
         torch.randn(s, generator=generator, device=device.name).to(TYPES[one.dtype])
         for s in one.shapes
     ]
     inputs[1] *= (one.flops / 2 / math.prod(one.out)) ** -0.5
+    return inputs
+
+
+def anchor_error(one: Kernel, inputs: list[torch.Tensor], out: torch.Tensor) -> float:
+    """Return the error against float64, of the first image if images are alike."""
+    want = one.same(*((x[:1] if k in one.images else x).double() for k, x in enumerate(inputs)))
+    got = out[:1] if one.images else out
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+def time_anchor(device: Device, one: Kernel) -> dict[str, float]:
+    """Return seconds of a product or a convolution as the measurement chose it, by our kernel, and
+    of torch's bare one; and the error."""
+    inputs = anchor_inputs(device, one)
     out = torch.full(one.out, float("nan"), dtype=TYPES[one.dtype], device=device.name)
     with without_libraries():
         kernel = DeviceProgram(device, one.text, one.shapes)
@@ -314,9 +253,8 @@ def time_anchor(device: Device, one: Kernel) -> dict[str, float]:
     made = DeviceProgram(device, one.text, one.shapes)
     made.start(inputs, [out])
     device.wait()
-    want = one.same(*(x.float() for x in inputs))
     return {
-        "error": ((out.float() - want).norm() / want.norm()).item(),
+        "error": anchor_error(one, inputs, out),
         "own": device.seconds(lambda: made.start(inputs, [out])),
         "kernel": device.seconds(lambda: kernel.start(inputs, [out])),
         "bare": device.seconds(one.bare(inputs)),
@@ -344,8 +282,11 @@ def copy_rate(device: Device, small: bool) -> float:
     return 2 * source.numel() / device.seconds(lambda: target.copy_(source))
 
 
-def time_kernel(device: Device, one: Kernel, compiled: bool) -> dict[str, float]:
-    """Return seconds of the kernel and of torch, and the error against float64 on some rows."""
+def time_kernel(device: Device, one: Kernel, backend: str | None = None) -> dict[str, float]:
+    """Return seconds of the kernel and of torch, and the error against torch in float32.
+
+    With a `backend` of torch.compile it is what that makes (an Exception is whatever it raises).
+    """
     generator = torch.Generator(device.name).manual_seed(1)
     dtype = TYPES[one.dtype]
     scale = one.shapes[0][-1] ** -0.5 if one.kind == "gemm" else 1.0
@@ -361,13 +302,10 @@ def time_kernel(device: Device, one: Kernel, compiled: bool) -> dict[str, float]
     device.wait()
     want = one.same(*(x.float() for x in inputs))
     error = ((out.float() - want).norm() / want.norm()).item()
-    found = {"error": error, "own": device.seconds(lambda: made.start(inputs, [out]))}
-    found["torch"] = device.seconds(lambda: one.same(*inputs))
-    if compiled:
-        try:
-            fast = torch.compile(one.same)
-            fast(*inputs)
-            found["compiled"] = device.seconds(lambda: fast(*inputs))
-        except Exception as error:  # a compiler that is not there is no failure of ours
-            print(f"torch.compile of {one.name}: {error}", file=sys.stderr)
-    return found
+    same = torch.compile(one.same, backend=backend) if backend else one.same
+    same(*inputs)
+    return {
+        "error": error,
+        "own": device.seconds(lambda: made.start(inputs, [out])),
+        "torch": device.seconds(lambda: same(*inputs)),
+    }

@@ -9,7 +9,7 @@ import io
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +92,13 @@ SUBJECTS: dict[str, tuple[Callable, float]] = {
 }
 
 
+def _tiny():
+    return torch.nn.Sequential(torch.nn.Linear(24, 16), torch.nn.SiLU()), (torch.randn(8, 24),)
+
+
 def make_subject(name: str, folder: Path, device: Device) -> Subject:
     """Return a model of SUBJECTS, exported in float16."""
-    make, target = SUBJECTS[name]
+    make, target = (_tiny, 0.0) if name == "tiny" else SUBJECTS[name]
     torch.manual_seed(0)
     net, inputs = make()
     net = net.eval().half().to(device.name)
@@ -171,7 +175,25 @@ class Runner:
         return [v.numpy() for v in self.binding.get_outputs()]
 
 
-def duel(own: list[Runner], other: list[Runner], seconds: float) -> tuple[list[float], list[float]]:
+class CompiledRunner:
+    """A model as torch.compile makes it."""
+
+    def __init__(self, device: Device, subject: Subject) -> None:
+        self.device = device
+        self.inputs = subject.inputs
+        how = {"mode": "max-autotune"} if device.real else {"backend": "eager"}
+        self.made = torch.compile(subject.net, **how)
+        for _ in range(4):  # compiles, warms up, captures
+            self.run()
+
+    def run(self) -> None:
+        """Run once, and wait for it."""
+        with torch.no_grad():
+            self.made(*self.inputs)
+        self.device.wait()
+
+
+def duel(own: Sequence, other: Sequence, seconds: float) -> tuple[list[float], list[float]]:
     """Return the median milliseconds of each runner, all measured in turn."""
     runners = [*own, *other]
     times: list[list[float]] = [[] for _ in runners]
