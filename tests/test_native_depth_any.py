@@ -6,6 +6,10 @@ have kernels of their own (1, 3, 5, 7, up to 128 taps).
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from test_native_depth import check
 
@@ -92,3 +96,47 @@ def test_copies_that_would_be_too_large():
     pads = ((0, 149), (1, 148))
     check((1, 512, 4, 4), (2, 2), (1, 1), (150, 150), pads)
     check((1, 100, 4, 4), (2, 2), (1, 1), (150, 150), pads, made=2)
+
+
+CROWDED = """tile_program 1
+input x f32[1, 2, 16384] order(0, 2, 1)
+input w f32[40000, 1, 2] row
+output y f32[1, 40000, 2] order(0, 2, 1)
+stage n: 1, c: 2, m: 20000, p: 2, t: 2
+%0 = load x (0, c, 16382 * p + t)
+%1 = load w (20000 * c + m, 0, t)
+%2 = dot %0 %1 over t
+store y (0, 20000 * c + m, p) %2
+"""
+SHARED = """tile_program 1
+input x f32[1, 128, 8] order(0, 2, 1)
+input w f32[128] row
+output y f32[1, 128, 1] order(0, 2, 1)
+stage n: 1, c: 128, p: 1, t: 2097152
+%0 = load x (0, c, p + t) else 0
+%1 = load w (c)
+%2 = dot %0 %1 over t
+store y (0, c, p) %2
+"""
+SCRIPT = """
+import resource, sys
+import numpy as np, native_lib
+text, *shapes = eval(sys.stdin.read())
+arrays = [np.ones(shape, np.float32) for shape in shapes]
+native_lib.library()
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (600 << 20),) * 2)
+print(native_lib.run(text, arrays, 1, (1,))[0].ravel()[0])
+"""
+
+
+@pytest.mark.parametrize("text, shapes, want", [
+    (CROWDED, [(1, 16384, 2), (40000, 1, 2)], "2.0"), (SHARED, [(1, 8, 128), (128,)], "8.0")],
+    ids=["copies", "weights"])  # fmt: skip
+def test_memory_is_bound_by_the_tensors(text, shapes, want):
+    """Channels that make very many, and taps that share their weights."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=repr([text, *shapes]), cwd=Path(__file__).parent,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.returncode) == (want, 0), done.stderr

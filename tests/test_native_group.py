@@ -165,3 +165,27 @@ store y (0, g * 4 + o, p, q) %2
         inputs = [np.ascontiguousarray(np.moveaxis(x, 1, -1)), w]
         (got,) = native_lib.server(isa).run(text, inputs, 1, (1,))
         np.testing.assert_allclose(got, np.moveaxis(want, 1, -1), atol=3e-5, rtol=0, err_msg=isa)
+
+
+FAR = [(2**20, 7), (2**31, 2**31), (2**32 - 1, 2**32 - 8), (2**36, 2**36)]
+
+
+@pytest.mark.parametrize("apart", FAR)
+def test_taps_further_apart_than_lines_could_be(apart):
+    """Whose product is a small number modulo 2^64."""
+    text = f"""tile_program 1
+input x f32[1, 16, 2, 8] order(0, 2, 3, 1)
+input w f32[16, 4, 2, 2] row
+output y f32[1, 16, 2, 8] order(0, 2, 3, 1)
+stage n: 1, g: 4, o: 4, p: 2, q: 8, r: 2, s: 2, c: 4
+%0 = load x (0, 4 * g + c, p + {apart[0]} * r, q + {apart[1]} * s) else 0
+%1 = load w (4 * g + o, c, r, s)
+%2 = dot %0 %1 over c, r, s
+store y (0, 4 * g + o, p, q) %2
+"""
+    x, w = np.ones((1, 2, 8, 16), np.float32), np.ones((16, 4, 2, 2), np.float32)
+    want = np.full((1, 2, 8, 16), 4, np.float32)
+    want[:, :, 0] += 4 * (apart[1] == 7)  # the last column, seen from the first
+    for isa in native_lib.isas():
+        (got,) = native_lib.server(isa).run(text, [x, w], 1, (1,))
+        np.testing.assert_array_equal(got, want, err_msg=isa)

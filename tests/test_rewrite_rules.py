@@ -1,6 +1,7 @@
 """Each rewrite rule: fires, stays away where its condition fails, and keeps the results."""
 
 import numpy as np
+import onnx
 import pytest
 from rewrite_cases import CASES, INTEGERS
 from rewrite_kit import apply, build, feeds, rebuild, run, same_bits
@@ -82,3 +83,15 @@ def test_strict_leaves_floats_alone(name, k):
     case = CASES[name]
     _, changed = apply(build(case.fires[k], 0, **options(case)), name, strict=True)
     assert not changed
+
+
+def test_a_norm_whose_product_with_the_weights_is_no_float32_stays():
+    """ONNX Runtime multiplies small results by the large scale."""
+    text = CASES["norm-after-conv"].fires[0]
+    proto = build(text, **options(CASES["norm-after-conv"]))
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        big = np.full_like(array, 1e30 if array.ndim == 1 else 1e15)
+        if array.ndim == 4 or array.any() and not (array == 1).all():
+            tensor.CopyFrom(onnx.numpy_helper.from_array(big, tensor.name))
+    assert not apply(proto, "norm-after-conv")[1]

@@ -183,12 +183,8 @@ bool DepthPlan::choose_copies() {
   if (repeat_ == 1 && !crowded) return true;
   // A window that reaches far makes them as large as it likes.
   choose_block();
-  const auto length = [](const WindowSide& side, int64_t outputs) {
-    return static_cast<double>(side.step) * static_cast<double>(outputs) +
-           static_cast<double>(side.reach) * static_cast<double>(side.taps - 1) + 1;
-  };
-  const double least = length(columns_, columns_.outputs - 1) * length(rows_, 4) *
-                       static_cast<double>(block_);
+  const double least =
+      columns_.length(columns_.outputs) * rows_.length(5) * static_cast<double>(block_);
   if (least > kMostCopied) {
     block_ = channels_;
     return repeat_ == 1;

@@ -144,12 +144,7 @@ bool GroupPlan::choose_planes() {
 
 bool GroupPlan::choose_lines() {
   if (rows_.taps > kMostTapRows) return false;
-  const auto length = [](const WindowSide& side, int64_t outputs) {
-    return static_cast<double>(side.step) * static_cast<double>(outputs - 1) +
-           static_cast<double>(side.reach) * static_cast<double>(side.taps - 1) + 1;
-  };
-  // Of crafted windows they are as large as an index.
-  if (length(columns_, columns_.outputs) * length(rows_, 1) > kMostLines) return false;
+  if (columns_.length(columns_.outputs) * rows_.length(1) > kMostLines) return false;
   width_ = columns_.step * (columns_.outputs - 1) + columns_.reach * (columns_.taps - 1) + 1;
   ring_ = rows_.reach * (rows_.taps - 1) + 1;
   if (planes_) {

@@ -13,6 +13,12 @@ struct WindowSide {
   int64_t extent = 0, stride = 0;  // of the dim
   bool guarded = false;
 
+  // Positions that so many outputs read over; of a crafted window more than an index holds.
+  double length(int64_t count) const {
+    return static_cast<double>(step) * static_cast<double>(count - 1) +
+           static_cast<double>(reach) * static_cast<double>(taps - 1) + 1;
+  }
+
   bool inside(int64_t first, int64_t count, int64_t apart) const {
     return !guarded || (first >= 0 && first + (count - 1) * apart < extent);
   }
