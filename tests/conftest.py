@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from cuda_fake import fake, fakes  # noqa: F401
+from cuda_library import blas, dnn  # noqa: F401
 
 from onnx_fusion.runtime import latency
 

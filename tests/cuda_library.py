@@ -6,6 +6,7 @@ import ctypes
 import itertools
 
 import numpy as np
+import pytest
 from cuda_programs import TOLERANCE, random
 from onnx import TensorProto
 from op_models import fused, model
@@ -171,3 +172,19 @@ def is_used(library: Library, made, text: str) -> bool:
     before = library.calls()
     assert run(made, text) <= most
     return library.calls() > before
+
+
+@pytest.fixture
+def dnn(fake, monkeypatch, tmp_path):
+    """Yield the stand-in for cuDNN, which must have seen nothing wrong."""
+    found = opened(monkeypatch, tmp_path, fake.dnn, "cudnn")
+    yield found
+    assert found.wrong() == ""
+
+
+@pytest.fixture
+def blas(fake, monkeypatch, tmp_path):
+    """Yield the stand-in for cuBLASLt, likewise."""
+    found = opened(monkeypatch, tmp_path, fake.blas, "cublaslt")
+    yield found
+    assert found.wrong() == ""

@@ -13,7 +13,7 @@ import cuda_emulator
 import numpy as np
 import pytest
 from cuda_fake import cuda_session
-from cuda_library import ONNX, aligned, inputs_of, is_used, model_of, opened, results, run
+from cuda_library import ONNX, aligned, inputs_of, is_used, model_of, results, run
 from cuda_programs import TOLERANCE, Writer, program, random
 from op_models import fused, model
 from test_cuda_schedules import BY_NAME, difference
@@ -110,13 +110,6 @@ def dense(dtype: str, layout: str = "nn", rest: str = "", batches: int = 0) -> s
         f"output y {dtype}[{many}{M}, {N}] row",
         f"stage {'b: 2, ' if batches else ''}i: {M}, j: {N}, k: {K}", w.lines,
     )  # fmt: skip
-
-
-@pytest.fixture
-def blas(fake, monkeypatch, tmp_path):
-    found = opened(monkeypatch, tmp_path, fake.blas, "cublaslt")
-    yield found
-    assert found.wrong() == ""
 
 
 CASES = [

@@ -17,7 +17,6 @@ from cuda_library import (
     inputs_of,
     is_used,
     model_of,
-    opened,
     results,
     run,
 )
@@ -60,20 +59,6 @@ store z (i, j) %5
 
 
 SIDE = 96
-
-
-@pytest.fixture
-def dnn(fake, monkeypatch, tmp_path):
-    found = opened(monkeypatch, tmp_path, fake.dnn, "cudnn")
-    yield found
-    assert found.wrong() == ""
-
-
-@pytest.fixture
-def blas(fake, monkeypatch, tmp_path):
-    found = opened(monkeypatch, tmp_path, fake.blas, "cublaslt")
-    yield found
-    assert found.wrong() == ""
 
 
 def calls_of_a_run(made, text: str, *libraries) -> list[int]:

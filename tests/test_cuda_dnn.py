@@ -9,7 +9,7 @@ import cuda_emulator
 import numpy as np
 import pytest
 from cuda_fake import cuda_session
-from cuda_library import inputs_of, is_used, model_of, opened, results, run
+from cuda_library import inputs_of, is_used, model_of, results, run
 from cuda_programs import TOLERANCE, Writer, program
 from test_cuda_schedules import difference
 
@@ -218,13 +218,6 @@ def test_the_sums_alone_can_be_the_librarys():
         assert plan.schedules() == ["library", "library_rest"]
         want = np.asarray(interpret(parse_program(plan.text), inputs)[0])
         assert difference(machine.run(plan, inputs)[0], want, "f32") <= TOLERANCE["f32"]
-
-
-@pytest.fixture
-def dnn(fake, monkeypatch, tmp_path):
-    found = opened(monkeypatch, tmp_path, fake.dnn, "cudnn")
-    yield found
-    assert found.wrong() == ""
 
 
 BIG = {"channels": 32, "filters": 32, "images": 1}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cuda_fake import cuda_session
-from cuda_library import DeviceKernel, inputs_of, is_used, model_of, opened, run
+from cuda_library import DeviceKernel, inputs_of, is_used, model_of, run
 from cuda_programs import TOLERANCE, Writer, program
 from test_cuda_dnn import BIG, Conv
 
@@ -21,20 +21,6 @@ from onnx_fusion.runtime.machine import make_ptx
 CONV = Conv(**BIG, rest="bias relu")
 TEXT = CONV.text()
 OTHER = dataclasses.replace(CONV, rest="bias").text()
-
-
-@pytest.fixture
-def dnn(fake, monkeypatch, tmp_path):
-    found = opened(monkeypatch, tmp_path, fake.dnn, "cudnn")
-    yield found
-    assert found.wrong() == ""
-
-
-@pytest.fixture
-def blas(fake, monkeypatch, tmp_path):
-    found = opened(monkeypatch, tmp_path, fake.blas, "cublaslt")
-    yield found
-    assert found.wrong() == ""
 
 
 def test_a_slower_library_is_not_chosen(dnn, monkeypatch):
