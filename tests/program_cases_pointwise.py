@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from program_case_kit import Case, Cases, boolean, f32, f64, given, ints, special
+from program_case_kit import Case, Cases, Maker, boolean, f32, f64, given, ints, special
 from program_cases_movement import movement
 
 
@@ -188,9 +188,64 @@ def every_instruction(cases: Cases) -> None:
         """, boolean(77), ints("uint8", 0, 256, 77), ints("uint8", 0, 256, 77))
 
 
+def pixels(*shape: int) -> Maker:
+    """Return a maker of elements of which some are infinite or no numbers."""
+
+    def make(rng: np.random.Generator) -> np.ndarray:
+        x = rng.uniform(-2, 2, shape).astype(np.float32)
+        x.flat[::37], x.flat[5::91], x.flat[9::83] = np.nan, np.inf, -np.inf
+        return x
+
+    return make
+
+
+# Lines from the scaled element %3 on, and the number of the last one; %1 is a bias.
+ENDS = {
+    "gain": ("", 3),
+    "shift": ("%4 = const f32 0.5\n%5 = add %3 %4\n", 5),
+    "bias": ("%4 = add %1 %3\n", 4),
+    "relu": ("%4 = add %3 %1\n%5 = const f32 0\n%6 = max %4 %5\n", 6),
+    "clip": (
+        "%4 = add %3 %1\n%5 = const f32 -0.25\n%6 = max %4 %5\n%7 = const f32 0.75\n"
+        "%8 = min %7 %6\n", 8,
+    ),
+    "residual": ("%4 = add %3 %1\n%5 = add %4 %2\n", 5),
+    "silu": ("%4 = add %3 %1\n%5 = sigmoid %4\n%6 = mul %4 %5\n", 6),
+}  # fmt: skip
+
+
+def normalized_channels(cases: Cases) -> None:
+    """What a normalization does to each channel, into pieces of a Concat: channels around vectors
+    and blocks of them, pixels around what goes through at once, side by side or apart."""
+    shapes = [(c, h, w) for c in (15, 16, 17, 31, 32, 33, 71) for h, w in ((1, 7), (3, 11))]
+    shapes += [(48, 61, 37), (24, 1, 1)]
+    for name, (lines, last) in ENDS.items():
+        for c, h, w in shapes if name == "relu" else [(33, 5, 7)]:
+            cases.add(f"channels_{name}_{c}_{h}x{w}", f"""
+                input x f32[1, {c}, {h}, {w}] order(0, 2, 3, 1)
+                input z f32[1, {c + 5}, {h}, {2 * w}] order(0, 2, 3, 1)
+                input s f32[{2 * c}] row
+                input b f32[{2 * c}] row
+                output y f32[1, {2 * c}, {h}, {w}] order(0, 2, 3, 1)
+                stage c: {c}, p: {h}, q: {w}
+                %0 = load s (c)
+                %1 = load b (c)
+                %2 = load x (0, c, p, q)
+                %3 = mul %2 %0
+                {lines}store y (0, c, p, q) %{last}
+                stage c: {c}, p: {h}, q: {w}
+                %0 = load s (c + {c})
+                %1 = load b (c + {c})
+                %2 = load z (0, c + 3, p, 2 * q + 1)
+                %3 = mul %0 %2
+                {lines}store y (0, c + {c}, p, q) %{last}
+                """, pixels(1, h, w, c), pixels(1, h, 2 * w, c + 5), f32(2 * c), f32(2 * c))
+
+
 def pointwise() -> list[Case]:
     """Return the cases without reduction and dot."""
     cases = Cases()
     movement(cases)
     every_instruction(cases)
+    normalized_channels(cases)
     return cases

@@ -89,6 +89,12 @@ class Finish {
                   int64_t c0, int64_t c1, const float* accumulators, int64_t ld) const;
   bool has_row_bias() const { return row_bias_.tensor >= 0; }
   bool has_gain() const { return gain_.tensor >= 0; }
+  // A gain for each column, its bias and a clamp, and nothing else.
+  bool is_affine() const {
+    return whole_ && has_gain() && column_bias_.tensor < 0 && row_bias_.tensor < 0 &&
+           shift_ == 0.0f && residual_.tensor < 0 && late_gain_.tensor < 0 && slope_.tensor < 0 &&
+           scale_ == 1.0f && !late_ && !scaled_ && activation_ == Activation::none;
+  }
   // Nothing but a bias, along rows or else along columns, a shift and a clamp.
   bool is_plain(bool along_rows) const {
     const Plane& other = along_rows ? column_bias_ : row_bias_;

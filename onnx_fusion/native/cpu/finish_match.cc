@@ -183,7 +183,7 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
 
   // The chain from the dot to the stores; every other line must be a load or a constant.
   const Op op = s.body[static_cast<size_t>(dot)].op;
-  int last = op == Op::op_dot || op_is_reduction(op) ? dot : -1;
+  int last = op == Op::op_dot || op == Op::op_load || op_is_reduction(op) ? dot : -1;
   // In this order, each at most once; the gain on one side of the residual.
   enum {
     kScale = 1, kBias, kEarlyGain, kEarlyGainBias, kResidual, kGain, kGainBias, kLow, kHigh,

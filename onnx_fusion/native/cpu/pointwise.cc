@@ -2,6 +2,7 @@
 // compiled on its own, and becomes tiles.
 #include <algorithm>
 
+#include "cpu/affine.h"
 #include "cpu/compile.h"
 #include "cpu/mix.h"
 #include "cpu/tiles_plan.h"
@@ -239,6 +240,7 @@ std::unique_ptr<TileProgram> tile(const Slice& slice) {
 std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t index) {
   const BoundStage& stage = bound.stages[index];
   if (std::unique_ptr<cpu::MixPlan> mix = cpu::MixPlan::make(bound, index)) return mix;
+  if (auto affine = cpu::AffinePlan::make(bound, index)) return affine;
   auto plan = std::make_unique<cpu::TilesPlan>();
   cpu::Slice slice{};
   slice.bound = &bound;

@@ -135,7 +135,62 @@ void finish(const FinishRows& f) {
   }
 }
 
+constexpr int64_t kRowsAtOnce = 16;
+
+// x * gain + bias between low and high of so many vectors, or of `count` lanes of one.
+// Gains and biases stay in registers while rows go through.
+template <int Vectors, bool Whole>
+inline void scale_columns(const FinishRows& f, int64_t row, int64_t rows, int64_t column,
+                          int count) {
+  const auto read = [count](const float* p) { return Whole ? load(p) : load_some(p, count); };
+  Floats gain[Vectors], bias[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    const int64_t at = column + v * kLanes;
+    gain[v] = read(f.gain + at);
+    bias[v] = f.gain_bias == nullptr ? Floats{} : read(f.gain_bias + at);
+  }
+  const Floats low = broadcast(f.low), high = broadcast(f.high);
+  const float* x = f.accumulators + row * f.ld + column;
+  float* out = f.out + row * f.out_ld + column;
+  for (int64_t r = 0; r < rows; ++r, x += f.ld, out += f.out_ld) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      const Floats y = clamp(read(x + v * kLanes) * gain[v] + bias[v], low, high);
+      if (Whole) {
+        store(out + v * kLanes, y);
+      } else {
+        store_some(out + v * kLanes, y, count);
+      }
+    }
+  }
+}
+
+// Nothing but a gain, its bias and a clamp.
+bool is_scaling(const FinishRows& f) {
+  return f.gain != nullptr && f.column_bias == nullptr && f.row_bias == nullptr &&
+         f.residual == nullptr && f.scale == 1.0f && f.shift == 0.0f && !f.again() && !f.scaled &&
+         f.activation == Activation::none;
+}
+
+void scale_rows(const FinishRows& given) {
+  FinishRows f = given;  // which no store to `out` can change
+  if (!f.clamps) {
+    f.low = -__builtin_inff();
+    f.high = __builtin_inff();
+  }
+  for (int64_t r = 0; r < f.rows; r += kRowsAtOnce) {
+    const int64_t rows = f.rows - r < kRowsAtOnce ? f.rows - r : kRowsAtOnce;
+    int64_t c = 0;
+    for (; c + 4 * kLanes <= f.columns; c += 4 * kLanes) {
+      scale_columns<4, true>(f, r, rows, c, kLanes);
+    }
+    for (; c + kLanes <= f.columns; c += kLanes) scale_columns<1, true>(f, r, rows, c, kLanes);
+    if (c < f.columns) scale_columns<1, false>(f, r, rows, c, static_cast<int>(f.columns - c));
+  }
+}
+
 void run_finish(const FinishRows& f) {
+  if (is_scaling(f)) return scale_rows(f);
   const bool residual = f.residual != nullptr && !f.late;
   switch ((f.column_bias != nullptr ? 4 : 0) + (residual ? 2 : 0) + (f.clamps ? 1 : 0)) {
     case 0: return finish<false, false, false>(f);
