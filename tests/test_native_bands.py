@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from test_native_contract import convolve
 
+from onnx_fusion.program import interpret, parse_program
+
 RNG = np.random.default_rng(22)
 ORDER = "order(0, 2, 3, 1)"
 
@@ -177,6 +179,45 @@ def test_pooling_and_pointwise_stages():
 
 def test_a_line_that_an_elementwise_stage_reads_twice_is_no_band():
     Chain(40, 80, 60).conv(40, 3, depthwise=True).scale().conv(8).check(plans=2)
+
+
+def test_lines_of_an_output_that_no_band_has_made_yet():
+    """The first stage's result is an output, too, and the third reads it further down."""
+    text = f"""tile_program 1
+input x f32[1, 8, 80, 40] {ORDER}
+input w f32[48, 8] row
+input v f32[48, 3, 3] row
+temp t f32[1, 48, 80, 40] {ORDER}
+temp u f32[1, 48, 80, 40] {ORDER}
+output z f32[1, 48, 80, 40] {ORDER}
+output y f32[1, 8, 80, 40] {ORDER}
+stage o: 48, p: 80, q: 40, c: 8
+%0 = load x (0, c, p, q)
+%1 = load w (o, c)
+%2 = dot %0 %1 over c
+store t (0, o, p, q) %2
+store z (0, o, p, q) %2
+stage o: 48, p: 80, q: 40, r: 3, s: 3
+%0 = load t (0, o, p + r - 1, q + s - 1) else 0
+%1 = load v (o, r, s)
+%2 = dot %0 %1 over r, s
+store u (0, o, p, q) %2
+stage o: 8, p: 80, q: 40, c: 48
+%0 = load u (0, c, p, q)
+%1 = load w (c, o)
+%2 = dot %0 %1 over c
+%3 = load z (0, o, p + 9, q) else 0
+%4 = add %2 %3
+store y (0, o, p, q) %4
+"""
+    arrays = [Chain.array(1, 80, 40, 8), Chain.array(48, 8), Chain.array(48, 3, 3)]
+    assert native_lib.Kernel(text).plans(arrays) == 2
+    want = interpret(parse_program(text), arrays)
+    for isa in native_lib.isas():
+        for threads, constant in ((1, (1, 2)), (3, ())):
+            got = native_lib.server(isa).run(text, arrays, threads, constant)
+            for g, w in zip(got, want, strict=True):
+                np.testing.assert_allclose(g, w, atol=1e-5, rtol=0, err_msg=isa)
 
 
 def test_images_of_a_batch_are_lines():

@@ -137,6 +137,24 @@ bool find_link(const BoundProgram& bound, size_t stage, int letter, Part* first,
   return true;
 }
 
+// Whether a stage reads, beside `image`, what one from `first` on stores: lines of it that may not be
+// made yet.
+bool reads_inner(const BoundProgram& bound, size_t first, size_t stage, size_t image) {
+  const auto stored = [&](int tensor) {
+    for (size_t s = first; s < stage; ++s) {
+      for (const Instruction& line : bound.stages[s].stage->body) {
+        if (line.op == Op::op_store && line.tensor == tensor) return true;
+      }
+    }
+    return false;
+  };
+  const std::vector<Instruction>& body = bound.stages[stage].stage->body;
+  return std::any_of(body.begin(), body.end(), [&](const Instruction& line) {
+    const bool other = line.op == Op::op_load && line.tensor != static_cast<int>(image);
+    return other && stored(line.tensor);
+  });
+}
+
 // Whether the guarded index may be outside on lines [first, first + lines).
 bool is_outside(const BoundStage& stage, int letter, const BoundIndex& dim, int64_t first,
                 int64_t lines) {
@@ -241,6 +259,7 @@ std::vector<Part> find_parts(const BoundProgram& bound, size_t stage, const Tens
     Part& last = parts.back();
     Part tried = last;
     if (!find_link(bound, stage + parts.size() - 1, last.letter, &tried, &next)) break;
+    if (reads_inner(bound, stage, next.stage, tried.image)) break;
     tried.step = last.step;
     tried.low = last.low;
     tried.high = last.high;
