@@ -183,6 +183,36 @@ def test_a_value_that_others_read_is_not_fused_away():
     assert not peer.fuses(*shared[:2]) and peer.fuses(*alone)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "weights"),
+    [
+        ("Pad (x, p)", "Conv (a, w)", {"w": (64, 64, 3, 3)}),
+        ("Transpose <perm = [0, 1, 3, 2]> (x)", "MatMul (x, a)", {}),
+    ],
+)
+def test_what_takes_in_the_node_before_still_takes_its_time(first, second, weights):
+    """The padding and the transpose are gone, not the products."""
+    graph = graph_of(
+        "(float[1,64,56,56] x) => (float[N,C,H,W] y)",
+        f"p = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> () a = {first} y = {second}",
+        **weights,
+    )
+    before, product = peer.apart(graph.nodes)
+    assert peer.fuses(before, product)
+    assert cost.peer_seconds([before, product]) == cost.peer_seconds([product])
+
+
+def test_only_constant_padding_is_taken_in():
+    """Of zeros, as a convolution's own."""
+    mirrored = graph_of(
+        "(float[1,64,56,56] x) => (float[1,64,56,56] y)",
+        "p = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> () "
+        'a = Pad <mode = "reflect"> (x, p) y = Conv (a, w)', w=(64, 64, 3, 3),
+    ).nodes  # fmt: skip
+    assert not peer.fuses(*mirrored)
+    assert cost.peer_seconds(mirrored) > cost.peer_seconds(mirrored[1:])
+
+
 def test_what_leaves_the_blocked_layout_is_reordered():
     """Softplus has no kernel there: there and back costs what a copy does."""
     inside = conv((56, 56), 64, 1, 64, then="a = Relu(c) y = Conv(a, w)").nodes

@@ -279,3 +279,31 @@ def test_extremes_of_rows_with_nan_and_infinities(kind):
         want = getattr(np, kind)(x, axis=1)
         for isa in native_lib.isas():
             np.testing.assert_array_equal(native_lib.server(isa).run(text, [x], 1)[0], want)
+
+
+@pytest.mark.parametrize("shape", [(2, 11), (50, 40), (100, 33), (3000, 64), (700, 8), (9, 2000)])
+@pytest.mark.parametrize("across", [False, True])
+def test_norms_of_columns(shape, across):
+    """Some positions of a column are a tile, or all of them; rows of few elements are columns that
+    lie apart."""
+    x = np.random.default_rng(0).normal(1, 1, shape if across else shape[::-1]).astype(np.float32)
+    index = "(j, i)" if across else "(i, j)"
+    text = (
+        (
+            f"tile_program 1\ninput x f32[A, B] row\noutput y f32[A, B] row\noutput z f32[M] row\n"
+            f"stage i: M, j: N\n%0 = load x {index}\n%1 = reduce_sum %0 over j\n"
+            f"%2 = const f32 {shape[0]}\n%3 = div %1 %2\n%4 = sub %0 %3\n%5 = mul %4 %4\n"
+            "%6 = reduce_sum %5 over j\n%7 = div %6 %2\n%8 = const f32 1e-05\n%9 = add %7 %8\n"
+            f"%10 = sqrt %9\n%11 = div %4 %10\nstore y {index} %11\nstore z (i) %7\n"
+        )
+        .replace("M", "AB"[across])
+        .replace("N", "BA"[across])
+    )
+    axis = 0 if across else 1
+    wide = x.astype(np.float64)
+    variance = wide.var(axis, keepdims=True)
+    want = (wide - wide.mean(axis, keepdims=True)) / np.sqrt(variance + 1e-5)
+    for isa in native_lib.isas():
+        got, spread = native_lib.server(isa).run(text, [x], 1)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(spread, variance.ravel(), rtol=3e-6)

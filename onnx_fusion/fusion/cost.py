@@ -243,10 +243,14 @@ def peer_seconds(nodes: Sequence[Node], rates: Rates = ONNX_RUNTIME) -> float:
         n: [writer[v.name] for v in n.inputs if v is not None and v.name in writer] for n in nodes
     }
     free = {n: [p for p in given[n] if peer.fuses(p, n)] for n in nodes}
-    seconds = sum(kernel_seconds([n], rates) for n in nodes if not free[n])
+    gone = {p for pair in free.values() for p in pair if p.op_type in peer.TAKEN_IN}
+    nodes = [n for n in nodes if n not in gone]
+    given = {n: [q for p in given[n] for q in (given[p] if p in gone else [p])] for n in nodes}
+    free = {n: [p for p in free[n] if p not in gone] for n in nodes}
+    seconds = sum(kernel_seconds([n], rates) for n, pair in free.items() if not pair)
     if rates.side is None:
         return seconds
-    seconds += sum(element_seconds(n, rates, peer.named(n, free[n])) for n in nodes if free[n])
+    seconds += sum(element_seconds(n, rates, peer.named(n, p)) for n, p in free.items() if p)
     inside = peer.blocked(nodes)
     moved = {
         producer.outputs[0]: irs_bytes(producer.outputs[0])

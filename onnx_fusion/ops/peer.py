@@ -43,6 +43,9 @@ FUSED_PAIRS: dict[str, frozenset[str]] = {
 }
 """Pairs that ONNX Runtime merges into one kernel: producer, and the consumers it takes in."""
 
+TAKEN_IN = frozenset(("Pad", "Transpose"))
+"""Producers that such a kernel takes in instead: it is the consumer's, and they cost nothing."""
+
 
 QUANTIZED = frozenset(
     ("Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool",
@@ -93,7 +96,7 @@ def fuses(producer: Node, consumer: Node) -> bool:
     """Return whether ONNX Runtime makes one kernel of this pair.
 
     What others read too is written for itself. A product takes in constants only, and transposes of
-    its two last axes.
+    its two last axes; a window takes in constant padding.
     """
     if producer.op_type == "DequantizeLinear":
         return consumer.op_type in QUANTIZED
@@ -109,6 +112,8 @@ def fuses(producer: Node, consumer: Node) -> bool:
     if producer.op_type == "Transpose":
         kept = [int(axis) for axis in producer.attrs.get("perm", ())][:-2]
         return kept == list(range(len(kept)))
+    if producer.op_type == "Pad":
+        return producer.attrs.get("mode", "constant") == "constant"
     return consumer.op_type != "Relu" or producer.op_type != "Add" or is_blocked(consumer)
 
 

@@ -39,8 +39,9 @@ class Compiler {
 
   // All reduced axes lie in the tile (or there are none): one segment.
   std::unique_ptr<TileProgram> whole(bool lanes_inner);
-  // The reduced axes are looped over, once per level of reductions.
-  std::unique_ptr<TileProgram> streamed();
+  // The reduced axes are looped over, once per level of reductions. Where lanes are inner, a tile
+  // may be some positions of theirs; else one, or a piece of a single row.
+  std::unique_ptr<TileProgram> streamed(bool lanes_inner);
   // Reductions of nothing but loads, read where they lie while the accumulators stay in registers.
   bool reads_windows() const;
   std::unique_ptr<TileProgram> windows();

@@ -3,7 +3,7 @@
 //   reduced letters   a tile is a few rows; a row too long for the cache is streamed, once for each
 //                     reduction that waits for another
 //   other letters     a tile is many columns; the reduced letters lie in the tile before them, or are
-//                     streamed one position at a time (window pooling, sums over rows)
+//                     streamed a few positions at a time (window pooling, sums over rows)
 #include <algorithm>
 
 #include "cpu/compile.h"
@@ -55,7 +55,7 @@ class RowsPlanner {
       return plan;
     }
     if (streams) {
-      plan->add(compiler.streamed());
+      plan->add(compiler.streamed(schedule_ == Schedule::streamed_lanes));
       return plan;
     }
     std::unique_ptr<TileProgram> program = compiler.whole(schedule_ == Schedule::lanes);
@@ -190,11 +190,11 @@ class RowsPlanner {
     }
     if (schedule_ == Schedule::streamed_lanes) {
       for (TileAxis& axis : axes) axis.chunk = 1;
-      fill_kept(&axes, tile);
+      fill(&axes, true, fill(&axes, false, tile));
       return;
     }
     if (schedule_ == Schedule::rows) {
-      fill_kept(&axes, tile / row);
+      fill(&axes, false, tile / row);
       return;
     }
     for (TileAxis& axis : axes) {
@@ -204,13 +204,16 @@ class RowsPlanner {
     }
   }
 
-  static void fill_kept(std::vector<TileAxis>* axes, int64_t rest) {
+  // Chunks of the reduced axes or of the others, the innermost first; returns how often such a tile
+  // goes into `rest`.
+  static int64_t fill(std::vector<TileAxis>* axes, bool reduced, int64_t rest) {
     for (size_t a = axes->size(); a-- > 0 && rest > 1;) {
       TileAxis& axis = (*axes)[a];
-      if (axis.reduced) continue;
+      if (axis.reduced != reduced) continue;
       axis.chunk = even_chunk(axis.extent, rest);
       rest /= axis.chunk;
     }
+    return rest;
   }
 
   const BoundStage& stage_;

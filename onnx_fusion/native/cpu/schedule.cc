@@ -120,8 +120,9 @@ std::unique_ptr<TileProgram> Compiler::whole(bool lanes_inner) {
   return std::move(out_);
 }
 
-std::unique_ptr<TileProgram> Compiler::streamed() {
+std::unique_ptr<TileProgram> Compiler::streamed(bool lanes_inner) {
   set_tile();
+  out_->lanes_inner = lanes_inner;
   const int last = levels();
   const auto begin_segment = [&](bool loops) {
     out_->segments.emplace_back();
@@ -339,6 +340,12 @@ bool Compiler::lies_in_one_row(const TileLoad& load, const Step& loading) const 
 
 // Loads of what lies in memory as the tile wants it, and of what is the same for all tiles.
 void Compiler::point_loads() {
+  std::vector<int> loaded(out_->loads.size(), 0);  // into how many slots
+  for (const Segment& segment : out_->segments) {
+    for (const Step& step : segment.steps) {
+      if (step.kind == StepKind::load) ++loaded[static_cast<size_t>(step.ref)];
+    }
+  }
   for (Segment& segment : out_->segments) {
     for (Step& step : segment.steps) {
       if (step.kind != StepKind::load || step.op == Op::op_store) continue;
@@ -355,7 +362,7 @@ void Compiler::point_loads() {
         point(&step, load.tensor, load.bytes, load.address, false);
         continue;
       }
-      load.once = slice_.leaf < 0 && slice_.sink < 0;
+      load.once = slice_.leaf < 0 && slice_.sink < 0 && loaded[static_cast<size_t>(step.ref)] == 1;
       for (size_t a = 0; a < out_->axes.size(); ++a) {
         const TileAxis& axis = out_->axes[a];
         load.once = load.once && (axis.chunk == axis.extent || load.address.coef[a] == 0);

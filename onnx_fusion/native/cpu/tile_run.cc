@@ -282,7 +282,11 @@ void TileRun::run_gather(const Step& step) {
   const char* operand = pointers_[step.a];
   if (step.from == Width::full && program_.full_axes.size() != program_.row_axes.size()) {
     const int64_t length = runs(Width::full).total;
-    step.reduce->rows(pointers_[step.c], operand, 1, length);
+    if (program_.lanes_inner) {
+      step.reduce->lanes(pointers_[step.c], operand, length / n, n);
+    } else {
+      step.reduce->rows(pointers_[step.c], operand, 1, length);
+    }
     operand = pointers_[step.c];
   }
   const size_t bytes =
