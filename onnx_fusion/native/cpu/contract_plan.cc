@@ -66,6 +66,7 @@ namespace {
 
 constexpr int64_t kMostLines = 192, kMostPages = 32;  // that an indexed row touches
 constexpr int64_t kIndexedRows = 9;                   // at least
+constexpr int64_t kLongRun = 16;                      // of k: shorter pieces cost more than indices
 
 constexpr double kLoad = 0.05;  // cycles of a load beside a multiplication
 
@@ -266,7 +267,7 @@ void ContractPlan::choose_row_source(const BoundProgram& bound, const DotOperand
   const bool guarded = !side.tables.guards.empty();
   const RunTables runs = build_runs(side.tables);
   const int64_t pieces = static_cast<int64_t>(runs.runs.size());
-  const bool long_runs = pieces <= 1 || depth_ / pieces >= 8;
+  const bool long_runs = pieces <= 1 || depth_ / pieces >= kLongRun;
   const bool in_place = runs.step == 1 || (!guarded && panels_ <= 2);
   if (!long_runs || !in_place) {
     side.source = Source::tables;

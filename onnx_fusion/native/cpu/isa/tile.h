@@ -18,7 +18,7 @@ inline constexpr bool kActivates = false;
 #if defined(__AVX512F__) || defined(__aarch64__)
 inline constexpr int kTileRows[] = {0, 12, 8, 8}, kTileVectors = 3;
 #elif defined(__AVX2__)
-inline constexpr int kTileRows[] = {0, 6, 6, 4}, kTileVectors = 3;
+inline constexpr int kTileRows[] = {0, 12, 6, 4}, kTileVectors = 3;
 #else
 inline constexpr int kTileRows[] = {0, 4, 4, 0}, kTileVectors = 2;
 #endif
