@@ -209,15 +209,16 @@ def test_computed_operands_and_result():
     )  # fmt: skip
 
 
-def test_rows_longer_than_a_block():
+@pytest.mark.parametrize("rows,keys", ((5, 9001), (40, 1301)))
+def test_rows_longer_than_a_block(rows, keys):
     """Keys come block by block, what was summed is rescaled; a block of -inf counts for nothing."""
-    attention = Attention(1, 2, 5, 9001, 8, 12, extra=((*MASK, "soft"),), score=ADD)
+    attention = Attention(1, 2, rows, keys, 8, 12, extra=((*MASK, "soft"),), score=ADD)
     inputs = attention.inputs(np.random.default_rng(6))
     mask = inputs[3]
-    mask[0, 0, 0, :5000] = -np.inf
-    mask[0, 0, 1, 3000:] = -np.inf
+    mask[0, 0, 0, : keys * 5 // 9] = -np.inf
+    mask[0, 0, 1, keys // 3 :] = -np.inf
     mask[0, 0, 2] = -np.inf
-    mask[0, 0, 3] += np.arange(9001) / 100
+    mask[0, 0, 3] += np.arange(keys) / 100
     want = assert_runs(attention.text(), inputs, attention.expected(*inputs), loose=4)
     assert np.isnan(want[0, 2]).all() and not np.isnan(want[0, :2]).any()
     where = ("load m (b, 0, i, j)", "abs x", "mul first x")

@@ -19,11 +19,13 @@ std::unique_ptr<StagePlan> plan_attention(const BoundProgram& bound, size_t stag
 namespace cpu {
 namespace {
 
-constexpr int64_t kScoreFloats = 24 << 10;  // of a block of rows
+constexpr int64_t kScoreFloats = 48 << 10;  // of a block of rows
 constexpr int64_t kLeastRows = 16, kMostRows = 64;
 constexpr int64_t kPieceRows = 16;  // of a block whose rows end at different keys
-constexpr int64_t kLongRow = 4096;  // keys that are taken at once
-constexpr int64_t kKeyBlock = 1024;
+constexpr int64_t kLongRow = 1024;  // keys that are taken at once: more, with their values, leave
+                                    // the second-level cache
+constexpr int64_t kLongestRow = 4096;  // the same if few rows would find them there again
+constexpr int64_t kKeyBlock = 512;
 
 // The distance of rows, off the multiples of 1 KiB at which they would share a set of the cache.
 int64_t spaced(int64_t floats) { return floats % 256 == 0 ? floats + 16 : floats; }
@@ -67,7 +69,8 @@ AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& ma
 void AttentionPlan::choose_blocks() {
   const int64_t keys = match_.keys, rows = match_.row_count;
   const bool whole = weight_ != nullptr || weighing_ != nullptr;  // they see the finished weights
-  key_block_ = keys <= kLongRow || whole ? keys : round_up(kKeyBlock, keys_.width);
+  const int64_t at_once = rows < kLeastRows ? kLongestRow : kLongRow;
+  key_block_ = keys <= at_once || whole ? keys : round_up(kKeyBlock, keys_.width);
   const int64_t most =
       std::min(kMostRows, std::max(kLeastRows, kScoreFloats / std::max<int64_t>(key_block_, 1)));
   row_blocks_ = (rows + most - 1) / most;
