@@ -59,13 +59,11 @@ def values(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape, dtype=np.float32)
 
 
-def text_of(x, w, pads, layouts, epilogue, strict=False):
+def text_of(x, w, pads, layouts, epilogue, strict=False, step=1):
     """Return the program of a 3x3 convolution; pads are top, left, bottom, right."""
     n, c, height, width = x
-    sizes = {
-        "n": n, "o": w, "p": height + pads[0] + pads[2] - 2, "q": width + pads[1] + pads[3] - 2,
-        "out": layouts[1],
-    }  # fmt: skip
+    p, q = (height + pads[0] + pads[2] - 3) // step + 1, (width + pads[1] + pads[3] - 3) // step + 1
+    sizes = {"n": n, "o": w, "p": p, "q": q, "out": layouts[1]}
     inputs, body, result = EPILOGUES[epilogue]
     out = f"[{n}, {w}, {sizes['p']}, {sizes['q']}] {layouts[1]}"
     return f"""tile_program 1{" strict" if strict else ""}
@@ -73,21 +71,21 @@ input x f32[{n}, {c}, {height}, {width}] {layouts[0]}
 input w f32[{w}, {c}, 3, 3] row
 {inputs.format(**sizes)}output y f32{out}
 stage n: {n}, o: {w}, p: {sizes["p"]}, q: {sizes["q"]}, c: {c}, r: 3, s: 3
-%0 = load x (n, c, p + r - {pads[0]}, q + s - {pads[1]}) else 0
+%0 = load x (n, c, {step} * p + r - {pads[0]}, {step} * q + s - {pads[1]}) else 0
 %1 = load w (o, c, r, s)
 %2 = dot %0 %1 over c, r, s
 {body}store y (n, o, p, q) %{result}
 """
 
 
-def convolve(x, w, pads):
+def convolve(x, w, pads, step=1):
     """Return the convolution in float64."""
     x = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (pads[0], pads[2]), (pads[1], pads[3])))
     p, q = x.shape[2] - 2, x.shape[3] - 2
-    y = np.zeros((x.shape[0], w.shape[0], p, q))
+    y = np.zeros((x.shape[0], w.shape[0], (p - 1) // step + 1, (q - 1) // step + 1))
     for r in range(3):
         for s in range(3):
-            part = x[:, :, r : r + p, s : s + q]
+            part = x[:, :, r : r + p : step, s : s + q : step]
             y += np.einsum("ncpq,oc->nopq", part, w[:, :, r, s].astype(np.float64), optimize=True)
     return y
 
@@ -114,16 +112,16 @@ def lay(array: np.ndarray, layout: str) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if layout == LAST else array
 
 
-def check(x_shape, filters, pads, layouts, epilogue, isas=None, threads=(1, 3)):
+def check(x_shape, filters, pads, layouts, epilogue, isas=None, threads=(1, 3), step=1):
     """Compare with float64 on each ISA; return the relative L2 errors."""
     x, w = values(*x_shape), values(filters, x_shape[1], 3, 3) / (9 * x_shape[1]) ** 0.5
-    plain = convolve(x, w, pads)
+    plain = convolve(x, w, pads, step)
     b, z = values(filters), values(*plain.shape)
     want = lay(finish(epilogue, plain, b, z), layouts[1])
     extra = EPILOGUES[epilogue][0]
     inputs = [lay(x, layouts[0]), w]
     inputs += [b] * ("input b" in extra) + [lay(z, layouts[1])] * ("input z" in extra)
-    text = text_of(x_shape, filters, pads, layouts, epilogue)
+    text = text_of(x_shape, filters, pads, layouts, epilogue, step=step)
     errors = []
     for isa in isas or native_lib.isas():
         for count in threads:
@@ -149,6 +147,7 @@ def test_epilogues_pads_and_batches(epilogue, layouts):
     check((2, 37, 14, 19), 70, (0, 2, 1, 0), layouts, epilogue)
     check((3, 16, 9, 8), 16, (1, 1, 1, 1), layouts, epilogue)
     check((1, 24, 6, 19), 40, (1, 1, 1, 1), layouts, epilogue)  # 2 x 4
+    check((2, 70, 47, 54), 135, (0, 2, 1, 0), layouts, epilogue, step=2)
 
 
 @pytest.mark.parametrize(
@@ -167,21 +166,38 @@ def test_few_tiles_are_split_by_filter(threads):
         check((1, 64, 40, 44), 64, (1, 1, 1, 1), layouts, "hard_swish", threads=(threads,))
 
 
-def test_errors_are_a_few_roundings():
+# Of outputs, in both dims: tiles at the border have 1 to 4 lines and 1 to 4 pixels.
+APART = [(24, 25), (25, 26), (26, 27), (27, 24), (25, 24), (26, 25), (27, 26), (24, 27)]
+
+
+@pytest.mark.parametrize("layouts", MIXES, ids=["rr", "rl", "lr", "ll"])
+@pytest.mark.parametrize("size", APART, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_steps_of_two_at_every_border(size, layouts):
+    height, width = (2 * extent for extent in size)
+    check((1, 128, height, width), 72, (1, 1, 1, 1), layouts, "relu_bias", threads=(1,), step=2)
+    check((1, 64, height - 1, width + 1), 129, (1, 1, 1, 0), layouts, "none", threads=(3,), step=2)
+
+
+@pytest.mark.parametrize("step,least,most", [(1, 6e-7, 1.5e-6), (2, 3e-7, 5e-7)])
+def test_errors_are_a_few_roundings(step, least, most):
+    """Direct convolution has 2.5e-7."""
     for layouts in ((LAST, LAST), ("row", "row")):
-        errors = check((1, 128, 28, 28), 128, (1, 1, 1, 1), layouts, "none", threads=(1,))
-        assert max(errors) < 1.5e-6
+        shape = (1, 128, 28 * step, 28 * step)
+        errors = check(shape, 128, (1, 1, 1, 1), layouts, "none", threads=(1,), step=step)
+        assert least < min(errors) and max(errors) < most
 
 
-def test_strict_and_weights_that_change_do_not_use_it():
-    """Sums of products of small integers are exact, but not by way of the transforms' roots."""
-    x, w = (np.round(3 * values(*shape)) for shape in ((1, 64, 20, 20), (64, 64, 3, 3)))
+@pytest.mark.parametrize("step", [1, 2])
+def test_strict_and_weights_that_change_do_not_use_it(step):
+    """Sums of products of small integers are exact, but not by way of the transforms' points."""
+    shape, pads = (1, 96, 20 * step, 25 * step), (1, 1, 1, 1)
+    x, w = (np.round(3 * values(*extents)) for extents in (shape, (128, 96, 3, 3)))
     inputs = [lay(x, LAST), w]
-    want = lay(convolve(x, w, (1, 1, 1, 1)), LAST)
+    want = lay(convolve(x, w, pads, step), LAST)
     for isa in native_lib.isas():
         server = native_lib.server(isa)
         for strict, constant in ((False, (1,)), (True, (1,)), (False, ()), (True, ())):
-            text = text_of(x.shape, 64, (1, 1, 1, 1), (LAST, LAST), "none", strict)
+            text = text_of(shape, 128, pads, (LAST, LAST), "none", strict, step)
             (got,) = server.run(text, inputs, 1, constant)
             np.testing.assert_allclose(got, want, atol=2e-5 * want.std(), rtol=1e-5)
             assert (got == want).all() == (strict or not constant)
@@ -230,6 +246,16 @@ WINDOWS = {
     "five_by_three": ((1, 16, 14, 19), 24, (5, 3), (1, 1), ((2, 2), (0, 1)), (1, 1)),
     "steps_down": ((1, 32, 21, 40), 32, (3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1)),
     "dilated_down": ((1, 16, 20, 24), 32, (3, 3), (1, 1), ((2, 2), (1, 1)), (2, 1)),
+    "steps_of_two": ((3, 64, 43, 38), 100, (3, 3), (2, 2), ((1, 1), (0, 1)), (1, 1)),
+    "steps_of_two_by_frames": (
+        (1, 64, 4, 44, 41),
+        70,
+        (3, 3, 3),
+        (1, 2, 2),
+        ((1, 1), (1, 1), (1, 1)),
+        (1, 1, 1),
+    ),
+    "cube_of_two": ((1, 64, 9, 41, 42), 70, (3, 3, 3), (2, 2, 2), ((1, 1),) * 3, (1, 1, 1)),
     "cube": ((1, 20, 5, 10, 13), 33, (3, 3, 3), (1, 1, 1), ((1, 1),) * 3, (1, 1, 1)),
     "cube_steps": ((2, 17, 8, 9, 8), 16, (3, 3, 3), (2, 1, 1), ((0, 1),) * 3, (1, 1, 1)),
     "frames": ((1, 32, 8, 7, 6), 48, (3, 1, 1), (1, 1, 1), ((1, 1), (0, 0), (0, 0)), (1, 1, 1)),

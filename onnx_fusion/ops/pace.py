@@ -195,20 +195,23 @@ def winograd(product: Product) -> float:
     sum.
 
     Tiles are about 4 pixels wide (cpu/contract_winograd.cc); few tiles share the weights badly, and
-    wait for weights that come from memory. Windows longer than 5 are cut to windows of 3 or 5.
+    wait for weights that come from memory. Windows longer than 5 are cut to windows of 3 or 5. A
+    window that moves by 2 has tiles if it is 3 x 3.
     """
     channels = product.depth / product.taps
     axes = [taps for taps in product.window if taps > 1][-2:]
-    if product.steps or not product.constant or product.count > 1 or not axes:
+    halved = product.halves and axes == [3, 3]
+    if product.steps and not halved or not product.constant or product.count > 1 or not axes:
         return 0.0
     if min(channels, product.columns) < 8 or any(taps in (2, 4) for taps in axes):
         return 0.0
     whole = math.prod(math.ceil(taps / 3) * 3 / taps for taps in axes if taps != 5)
     five = all(taps == 5 for taps in axes)
     gain = (2.45, 2.2)[len(axes) == 1] if five else (3.6, 1.8)[len(axes) == 1] / whole
+    gain = 1.6 if halved else gain
     tiles = product.rows / 4 ** len(axes)
     shared = tiles / (tiles + (2 if len(axes) == 2 else 20))
-    shared *= 0.8 if product.weight_bytes > FAR else 1.0
+    shared *= 0.8 if product.weight_bytes > FAR and not halved else 1.0
     return gain * shared * channels / (channels + 6) * product.columns / (product.columns + 6)
 
 

@@ -27,9 +27,9 @@ class Product:
     """`rows` x `depth` times `depth` x `columns`, `count` times.
 
     `window` are the taps along each axis of an image, `steps` says that it moves by more than 1 (or
-    is dilated), `pixels` the extents of one image of the result. `constant`: the right side is
-    known before the run, and is read from memory. `inside` is the share of what a dilated window
-    reads that is no padding.
+    is dilated), `halves` that it moves by 2 along every axis and is not, `pixels` the extents of
+    one image of the result. `constant`: the right side is known before the run, and is read from
+    memory. `inside` is the share of what a dilated window reads that is no padding.
     """
 
     kind: Kind
@@ -39,6 +39,7 @@ class Product:
     count: float = 1.0
     window: tuple[int, ...] = ()
     steps: bool = False
+    halves: bool = False
     pixels: tuple[int, ...] = ()
     constant: bool = True
     inside: float = 1.0
@@ -82,12 +83,14 @@ def of_windows(node: Node) -> Product | None:
     if weights is None or made is None or len(weights) < 3 or len(made) < 3:
         return None
     group = int(node.attrs.get("group", 1))
-    moves = (*node.attrs.get("strides", ()), *node.attrs.get("dilations", ()))
+    strides = [int(step) for step in node.attrs.get("strides", ())]
+    dilated = any(int(step) > 1 for step in node.attrs.get("dilations", ()))
+    halves = not dilated and strides == [2] * (len(weights) - 2)
     kind = Kind.DEPTHWISE if group > 1 and weights[1] == 1 else Kind.WINDOW
     taps, inside = _reach(node, weights[2:], made[2:])
     return Product(
         kind, math.prod(made[2:]) * made[0], weights[1] * math.prod(taps), made[1] / group, group,
-        taps, any(int(step) > 1 for step in moves), tuple(made[2:]),
+        taps, dilated or max(strides, default=1) > 1, halves, tuple(made[2:]),
         node.inputs[1].weight is not None, inside,
     )  # fmt: skip
 
@@ -121,8 +124,8 @@ def of_transposed(node: Node) -> Product | None:
     group = int(node.attrs.get("group", 1))
     return Product(
         Kind.TRANSPOSED, math.prod(given[2:]) * given[0], weights[0] / group,
-        math.prod(weights[1:]), group, tuple(weights[2:]), False, tuple(made[2:]),
-        node.inputs[1].weight is not None,
+        math.prod(weights[1:]), group, tuple(weights[2:]), pixels=tuple(made[2:]),
+        constant=node.inputs[1].weight is not None,
     )  # fmt: skip
 
 

@@ -15,20 +15,25 @@ constexpr int64_t kBlockFloats = 96 << 10;  // of a block's transformed inputs
 constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
 constexpr double kGain = 0.9;          // that a larger size must bring
+constexpr double kApartGain = 0.8, kWideGain = 0.75;  // at step 2; wide: of 16 lanes, not measured
 constexpr int64_t kMostDepth = 4096;   // of a long window
+constexpr int64_t kMostListed = 1 << 18;  // of any: places in a block have 32 bits
 
 // How long a convolution takes, in products of one weight and one tile; direct convolution has tiles of
 // one output. Measured on Zen 4 with weights that come from memory, and ones that do not:
 //   a product in Winograd's planes takes 1.1, and fewer than 4 tiles fill no register tile;
 //   transforming an element of a plane takes 6, for all filters or the whole depth together;
 //   reading a weight takes 8 from memory or the third-level cache, less from the second, of which a quarter
-//   is left where products take longer: they wait for weights, or weights for them.
-double convolution_cost(const WinogradSize& size, double images, double height, double width,
+//   is left where products take longer: they wait for weights, or weights for them. At step 2, where
+//   less is gained, they are taken to come from memory, as on Zen 3 (12).
+double convolution_cost(const WinogradSize& size, double images, int64_t height, int64_t width,
                         double depth, double filters) {
-  const double planes = size.planes();
-  const double tiles = images * std::ceil(height / size.lines) * std::ceil(width / size.pixels);
+  const double planes = size.weights();
+  const int64_t down = planes_of_line(height, size.lines, size.reach_lines, size.apart);
+  const int64_t along = planes_of_line(width, size.pixels, size.reach_pixels, size.apart);
+  const double tiles = images * static_cast<double>(down * along) / planes;  // that share a weight
   const double bytes = planes * depth * filters * sizeof(float);
-  const double read = bytes > 1.6e7 ? 8 : bytes > 5e5 ? 4 : 1;
+  const double read = size.apart > 1 ? 12 : bytes > 1.6e7 ? 8 : bytes > 5e5 ? 4 : 1;
   const auto beside = [&](double products) {
     return std::max(products, read) + std::min(products, read) / 4;
   };
@@ -136,8 +141,8 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
       continue;
     }
     if (letters > 2 || (letters == 2 && output < 0)) return false;
-    const bool plain = dim.form.coef[tap] == 1 && (output < 0 || dim.form.coef[output] == 1);
-    const int64_t taps = stage.extents[tap];
+    const int64_t taps = stage.extents[tap], apart = output < 0 ? 1 : dim.form.coef[output];
+    const bool plain = dim.form.coef[tap] == 1 && (apart == 1 || (apart == 2 && taps == 3));
     const bool is_long = cut && taps > 5;
     if (plain && (taps == 3 || taps == 5 || is_long) && dim.stride > 0 && count < 3) {
       Side& side = sides[count++];
@@ -146,6 +151,7 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
       has_long = has_long || is_long;
       if (!is_long && (part == 0 || taps < part)) part = taps;
       side.letter = output;
+      side.apart = apart;
       side.tap = tap;
       side.outputs = output < 0 ? 1 : stage.extents[output];
       side.inputs = dim.extent;
@@ -167,12 +173,17 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
     for (int j = i; j > 0 && sides[j].step < sides[j - 1].step; --j) std::swap(sides[j], sides[j - 1]);
   }
   if (count == 0 || channel_letter_ < 0 || !std::isfinite(x.fill)) return false;
-  // A square has two sides of the same length; else the shorter one is transformed.
-  if (count == 3 && sides[0].taps == sides[2].taps) std::swap(sides[1], sides[2]);
-  if (count == 3 && sides[0].taps != sides[1].taps) std::swap(sides[0], sides[2]);
-  if (count == 2 && sides[0].taps > sides[1].taps) std::swap(sides[0], sides[1]);
+  // A square has two sides of the same length and step; else one with step 1 is transformed, the
+  // shorter.
+  if (count == 3 && sides[0].is_like(sides[2])) std::swap(sides[1], sides[2]);
+  if (count == 3 && !sides[0].is_like(sides[1])) std::swap(sides[0], sides[2]);
+  const auto is_after = [](const Side& a, const Side& b) {
+    return a.apart != b.apart ? a.apart > b.apart : a.taps > b.taps;
+  };
+  if (count == 2 && is_after(sides[0], sides[1])) std::swap(sides[0], sides[1]);
   along_ = sides[0];
-  const bool square = count > 1 && sides[1].taps == along_.taps;
+  const bool square = count > 1 && sides[1].is_like(along_);
+  if (!square && along_.apart > 1) return false;
   if (square) down_ = sides[1];
   for (int i = square ? 2 : 1; i < count; ++i) {
     if (frames_.tap >= 0) return false;
@@ -203,10 +214,10 @@ bool WinogradPlan::choose_shape(int lanes) {
   panels_ = round_up(filters_, width_) / width_;
   const int64_t parts = frames_.taps * down_.parts * along_.parts;
   depth_ = parts * channels_;
-  if (down_.parts * along_.parts > 1 && depth_ > kMostDepth) return false;
+  if (depth_ > (down_.parts * along_.parts > 1 ? kMostDepth : kMostListed)) return false;
   const auto cost_of = [&](const WinogradSize& size) {
     const auto real = [](int64_t extent) { return static_cast<double>(extent); };
-    return convolution_cost(size, real(images_), real(down_.outputs), real(along_.outputs),
+    return convolution_cost(size, real(images_), down_.outputs, along_.outputs,
                             real(round_up(depth_, lanes)), real(panels_ * width_));
   };
   const bool line = down_.tap < 0;
@@ -218,11 +229,11 @@ bool WinogradPlan::choose_shape(int lanes) {
   for (const WinogradShape shape :
        {WinogradShape::line4, WinogradShape::square2, WinogradShape::oblong, WinogradShape::square4,
         WinogradShape::line6, WinogradShape::line2_of_5, WinogradShape::line4_of_5,
-        WinogradShape::square2_of_5}) {
+        WinogradShape::square2_of_5, WinogradShape::apart4}) {
     const WinogradSize size = winograd_size(shape);
-    if ((size.lines == 1) != line || size.taps() != taps) continue;
+    if ((size.lines == 1) != line || size.taps() != taps || size.apart != along_.apart) continue;
     const double cost = cost_of(size);
-    if (cost >= least * kGain) continue;
+    if (cost >= least * (size.apart == 1 ? kGain : lanes > 8 ? kWideGain : kApartGain)) continue;
     least = cost;
     shape_ = shape;
     better = true;
@@ -238,7 +249,8 @@ bool WinogradPlan::choose_shape(int lanes) {
   along_.tiles = round_up(along_.outputs, size_.pixels) / size_.pixels;
   tiles_ = images_ * down_.tiles * along_.tiles;
   most_tiles_ = std::min(kMostBlock * 36 / planes_,
-                         std::max(kLeastBlock, kBlockFloats / (planes_ * plane_)));
+                         std::max(kLeastBlock * size_.weights() / planes_,
+                                  kBlockFloats / (planes_ * plane_)));
   most_tiles_ = std::min(most_tiles_, tiles_);
   group_panels_ = std::min(panels_, std::max<int64_t>(1, kGroupFilters / width_));
   outside_.assign(static_cast<size_t>(channels_), fill_);
@@ -272,7 +284,7 @@ bool WinogradPlan::pack(const TensorView& weights, const BoundMap& map) {
                             filters.along_taps};
   key.add("winograd", 8);
   key.add(layout, sizeof layout);
-  const size_t floats = static_cast<size_t>(panels_ * width_ * planes_ * depth_);
+  const size_t floats = static_cast<size_t>(panels_ * width_ * size_.weights() * depth_);
   weights_ = share_weights(key, floats,
                            [&](float* out) { transform_filters(filters, shape_, width_, out); });
   return weights_ != nullptr;

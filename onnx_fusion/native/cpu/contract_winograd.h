@@ -1,9 +1,10 @@
 // A convolution with constant weights whose window is 3 or 5 wide, or so in two dims, with step 1,
-// by Winograd's minimal filtering:
+// or 3 x 3 with step 2, by Winograd's minimal filtering:
 //
 //   block of tiles -> planes [tile][plane][k]       input transform
 //   for every panel of filters:
-//     for every plane: [tile][k] x [k][filter]      from constant, transformed weights
+//     for every plane: [tile][k] x [k][filter]      from constant, transformed weights, which at
+//                                                   step 2 some planes share
 //     [tile][plane][filter] -> outputs, through the epilogue
 //
 // k are the channels, for every tap of a further dim of the window (the frames of 3x3x3) or of a
@@ -33,9 +34,10 @@ class WinogradPlan final : public StagePlan {
   bool may_be_cut() const override { return false; }
 
  private:
-  // A dim of the tiles: output letter and tap letter, both with coefficient 1.
+  // A dim of the tiles: output letter, with coefficient 1 or 2, and tap letter, with 1.
   struct Side {
-    int letter = -1;  // -1: one output
+    int letter = -1;    // -1: one output
+    int64_t apart = 1;  // inputs from one output to the next
     int tap = -1;
     int64_t taps = 1, outputs = 1;
     int64_t parts = 1;              // of the window, `taps` wide each
@@ -44,6 +46,8 @@ class WinogradPlan final : public StagePlan {
     int64_t step = 0;               // in memory
     const Linear* form = nullptr;   // the index
     int64_t tiles = 1;
+
+    bool is_like(const Side& other) const { return taps == other.taps && apart == other.apart; }
   };
   // A further dim of the window; its output letter counts as one of images.
   struct Frames {
@@ -78,9 +82,12 @@ class WinogradPlan final : public StagePlan {
   bool pack(const TensorView& weights, const BoundMap& map);
 
   Split choose_split(const Parallel& parallel) const;
+  // Outputs of a tile that are not cut.
+  static int left_of(const Side& side, int64_t tile, int outputs);
   Segment segment_at(int64_t tile, int64_t end) const;
   template <typename Body>
   void each_segment(int64_t first, int64_t last, const Body& body) const;
+  void list_rows(int64_t first, int64_t last, const Buffers& to) const;
   int64_t image_offset(const Linear& address, int64_t image, int64_t* fixed) const;
   void read_block(const RunContext& context, int64_t first, int64_t last, const Buffers& to) const;
   // Of a frame and a part of the window down; `exists`: the frame is inside the input.
@@ -138,7 +145,8 @@ struct WinogradFilters {
   int64_t filter_step, channel_step, frame_step, down_step, along_step;
   int64_t down_parts, along_parts, down_taps, along_taps;  // taps: of the whole window
 };
-// What makes planes of taps: [plane][tap], as many planes as a tile reaches over inputs (4, 6 or 8).
+// What makes planes of taps: [plane][tap], as many planes as a tile reaches over inputs (4, 6 or 8),
+// or, of 9, 6: those that share weights have one row.
 std::vector<double> filter_matrix(int reach, int taps);
 // To [panel][plane][frame][part down][part along][channel][filter of the panel].
 void transform_filters(const WinogradFilters& filters, WinogradShape shape, int64_t width,

@@ -11,12 +11,14 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-constexpr int kMostPlanes = 36;
+constexpr int kMostPlanes = 81;
 
 }  // namespace
 
 struct WinogradPlan::Buffers {
   float *planes, *products, *sums, *turned, *strip;
+  WinogradRow* rows;
+  int32_t *begins, *ends;
   char* rest;
 };
 
@@ -49,6 +51,10 @@ WinogradPlan::Split WinogradPlan::choose_split(const Parallel& parallel) const {
   return best;
 }
 
+int WinogradPlan::left_of(const Side& side, int64_t tile, int outputs) {
+  return static_cast<int>(std::min<int64_t>(outputs, side.outputs - tile * outputs));
+}
+
 WinogradPlan::Segment WinogradPlan::segment_at(int64_t tile, int64_t end) const {
   const int64_t row = tile / along_.tiles, column = tile % along_.tiles;
   return {row / down_.tiles, row % down_.tiles, column, std::min(end - tile, along_.tiles - column),
@@ -70,6 +76,44 @@ void WinogradPlan::each_segment(int64_t first, int64_t last, const Body& body) c
   }
 }
 
+// The planes of tiles that the same weights multiply.
+void WinogradPlan::list_rows(int64_t first, int64_t last, const Buffers& to) const {
+  const int wide = size_.weight_pixels(), tile = size_.planes();
+  const auto planes_down = [&](int weights, int left) {
+    return planes_of_weights(weights, size_.lines, left, size_.apart);
+  };
+  const auto planes_along = [&](int weights, int left) {
+    return planes_of_weights(weights, size_.pixels, left, size_.apart);
+  };
+  int64_t begin = 0;
+  for (int weights = 0; weights < size_.weights(); ++weights) {
+    to.begins[weights] = to.ends[weights] = static_cast<int32_t>(begin);
+    begin += (last - first) * planes_down(weights / wide, size_.lines).count() *
+             planes_along(weights % wide, size_.pixels).count();
+  }
+  each_segment(first, last, [&](const Segment& segment) {
+    const int count = static_cast<int>(segment.count);
+    const int lines = left_of(down_, segment.row, size_.lines);
+    const int pixels = left_of(along_, segment.column + count - 1, size_.pixels);  // last tile's
+    const int32_t begin = static_cast<int32_t>(segment.tile) * tile;
+    const int32_t in = static_cast<int32_t>(plane_), out = static_cast<int32_t>(width_);
+    for (int weights = 0; weights < size_.weights(); ++weights) {
+      const WinogradRange down = planes_down(weights / wide, lines);
+      const WinogradRange along = planes_along(weights % wide, size_.pixels);
+      const int end = planes_along(weights % wide, pixels).end;
+      WinogradRow* row = to.rows + to.ends[weights];
+      for (int i = down.begin; i < down.end; ++i) {
+        for (int j = along.begin; j < along.end; ++j) {
+          const int tiles = j < end ? count : count - 1;
+          int32_t at = begin + i * size_.reach_pixels + j;
+          for (int t = 0; t < tiles; ++t, at += tile) *row++ = {at * in, at * out};
+        }
+      }
+      to.ends[weights] = static_cast<int32_t>(row - to.rows);
+    }
+  });
+}
+
 int64_t WinogradPlan::image_offset(const Linear& address, int64_t image, int64_t* fixed) const {
   locate(*stage_, image_, image, fixed);
   int64_t at = address.base;
@@ -89,7 +133,9 @@ void WinogradPlan::run(const RunContext& context) const {
   const int64_t sums = finish_ != nullptr ? 0 : round_up(pixels * group, 16);
   const int64_t strip = channel_step_ == 1 ? 0
                                            : size_.reach_lines * strip_columns(kStripTiles) * kStripChannels;
-  const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip;
+  const int64_t rows = round_up(most * planes_ * 2, 16);
+  const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip + rows +
+                         2 * round_up(size_.weights(), 16);
 
   parallel_ranges(*context.parallel, split.blocks * split.parts, split.tasks,
                   [&](int64_t begin, int64_t end, int64_t) {
@@ -102,24 +148,32 @@ void WinogradPlan::run(const RunContext& context) const {
     buffers.sums = buffers.products + products;
     buffers.turned = buffers.sums + sums;
     buffers.strip = buffers.sums + (transposed_ ? 2 : 1) * sums;
-    buffers.rest = reinterpret_cast<char*>(buffers.strip + strip);
-    int64_t held = -1;
+    buffers.rows = reinterpret_cast<WinogradRow*>(buffers.strip + strip);
+    buffers.begins = reinterpret_cast<int32_t*>(buffers.rows) + rows;
+    buffers.ends = buffers.begins + round_up(size_.weights(), 16);
+    buffers.rest = reinterpret_cast<char*>(buffers.ends + round_up(size_.weights(), 16));
+    int64_t held = -1, listed = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t block = i / split.parts, part = i % split.parts;
       const int64_t first = units * block / split.blocks * unit_;
       const int64_t last = units * (block + 1) / split.blocks * unit_;
-      if (block != held) read_block(context, first, last, buffers);
-      held = block;
+      if (block != held) {
+        // At step 1 they depend on nothing but the number of tiles.
+        if (size_.apart > 1 || last - first != listed) list_rows(first, last, buffers);
+        listed = last - first;
+        read_block(context, first, last, buffers);
+        held = block;
+      }
       const int64_t panel0 = panels_ * part / split.parts;
       const int64_t panel1 = panels_ * (part + 1) / split.parts;
       for (int64_t panel = panel0; panel < panel1;) {
         const int64_t group_end = std::min(panel1, panel + group_panels_);
         const int64_t filter0 = panel * width_, filter1 = std::min(filters_, group_end * width_);
         for (; panel < group_end; ++panel) {
-          kernels_->product({buffers.planes, planes_ * plane_, plane_,
-                                      weights_->data() + panel * planes_ * depth_ * width_,
-                                      last - first, planes_, depth_, vectors_,
-                                      buffers.products});
+          kernels_->product({buffers.planes,
+                             weights_->data() + panel * size_.weights() * depth_ * width_,
+                             buffers.rows, buffers.begins, buffers.ends, size_.weights(),
+                             depth_, vectors_, buffers.products});
           if (finish_ != nullptr) {
             write_direct(context, first, last, panel, buffers);
           } else {
@@ -162,14 +216,18 @@ void WinogradPlan::read_block(const RunContext& context, int64_t first, int64_t 
 
 void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segment, int64_t down,
                               float* out) const {
-  const int64_t line0 = segment.row * size_.lines + down, top = line0 + down_.first;
+  const int64_t line0 = segment.row * size_.lines * size_.apart + down, top = line0 + down_.first;
+  const int lines = left_of(down_, segment.row, size_.lines);
   const bool whole_lines = exists && top >= 0 && top + size_.reach_lines <= down_.inputs;
   const float* places[kMostPlanes];
   for (int64_t j = segment.column; j < segment.column + segment.count; ++j, out += planes_ * plane_) {
     for (int64_t part = 0; part < along_.parts; ++part) {
-      const int64_t pixel0 = j * size_.pixels + part * along_.taps, left = pixel0 + along_.first;
+      const int64_t pixel0 = j * size_.pixels * size_.apart + part * along_.taps;
+      const int64_t left = pixel0 + along_.first;
       const float* base = x + line0 * down_.step + pixel0 * along_.step;
-      WinogradInput tile{base, down_.step, along_.step, nullptr, channels_, out + part * channels_, plane_};
+      const int pixels = left_of(along_, j, size_.pixels);
+      WinogradInput tile{base,   down_.step, along_.step, nullptr, channels_, out + part * channels_,
+                         plane_, lines,      pixels};
       if (!whole_lines || left < 0 || left + size_.reach_pixels > along_.inputs) {
         for (int64_t i = 0; i < planes_; ++i) {
           const int64_t line = i / size_.reach_pixels, pixel = i % size_.reach_pixels;
@@ -186,18 +244,21 @@ void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segmen
 
 // Pixels of a line that so many tiles read, for all parts that read_rows makes together.
 int64_t WinogradPlan::strip_columns(int64_t tiles) const {
-  return tiles * size_.pixels + size_.taps() - 1 + (strip_parts() - 1) * along_.taps;
+  const int64_t reach = (tiles * size_.pixels - 1) * size_.apart + size_.taps();
+  return reach + (strip_parts() - 1) * along_.taps;
 }
 
 // Input whose pixels are contiguous: a strip of a few tiles and channels is turned first.
 void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment, int64_t down,
                              float* strip, float* out) const {
-  const int64_t line0 = segment.row * size_.lines + down, top = line0 + down_.first;
+  const int64_t line0 = segment.row * size_.lines * size_.apart + down, top = line0 + down_.first;
+  const int lines = left_of(down_, segment.row, size_.lines);
   const int64_t together = strip_parts();
   for (int64_t part0 = 0; part0 < along_.parts; part0 += together) {
     for (int64_t j = 0; j < segment.count; j += kStripTiles) {
       const int64_t tiles = std::min(kStripTiles, segment.count - j);
-      const int64_t pixel0 = (segment.column + j) * size_.pixels + part0 * along_.taps;
+      const int64_t pixel0 =
+          (segment.column + j) * size_.pixels * size_.apart + part0 * along_.taps;
       const int64_t columns = strip_columns(tiles);
       const int64_t left = pixel0 + along_.first;
       const int64_t inside0 = std::min(columns, std::max<int64_t>(0, -left));
@@ -217,10 +278,11 @@ void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment
         }
         for (int64_t part = 0; part < together; ++part) {
           for (int64_t t = 0; t < tiles; ++t) {
-            const int64_t pixel = t * size_.pixels + part * along_.taps;
+            const int64_t pixel = t * size_.pixels * size_.apart + part * along_.taps;
             float* to = out + (j + t) * planes_ * plane_ + (part0 + part) * channels_ + c;
             kernels_->input(shape_, {strip + pixel * kStripChannels, columns * kStripChannels,
-                                     kStripChannels, nullptr, kStripChannels, to, plane_});
+                                     kStripChannels, nullptr, kStripChannels, to, plane_, lines,
+                                     left_of(along_, segment.column + j + t, size_.pixels)});
           }
         }
       }

@@ -8,10 +8,27 @@
 
 namespace onnx_fusion::cpu {
 
+namespace {
+
+// Of outputs two inputs apart: infinity and the points for the outer taps, the middle one.
+std::vector<double> apart_matrix() {
+  std::vector<double> rows = {0, 0, 1};
+  for (const double p : kApartPoints) {
+    double distance = 1;
+    for (const double q : kApartPoints) distance *= p == q ? 1.0 : p - q;
+    rows.insert(rows.end(), {1 / distance, 0, p / distance});
+  }
+  rows.insert(rows.end(), {0, 1, 0});
+  return rows;
+}
+
+}  // namespace
+
 // Rows of G: (1, p, p * p, ...) over the product of p's distances to the other finite points;
 // infinity last. The signs go with the input transform of isa/winograd_lines.h.
 std::vector<double> filter_matrix(int reach, int taps) {
   if (reach == 4) return {1, 0, 0, 0.5, 0.5, 0.5, 0.5, -0.5, 0.5, 0, 0, 1};
+  if (reach == 9) return apart_matrix();
   std::vector<double> points;
   for (const double p : reach == 6 ? std::vector<double>{std::sqrt(0.5), std::sqrt(2.0)}
                                    : std::vector<double>{0.5, 1, 2}) {
@@ -40,7 +57,7 @@ constexpr int64_t kHeld = 8;
 
 void transform_filters(const WinogradFilters& f, WinogradShape shape, int64_t width, float* out) {
   const WinogradSize size = winograd_size(shape);
-  const int wide = size.taps(), lines = size.reach_lines == 1 ? 1 : wide, planes = size.planes();
+  const int wide = size.taps(), lines = size.reach_lines == 1 ? 1 : wide, planes = size.weights();
   const std::vector<double> along = filter_matrix(size.reach_pixels, wide);
   const std::vector<double> down = filter_matrix(size.reach_lines, wide);
   std::vector<double> taps(static_cast<size_t>(wide * lines * width));

@@ -1,6 +1,7 @@
 // Winograd's minimal filtering (isa/winograd_lines.h): tiles to planes, products, planes to tiles.
 #include "cpu/winograd_kernels.h"
 
+#include "cpu/isa/winograd_apart.h"
 #include "cpu/isa/winograd_lines.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -14,46 +15,67 @@ constexpr int kRows[] = {0, 8, 6, 4, 0}, kVectors = 3;
 constexpr int kRows[] = {0, 6, 4, 0, 0}, kVectors = 2;
 #endif
 
-template <int H, int W, bool Table, bool Whole>
+template <int H, int W, bool Table, bool Whole, bool Cut>
 inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
   Floats down[W][H];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int j = 0; j < W; ++j) {
     Floats x[H];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int i = 0; i < H; ++i) {
       const float* p = (Table ? t.places[i * W + j] : t.base + i * t.line + j * t.pixel) + c;
       x[i] = Whole ? load(p) : load_where(p, mask, Floats{});
     }
     if constexpr (H == 1) {
       down[j][0] = x[0];
+    } else if constexpr (Cut) {
+      input_cut(x, t.lines, down[j]);
     } else {
       input_line(x, down[j]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int i = 0; i < H; ++i) {
     Floats x[W], y[W];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int j = 0; j < W; ++j) x[j] = down[j][i];
-    input_line(x, y);
-#pragma GCC unroll 8
+    if constexpr (Cut) {
+      input_cut(x, t.pixels, y);
+    } else {
+      input_line(x, y);
+    }
+#pragma GCC unroll 9
     for (int j = 0; j < W; ++j) store(t.out + (i * W + j) * t.plane + c, y[j]);
   }
 }
 
-template <WinogradShape Shape, bool Table>
+template <WinogradShape Shape, bool Table, bool Cut = false>
 void input_tile(const WinogradInput& t) {
   constexpr int H = winograd_size(Shape).reach_lines, W = winograd_size(Shape).reach_pixels;
   int64_t c = 0;
-  for (; c + kLanes <= t.channels; c += kLanes) input_vector<H, W, Table, true>(t, c, mask_all());
-  if (c < t.channels) {
-    input_vector<H, W, Table, false>(t, c, mask_of((1u << (t.channels - c)) - 1u));
+  for (; c + kLanes <= t.channels; c += kLanes) {
+    input_vector<H, W, Table, true, Cut>(t, c, mask_all());
   }
+  if (c < t.channels) {
+    input_vector<H, W, Table, false, Cut>(t, c, mask_of((1u << (t.channels - c)) - 1u));
+  }
+}
+
+// Is the border to leave planes out?
+template <WinogradShape Shape, class Tile>
+bool is_cut(const Tile& t) {
+  constexpr WinogradSize size = winograd_size(Shape);
+  return size.apart > 1 && (t.lines < size.lines || t.pixels < size.pixels);
 }
 
 template <WinogradShape Shape>
 void input_shape(const WinogradInput& t) {
+  if constexpr (winograd_size(Shape).apart > 1) {
+    if (is_cut<Shape>(t)) {
+      return t.places != nullptr ? input_tile<Shape, true, true>(t)
+                                 : input_tile<Shape, false, true>(t);
+    }
+  }
   if (t.places != nullptr) return input_tile<Shape, true>(t);
   input_tile<Shape, false>(t);
 }
@@ -68,17 +90,18 @@ void run_input(WinogradShape shape, const WinogradInput& t) {
     case WinogradShape::line6:
     case WinogradShape::line4_of_5: return input_shape<WinogradShape::line6>(t);
     case WinogradShape::oblong: return input_shape<WinogradShape::oblong>(t);
+    case WinogradShape::apart4: return input_shape<WinogradShape::apart4>(t);
   }
 }
 
 template <int R, int V>
-void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* weights, float* out,
-                  int64_t out_tile, bool add, const float* ahead, int64_t ahead_step) {
+void product_tile(int64_t depth, const float* in, const WinogradRow* rows, const float* weights,
+                  float* out, bool add, const float* ahead, int64_t ahead_step) {
   Floats sum[R][V];
   const float* a[R];
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    a[i] = in + i * in_tile;
+    a[i] = in + rows[i].in;
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
   }
@@ -104,14 +127,14 @@ void product_tile(int64_t depth, const float* in, int64_t in_tile, const float* 
   for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) {
-      float* to = out + i * out_tile + v * kLanes;
+      float* to = out + rows[i].out + v * kLanes;
       store(to, add ? load(to) + sum[i][v] : sum[i][v]);
     }
   }
 }
 
-using ProductTile = void (*)(int64_t, const float*, int64_t, const float*, float*, int64_t,
-                             bool, const float*, int64_t);
+using ProductTile = void (*)(int64_t, const float*, const WinogradRow*, const float*, float*, bool,
+                             const float*, int64_t);
 
 // By vectors and rows.
 template <int R, int V>
@@ -136,23 +159,27 @@ constexpr ProductTile kProducts[4][8] = {ROWS(1), ROWS(2), ROWS(3), ROWS(4)};
 constexpr int64_t kSummed = 64;
 
 void run_product(const WinogradProduct& p) {
-
-  const int64_t most = kRows[p.vectors], width = p.vectors * kLanes;
-  const int64_t groups = (p.tiles + most - 1) / most;
+  const int32_t most = kRows[p.vectors], width = p.vectors * kLanes;
   const int64_t pieces = (p.channels + kSummed - 1) / kSummed;
   const ProductTile* const kernels = kProducts[p.vectors - 1];
   for (int64_t plane = 0; plane < p.planes; ++plane) {
-    const float* in = p.in + plane * p.in_plane;
+    const int32_t count = p.ends[plane] - p.begins[plane];
+    if (count == 0) continue;
+    const int32_t groups = (count + most - 1) / most;
+    const int32_t least = count / groups, larger = count % groups;
+    const int32_t step = (width + groups - 1) / groups;
     const float* weights = p.weights + plane * p.channels * width;
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t k0 = p.channels * piece / pieces, k1 = p.channels * (piece + 1) / pieces;
-      for (int64_t g = 0; g < groups; ++g) {
-        const int64_t first = p.tiles * g / groups, last = p.tiles * (g + 1) / groups;
-        kernels[last - first - 1](k1 - k0, in + first * p.in_tile + k0, p.in_tile,
-                                  weights + k0 * width,
-                                  p.out + (first * p.planes + plane) * width, p.planes * width,
-                                  piece > 0, weights + k1 * width + (k1 - k0) * width * g / groups,
-                                  (width + groups - 1) / groups);
+      const int64_t part = (k1 - k0) * width / groups;
+      const WinogradRow* rows = p.rows + p.begins[plane];
+      const float* ahead = weights + k1 * width;
+      for (int32_t g = 0; g < groups; ++g) {
+        const int32_t some = least + (g < larger ? 1 : 0);
+        kernels[some - 1](k1 - k0, p.in + k0, rows, weights + k0 * width, p.out, piece > 0, ahead,
+                          step);
+        rows += some;
+        ahead += part;
       }
     }
   }
@@ -163,20 +190,26 @@ inline Floats fetch(const float* p, Mask mask) {
   return Whole ? load(p) : load_where(p, mask, Floats{});
 }
 
-template <WinogradShape Shape, bool Whole>
+template <WinogradShape Shape, bool Whole, bool Cut>
 inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
   constexpr WinogradSize size = winograd_size(Shape);
   constexpr int H = size.reach_lines, W = size.reach_pixels, P = size.lines, Q = size.pixels;
   const int64_t plane = t.vectors * kLanes;
   const Mask mask = mask_of((1u << lanes) - 1u);
   Floats down[W][P];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
   for (int j = 0; j < W; ++j) {
     Floats x[H];
-#pragma GCC unroll 8
-    for (int i = 0; i < H; ++i) x[i] = load(t.in + (i * W + j) * plane + c);
+    const bool there = !Cut || is_plane(j, Q, t.pixels);
+#pragma GCC unroll 9
+    for (int i = 0; i < H; ++i) {
+      x[i] = there && (!Cut || is_plane(i, P, t.lines)) ? load(t.in + (i * W + j) * plane + c)
+                                                        : Floats{};
+    }
     if constexpr (H == 1) {
       down[j][0] = x[0];
+    } else if constexpr (Cut) {
+      output_cut(x, t.lines, down[j]);
     } else {
       output_line(x, down[j]);
     }
@@ -188,9 +221,13 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
   for (int i = 0; i < P; ++i) {
     if (i >= t.lines) return;
     Floats x[W], y[Q];
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int j = 0; j < W; ++j) x[j] = down[j][i];
-    output_line(x, y);
+    if constexpr (Cut) {
+      output_cut(x, t.pixels, y);
+    } else {
+      output_line(x, y);
+    }
 #pragma GCC unroll 6
     for (int j = 0; j < Q; ++j) {
       if (j >= t.pixels) break;
@@ -213,13 +250,16 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
   }
 }
 
-template <WinogradShape Shape>
+template <WinogradShape Shape, bool Cut = false>
 void output_tile(const WinogradOutput& t) {
+  if constexpr (!Cut && winograd_size(Shape).apart > 1) {
+    if (is_cut<Shape>(t)) return output_tile<Shape, true>(t);
+  }
   const int64_t width = t.vectors * kLanes;
   const int64_t filters = t.filters < width ? t.filters : width;
   int64_t c = 0;
-  for (; c + kLanes <= filters; c += kLanes) output_vector<Shape, true>(t, c, kLanes);
-  if (c < filters) output_vector<Shape, false>(t, c, static_cast<int>(filters - c));
+  for (; c + kLanes <= filters; c += kLanes) output_vector<Shape, true, Cut>(t, c, kLanes);
+  if (c < filters) output_vector<Shape, false, Cut>(t, c, static_cast<int>(filters - c));
 }
 
 void run_output(WinogradShape shape, const WinogradOutput& t) {
@@ -232,6 +272,7 @@ void run_output(WinogradShape shape, const WinogradOutput& t) {
     case WinogradShape::line6: return output_tile<WinogradShape::line6>(t);
     case WinogradShape::line4_of_5: return output_tile<WinogradShape::line4_of_5>(t);
     case WinogradShape::oblong: return output_tile<WinogradShape::oblong>(t);
+    case WinogradShape::apart4: return output_tile<WinogradShape::apart4>(t);
   }
 }
 
@@ -252,14 +293,14 @@ void run_taps(WinogradShape shape, const WinogradTaps& t) {
       if (size.reach_lines == 1) continue;
       Doubles down[kMost];
       for (int r = 0; r < t.taps; ++r) down[r] = at(r * t.taps + s, c);
-      for (int i = 0; i < size.reach_lines; ++i) {
+      for (int i = 0; i < size.weight_lines(); ++i) {
         half[i][s] = down[0] * t.down[i * t.taps];
         for (int r = 1; r < t.taps; ++r) half[i][s] += down[r] * t.down[i * t.taps + r];
       }
     }
     float* out = t.out + c;
-    for (int i = 0; i < size.reach_lines; ++i) {
-      for (int j = 0; j < size.reach_pixels; ++j, out += t.plane) {
+    for (int i = 0; i < size.weight_lines(); ++i) {
+      for (int j = 0; j < size.weight_pixels(); ++j, out += t.plane) {
         Doubles sum = half[i][0] * t.along[j * t.taps];
         for (int s = 1; s < t.taps; ++s) sum += half[i][s] * t.along[j * t.taps + s];
         *reinterpret_cast<LooseHalf*>(out) = __builtin_convertvector(sum, Half);
