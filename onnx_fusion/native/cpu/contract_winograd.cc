@@ -14,7 +14,7 @@ constexpr int64_t kLeastChannels = 8, kLeastInRows = 16;  // rows: neither side 
 constexpr int64_t kBlockFloats = 96 << 10;  // of a block's transformed inputs
 constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
-constexpr double kGain = 0.9;          // that a larger size must bring
+constexpr double kGain = 0.9, kNextGain = 0.95;  // that planes must bring, and a larger size
 constexpr double kApartGain = 0.8, kWideGain = 0.75;  // at step 2; wide: of 16 lanes, not measured
 constexpr int64_t kMostDepth = 4096;   // of a long window
 constexpr int64_t kMostListed = 1 << 18;  // of any: places in a block have 32 bits
@@ -233,7 +233,8 @@ bool WinogradPlan::choose_shape(int lanes) {
     const WinogradSize size = winograd_size(shape);
     if ((size.lines == 1) != line || size.taps() != taps || size.apart != along_.apart) continue;
     const double cost = cost_of(size);
-    if (cost >= least * (size.apart == 1 ? kGain : lanes > 8 ? kWideGain : kApartGain)) continue;
+    const double gain = better ? kNextGain : kGain;
+    if (cost >= least * (size.apart == 1 ? gain : lanes > 8 ? kWideGain : kApartGain)) continue;
     least = cost;
     shape_ = shape;
     better = true;
