@@ -158,6 +158,14 @@ def test_group_normalization(opset: int, groups: int) -> None:
     compare(build([one], inputs, opset=opset), inputs, rtol=1e-4, atol=1e-5)
 
 
+def test_group_normalization_of_channels_far_apart() -> None:
+    """The variance of a group is that within its channels and that between them."""
+    x = floats((2, 6, 3, 3)) + np.arange(6, dtype=np.float32)[:, None, None] * 50 + 1000
+    inputs = {"x": x, "s": floats((6,), 1), "b": floats((6,), 2)}
+    one = node("GroupNormalization", list(inputs), ["y"], num_groups=2, epsilon=1e-3)
+    compare(build([one], inputs, opset=21), inputs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("op_type", ["GlobalAveragePool", "GlobalMaxPool"])
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 7), (1, 2, 3, 2, 2)])
 def test_global_pool(op_type: str, shape: tuple[int, ...]) -> None:

@@ -21,6 +21,9 @@ CONSTANTS = {
     "b": R.standard_normal(8).astype("f4"), "g3": R.uniform(0.5, 2, (1, 1, 8)).astype("f4"),
     "gc": R.uniform(0.5, 2, (1, 6, 1)).astype("f4"), "bc": R.standard_normal((6, 1)).astype("f4"),
     "three": np.float32(3), "inner": np.array([1, 2]), "k": np.float32(0.25),
+    "groups": np.array([0, 3, -1]), "back": np.array([4, 6, 8]), "mixed": np.array([1, 12, -1]),
+    "gg": R.uniform(0.5, 2, 3).astype("f4"), "bg": R.standard_normal(3).astype("f4"),
+    "g12": R.uniform(0.5, 2, 12).astype("f4"),
 }
 
 
@@ -33,8 +36,8 @@ def parse(body, opset=23, head="g (float[4, 6, 8] x) => (float[A, B, C] z)"):
     return proto
 
 
-def recognized(proto):
-    return recognize(infer(fold(infer(view(load(proto))))))
+def recognized(proto, **options):
+    return recognize(infer(fold(infer(view(load(proto))))), **options)
 
 
 def run(proto, feeds):
@@ -125,6 +128,38 @@ def test_instance_normalization():
     assert node.op_type == "InstanceNormalization"
     assert [value.shape for value in node.inputs[1:]] == [(6,), (6,)]
     agree(graph, proto)
+
+
+GROUPED = "o = Reshape(x, groups)  i = InstanceNormalization <epsilon = 0.001> (o, gg, bg)  "
+GROUP_NORMS = {
+    "PyTorch": GROUPED + "r = Reshape(i, back)  t = Mul(r, gc)  z = Add(t, bc)",
+    "operands turned": GROUPED + "r = Reshape(i, back)  t = Mul(gc, r)  z = Add(bc, t)",
+    "no scale": GROUPED + "r = Reshape(i, back)  z = Add(r, bc)",
+    "no bias": GROUPED + "r = Reshape(i, back)  z = Mul(r, gc)",
+    "neither": GROUPED + "z = Reshape(i, back)",
+}
+
+
+@pytest.mark.parametrize("name", GROUP_NORMS)
+def test_group_normalization(name):
+    proto = parse(GROUP_NORMS[name])
+    graph = recognized(proto)
+    (node,) = graph.nodes
+    assert (node.op_type, node.attrs["num_groups"]) == ("GroupNormalization", 3)
+    assert [value.shape for value in node.inputs[1:]] == [(6,), (6,)]
+    agree(graph, proto)
+    assert len(recognized(proto, strict=True).nodes) == len(proto.graph.node)
+
+
+@pytest.mark.parametrize("body", [
+    GROUPED + "r = Reshape(i, groups)  z = Mul(r, k)",
+    GROUPED + "r = Reshape(i, back)  t = Exp(i)  z = Exp(r)  y = Exp(t)",
+    "o = Reshape(x, mixed)  i = InstanceNormalization(o, g12, g12)  z = Reshape(i, back)",
+])  # fmt: skip
+def test_what_is_no_group_normalization(body):
+    head = f"g (float[4, 6, 8] x) => (float[A, B, C] z{', float[D, E, F] y' * ('y =' in body)})"
+    graph = recognized(parse(body, head=head))
+    assert "InstanceNormalization" in [node.op_type for node in graph.nodes]
 
 
 RMS_NORMS = {

@@ -9,7 +9,7 @@ from onnx_fusion.ops.elementwise import EXPENSIVE, F, N, need
 from onnx_fusion.ops.index import letters_in
 from onnx_fusion.ops.mapping import MappingType, Role
 from onnx_fusion.ops.movement import product, reshape
-from onnx_fusion.ops.row import Row, Site, axis_of, ints, like, pointwise
+from onnx_fusion.ops.row import Row, Site, axis_of, broadcast, ints, like, pointwise
 from onnx_fusion.ops.stage import Stage
 from onnx_fusion.ops.tensor import Guard, Index, NeedsTemp, Refused, Tensor
 from onnx_fusion.program import expr as ex
@@ -166,6 +166,23 @@ def softmax(x: Tensor, axes: Sequence[int], is_log: bool = False) -> Tensor:
     return tensor
 
 
+def average(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return the mean along `axes`, which stay."""
+    return reduced(x, axes, True, lambda s, r: mean(s, r, lambda: count(s, x.shape, axes, x.dtype)))
+
+
+def stored(x: Tensor) -> Tensor:
+    """Return `x` as a tensor that has a stage of its own."""
+
+    def read(stage: Stage, index: tuple[Index, ...], guard: Guard) -> Ref:
+        if stage.root is not tensor:
+            raise NeedsTemp(tensor)
+        return x.at(stage, index, guard)
+
+    tensor = Tensor(x.dtype, x.shape, read, x.steps)
+    return tensor
+
+
 def normalized(
     x: Tensor, axes: Sequence[int], epsilon: float, centred: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -174,19 +191,15 @@ def normalized(
     Not centred, the mean is left out (RMS normalization).
     """
 
-    def average(t: Tensor) -> Tensor:
-        size = lambda s: count(s, t.shape, axes, t.dtype)  # noqa: E731
-        return reduced(t, axes, True, lambda s, r: mean(s, r, lambda: size(s)))
-
     def spread_of(s: Stage, variance: Ref) -> Ref:
         return s.apply("sqrt", s.apply("add", variance, like(s, variance, epsilon)))
 
     def of(write: Callable, *operands: Tensor) -> Tensor:
         return pointwise(operands[0].shape, x.dtype, operands, write)
 
-    means = average(x)
+    means = average(x, axes)
     centre = of(lambda s, a, m: s.apply("sub", a, m), x, means) if centred else x
-    variance = average(of(lambda s, a: s.apply("mul", a, a), centre))
+    variance = average(of(lambda s, a: s.apply("mul", a, a), centre), axes)
     spread = of(spread_of, variance)
     result = of(lambda s, a, b: s.apply("div", a, b), centre, spread)
     return result, means, of(lambda s, a: s.apply("div", like(s, a, 1), a), spread)
@@ -232,21 +245,50 @@ def lower_instance_norm(site: Site) -> list[Tensor | None]:
 
 
 def lower_group_norm(site: Site) -> list[Tensor | None]:
-    """Return GroupNormalization; scale and bias per group in opset 18, per channel from 21 on."""
+    """Return GroupNormalization; scale and bias per group in opset 18, per channel from 21 on and
+    where `recognize` made it.
+
+    Where channels are innermost, a group is a few elements of each pixel, and a channel a column of
+    an image: so mean and variance of a group are put together from those of its channels (Chan,
+    Golub and LeVeque 1983), and a factor and a shift are stored for each channel.
+    """
     x, scale, bias = site.x(0), site.x(1), site.x(2)
     need(x, (DType.F32,))
-    count_ = int(site.attr("num_groups"))
+    groups = int(site.attr("num_groups"))
     channels = ex.as_int(x.shape[1])
-    if channels is None or channels % count_:
+    if channels is None or channels % groups:
         raise Refused("channels are not known to be a multiple of num_groups")
-    inner = (ex.const(count_), ex.const(channels // count_))
-    wide = reshape(x, x.shape[:1] + inner + x.shape[2:])
-    out = normalized(wide, list(range(2, wide.rank)), float(site.attr("epsilon", 1e-5)))[0]
-    if site.opset < 21:
-        scale, bias = (reshape(t, t.shape + (ex.const(1),) * (x.rank - 1)) for t in (scale, bias))
-        return [reshape(affine(out, scale, bias), x.shape)]
-    back = reshape(out, x.shape)
-    return [affine(back, per_channel(scale, x.rank), per_channel(bias, x.rank))]
+    each = (ex.const(groups), ex.const(channels // groups))
+    shared = site.opset < 21 and not site.node.body_is_parts
+    scale, bias = (reshape(t, (each[0], ex.const(1)) if shared else each) for t in (scale, bias))
+    epsilon = float(site.attr("epsilon", 1e-5))
+
+    def of(write: Callable, *operands: Tensor) -> Tensor:
+        return pointwise(broadcast([t.shape for t in operands]), x.dtype, operands, write)
+
+    def off(s: Stage, a: Ref, m: Ref) -> Ref:
+        apart = s.apply("sub", a, m)
+        return s.apply("mul", apart, apart)
+
+    def root_of(s: Stage, variance: Ref) -> Ref:
+        return s.apply("sqrt", s.apply("add", variance, like(s, variance, epsilon)))
+
+    def grouped(t: Tensor) -> Tensor:
+        return reshape(t, x.shape[:1] + each)
+
+    def per_channel_of(t: Tensor) -> Tensor:
+        wide = of(lambda s, a, b: a, t, grouped(means))
+        return stored(reshape(wide, means.shape))
+
+    inside = list(range(2, x.rank))
+    means = stored(average(x, inside))
+    spreads = stored(average(of(off, x, means), inside))
+    mean = stored(average(grouped(means), [2]))
+    between = of(off, grouped(means), mean)
+    variance = average(of(lambda s, a, b: s.apply("add", a, b), grouped(spreads), between), [2])
+    factor = of(lambda s, a, b: s.apply("div", a, b), scale, stored(of(root_of, variance)))
+    shift = of(lambda s, b, m, f: s.apply("sub", b, s.apply("mul", m, f)), bias, mean, factor)
+    return [affine(x, per_channel_of(factor), per_channel_of(shift))]
 
 
 def lower_global_pool(site: Site) -> list[Tensor | None]:
@@ -255,9 +297,7 @@ def lower_global_pool(site: Site) -> list[Tensor | None]:
     axes = list(range(2, x.rank))
     if site.node.op_type == "GlobalMaxPool":
         return [reduced(x, axes, True, lambda s, r: r("reduce_max", same))]
-    return [
-        reduced(x, axes, True, lambda s, r: mean(s, r, lambda: count(s, x.shape, axes, x.dtype)))
-    ]
+    return [average(x, axes)]
 
 
 def mean(s: Stage, reduce: Callable, size: Callable) -> Ref:

@@ -35,7 +35,7 @@ def prepare(model: Model, *, strict: bool = False, disabled: Collection[str] = (
     if RULE not in disabled:
         read_sources(graph)
     state(graph)
-    recognize(tidy(graph, disabled=disabled))
+    recognize(tidy(graph, disabled=disabled), strict=strict)
     if not strict:
         fold_batchnorm(graph)
     rewrite(graph, strict=strict, disabled=disabled)

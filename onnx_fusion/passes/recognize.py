@@ -12,6 +12,8 @@
                              |             |
                              +---- Div ----+
 
+    x - Reshape - InstanceNormalization - Reshape - Mul scale - Add bias     GroupNormalization
+
 The mapping table would cut these apart at each reduction (DNNFusion, Table 3: many-to-many after
 many-to-many is red), though one kernel runs them in one pass over a row.
 """
@@ -43,19 +45,21 @@ class Match:
     output: Value
 
 
-def recognize(graph: Graph) -> Graph:
+def recognize(graph: Graph, *, strict: bool = False) -> Graph:
     """Replace row norms and softmax written as primitives by one node each; return `graph`.
 
     The node has domain "", the attributes and inputs of ONNX's operator of that name, `parts` (the
     primitives, in order), and `body_is_parts`. Only float32, only if no inner value is used
     outside. Each is checked by structure: how it is written (Pow or Mul, Div or Mul by a
     reciprocal, order of operands, scale and bias there or not, axes as attribute or input) does not
-    matter.
+    matter. Under `strict` no GroupNormalization is made: its sums are others.
     """
     position = {node: i for i, node in enumerate(graph.nodes)}
     found: dict[Node, list[Node]] = {}
     for node in list(graph.nodes):
         if node not in position or node.domain:
+            continue
+        if strict and node.op_type == "InstanceNormalization":
             continue
         match = next(filter(None, (find(node) for find in _FINDERS.get(node.op_type, ()))), None)
         if match is None or not _take_casts(match) or not _is_closed(match):
@@ -181,6 +185,42 @@ def _norm(op_type: str, x: Value, axes: list[int], epsilon: float, nodes: set[No
     if op_type == "RMSNormalization":
         return _assemble(op_type, attrs, x, dims, [scale], factors[:1], nodes, output)
     return _assemble(op_type, attrs, x, dims, [scale, bias], factors, nodes, output)
+
+
+def _find_group_norm(node: Node) -> Match | None:
+    """Match InstanceNormalization of channels that a Reshape put into groups, and the Reshape back.
+
+        x - Reshape [N, G, -1] - InstanceNormalization - Reshape - Mul scale - Add bias
+    """
+    opened = _maker(node.inputs[0], "Reshape")
+    closed = next((n for n in node.outputs[0].consumers if n.op_type == "Reshape"), None)
+    factors = [value.weight for value in node.inputs[1:3]]
+    if opened is None or closed is None or None in factors or node.inputs[0].shape is None:
+        return None
+    x, output = opened.inputs[0], closed.outputs[0]
+    if x.dtype is not DType.F32 or x.shape is None or len(x.shape) < 3 or output.shape != x.shape:
+        return None
+    channels, groups = x.shape[1], node.inputs[0].shape[1]
+    if not isinstance(channels, int) or not isinstance(groups, int) or channels % groups:
+        return None
+    if node.inputs[0].shape[0] != x.shape[0]:
+        return None
+    nodes = {opened, node, closed}
+    scale, bias = (np.repeat(weight.array(), channels // groups) for weight in factors)
+    for op_type in ("Mul", "Add"):
+        step = _step(output, op_type)
+        vector = _per_channel(step[0], len(x.shape), channels) if step is not None else None
+        if vector is None:
+            continue
+        if op_type == "Mul":
+            scale, bias = scale * vector.array(), bias * vector.array()
+        else:
+            bias = bias + vector.array()
+        output = step[1]
+        nodes.add(step[2])
+    attrs = {"epsilon": node.attrs.get("epsilon", 1e-5), "num_groups": groups}
+    inputs = [x, Weight.of(scale), Weight.of(bias)]
+    return Match("GroupNormalization", attrs, inputs, nodes, output)
 
 
 def _assemble(op_type: str, attrs: dict, x: Value, dims: tuple, steps: list, factors: list,
@@ -370,4 +410,5 @@ _FINDERS: dict[str, tuple[Callable[[Node], Match | None], ...]] = {
     "Div": (_find_norm, _find_softmax),
     "Mul": (_find_norm, _find_softmax),
     "Sub": (_find_log_softmax,),
+    "InstanceNormalization": (_find_group_norm,),
 }
