@@ -44,6 +44,17 @@ def transposed(kernel, pad):
     )
 
 
+def upward(size, channels, filters, kernel, sides=2):
+    """Return a ConvTranspose that doubles each side of an image."""
+    before, after = (",".join([str(n)] * sides) for n in (size, 2 * size))
+    pads = ",".join([str(kernel // 2 - 1)] * 2 * sides)
+    return graph_of(
+        f"(float[1,{channels},{before}] x) => (float[1,{filters},{after}] y)",
+        f"y = ConvTranspose <strides = [{','.join('2' * sides)}], pads = [{pads}]> (x, w)",
+        w=(channels, filters, *[kernel] * sides),
+    )
+
+
 def pool(op, channels, size, kernel):
     image = f"float[1,{channels},{size},{size}]"
     pads = ",".join([str(kernel // 2)] * 4)
@@ -125,6 +136,28 @@ def test_estimates_are_near_what_was_measured(name):
     ours, theirs = cost.kernel_seconds(nodes, cost.FUSED) * 1e6, cost.peer_seconds(nodes) * 1e6
     assert here / WITHIN < ours < here * WITHIN
     assert there / WITHIN < theirs < there * WITHIN
+
+
+UPWARD = {
+    "768-384@4, 4x4": (lambda: upward(4, 768, 384, 4), 1500, 2213),
+    "384-192@4, 4x4": (lambda: upward(4, 384, 192, 4), 516, 680),
+    "768-192@8, 4x4": (lambda: upward(8, 768, 192, 4), 2897, 3700),
+    "128-64@6, 3 dimensions": (lambda: upward(6, 128, 64, 2, 3), None, 519),
+    "64-32@12, 3 dimensions": (lambda: upward(12, 64, 32, 2, 3), None, 1457),
+    "32-16@24, 3 dimensions": (lambda: upward(24, 32, 16, 2, 3), None, 3574),
+}
+"""Microseconds, (here, ONNX Runtime), between other convolutions, AVX2 at 0.88 of PEAK and scaled
+to it."""
+
+
+@pytest.mark.parametrize("name", UPWARD)
+def test_transposed_windows_of_few_pixels_and_in_three_dimensions(name):
+    make, here, there = UPWARD[name]
+    (node,) = make().nodes
+    both = (cost.FUSED, cost.ONNX_RUNTIME)
+    ours, theirs = (cost.contraction_seconds(node, rates) * 1e6 for rates in both)
+    assert here is None or here / 1.25 < ours < here * 1.25
+    assert there / 1.25 < theirs < there * 1.25
 
 
 def test_strict_does_without_winograd_and_is_no_faster_anywhere():

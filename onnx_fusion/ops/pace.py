@@ -143,7 +143,8 @@ def run_here(product: Product, strict: bool = False) -> float:
     if product.kind is Kind.DEPTHWISE:
         return (0.14 + 0.0155 * product.taps) * 1e-9 * product.rows * product.count
     if product.kind is Kind.TRANSPOSED:
-        return product.flops / PEAK * (1 + 70 / product.depth)
+        few = (product.rows + 1.5) / product.rows
+        return max(product.flops / PEAK * (few + 70 / product.depth), stream)
     share = filled(product, 1.5)
     if product.kind is Kind.WINDOW:
         if product.depth < 8 * product.taps:
@@ -219,14 +220,17 @@ def run_there(product: Product) -> float:
     """Return the seconds ONNX Runtime takes for a contraction.
 
     Images in two dimensions are blocked by channels: a window reads them in place, and few pixels
-    share the weights badly. Others are copied window by window for a matrix product.
+    share the weights badly. Others are copied window by window for a matrix product. Transposed, a
+    product's columns are added to the result, and few rows leave most of its tiles empty.
     """
     stream = product.weight_bytes / STREAM[1]
     if product.kind is Kind.MATRIX:
         deep = 1 + (min(product.depth, 4096) / 10000) ** 2
         return max(product.flops / (PEAK * filled(product)) * deep, stream)
     if product.kind is Kind.TRANSPOSED:
-        return product.flops / PEAK * (1 + 42 / product.depth)
+        few = (product.rows + 10) / product.rows
+        added = 42 if len(product.window) == 2 else 85
+        return max(product.flops / PEAK * (few + added / product.depth), stream)
     pixels = math.prod(product.pixels)
     if len(product.window) != 2:
         share = pixels / (pixels + 21) * product.columns / (product.columns + 25)
