@@ -165,7 +165,7 @@ def strassen(product: Product) -> float:
     if product.kind is not Kind.MATRIX or not product.constant or least < 64:
         return 1.0
     share = 0.875 + 20 / product.columns + 24 / product.depth + 2 / product.rows
-    return share if share < 0.952 else 1.0
+    return share if share < 0.946 else 1.0
 
 
 def grouped(product: Product) -> float:
