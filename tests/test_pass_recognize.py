@@ -151,6 +151,17 @@ def test_group_normalization(name):
     assert len(recognized(proto, strict=True).nodes) == len(proto.graph.node)
 
 
+def test_a_group_scale_that_is_no_float32_stays_apart():
+    """0 times each factor is 0; times their product, infinity, it would be NaN."""
+    proto = parse(GROUP_NORMS["PyTorch"])
+    for info in proto.graph.initializer:
+        if info.name in ("gg", "gc"):
+            huge = np.full_like(numpy_helper.to_array(info), 1e30)
+            info.CopyFrom(numpy_helper.from_array(huge, info.name))
+    types = [node.op_type for node in recognized(proto).nodes]
+    assert types == ["GroupNormalization", "Mul", "Add"]
+
+
 @pytest.mark.parametrize("body", [
     GROUPED + "r = Reshape(i, groups)  z = Mul(r, k)",
     GROUPED + "r = Reshape(i, back)  t = Exp(i)  z = Exp(r)  y = Exp(t)",

@@ -212,10 +212,12 @@ def _find_group_norm(node: Node) -> Match | None:
         vector = _per_channel(step[0], len(x.shape), channels) if step is not None else None
         if vector is None:
             continue
-        if op_type == "Mul":
-            scale, bias = scale * vector.array(), bias * vector.array()
-        else:
-            bias = bias + vector.array()
+        by = vector.array()
+        with np.errstate(over="ignore", invalid="ignore"):
+            joined = (scale * by, bias * by) if op_type == "Mul" else (scale, bias + by)
+        if not all(np.isfinite(array).all() for array in joined):
+            break
+        scale, bias = joined
         output = step[1]
         nodes.add(step[2])
     attrs = {"epsilon": node.attrs.get("epsilon", 1e-5), "num_groups": groups}
