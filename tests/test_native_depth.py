@@ -40,6 +40,25 @@ ENDS = {
         GATE + "%z = const f32 0\n%a = max %t %z\n%o = const f32 1\n%b = min %a %o",
         lambda v: np.clip(v / 4 + 0.5, 0, 1),
     ),
+    "hard_swish_scaled": (
+        GATE
+        + "%z = const f32 0\n%a = max %t %z\n%o = const f32 1\n%b = min %a %o\n%r = mul %v %b\n"
+        "%k = const f32 0.75\n%s = mul %k %r\n%l = const f32 -0.5\n%u = add %s %l",
+        lambda v: v * np.clip(v / 4 + 0.5, 0, 1) * 0.75 - 0.5,
+    ),
+    "relu_scaled": (
+        "%z = const f32 0\n%r = max %v %z\n%k = const f32 -2\n%s = mul %r %k",
+        lambda v: -2 * np.maximum(v, 0),
+    ),
+    "relu_shifted": (
+        "%z = const f32 0\n%r = max %v %z\n%k = const f32 0.5\n%s = add %r %k",
+        lambda v: np.maximum(v, 0) + 0.5,
+    ),
+    "silu_scaled": (
+        "%r = sigmoid %v\n%s = mul %r %v\n%k = const f32 3\n%u = mul %s %k\n%l = const f32 1\n"
+        "%w = add %u %l",
+        lambda v: 3 * v / (1 + np.exp(-v)) + 1,
+    ),
     "product_of_others": ("%h = const f32 2\n%a = mul %v %h\n%r = mul %a %a", lambda v: 4 * v * v),
 }
 

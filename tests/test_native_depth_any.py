@@ -68,7 +68,7 @@ def test_windows_of_one_side(kernel, width):
 
 
 @pytest.mark.parametrize("channels", [3, 4, 7, 8, 12, 15, 16, 17, 33, 80])
-@pytest.mark.parametrize("end", ["hard_swish", "silu", "square"])
+@pytest.mark.parametrize("end", ["hard_swish", "hard_swish_scaled", "silu", "square"])
 def test_every_remainder_of_channels(channels, end):
     check((2, channels, 5, 10), (4, 4), (1, 1), (1, 1), ((1, 2), (2, 1)), end)
 

@@ -70,6 +70,7 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
         (plan->any_ || plan->columns_.taps > plan->kernels_->early)) {
       plan->finish_.end = DepthEnd::clamp;
       plan->finish_.late = true;
+      plan->fast_ = plan->fast_ && !plan->finish_.scaled;
     }
     if (!plan->fast_ || plan->finish_.bias < 0) {
       plan->zero_bias_.assign(static_cast<size_t>(plan->channels_), 0.0f);

@@ -16,13 +16,15 @@
 namespace onnx_fusion::cpu {
 
 // What follows the `dot` if tiles can do it in registers: bias per channel, and clamp, HardSigmoid,
-// HardSwish or SiLU, stored as f32 with contiguous channels.
+// HardSwish or SiLU, times a number and with one added, stored as f32 with contiguous channels.
 struct DepthFinish {
   int bias = -1;  // tensor
   int64_t bias_base = 0;
   DepthEnd end = DepthEnd::clamp;
   bool late = false;  // SiLU is a pass of its own over the tile
   float scale = 1, shift = 0, low = 0, high = 0;
+  bool scaled = false;  // after that: * after[0] + after[1]
+  float after[2] = {1, 0};
   int out = -1;  // tensor
   const Linear* store = nullptr;
 };

@@ -91,6 +91,8 @@ DepthTile DepthPlan::place_tile(const Block& block, DepthShape shape, int64_t ro
   tile.low = finish_.low;
   tile.high = finish_.high;
   tile.end = finish_.end;
+  tile.scaled = finish_.scaled;
+  std::copy(finish_.after, finish_.after + 2, tile.after);
   tile.out = target.out + row * target.row + pixel * target.pixel;
   tile.out_row = target.row;
   tile.out_pixel = target.pixel * spread_;

@@ -117,10 +117,22 @@ bool find_end(Chain* chain, DepthFinish* finish) {
   }
   if (gate) finish->end = DepthEnd::gate;
   if (chain->mark() > start && chain->next_is(Op::op_mul)) {
-    if (chain->take(Op::op_mul) != sum) return false;
-    finish->end = DepthEnd::gated;
+    const size_t before = chain->mark();
+    const int clamped = chain->last(), other = chain->take(Op::op_mul);
+    if (other == sum) {
+      finish->end = DepthEnd::gated;
+    } else {
+      chain->back(before, clamped);
+    }
   }
   return true;
+}
+
+// A factor and a number added after the activation.
+void find_after(Chain* chain, DepthFinish* finish) {
+  const bool scaled = chain->take_constant(Op::op_mul, &finish->after[0]);
+  const bool shifted = chain->take_constant(Op::op_add, &finish->after[1]);
+  finish->scaled = scaled || shifted;
 }
 
 }  // namespace
@@ -143,6 +155,7 @@ bool find_depth_finish(const BoundStage& stage, const Axis& channel, DepthFinish
     chain.back(start, dot);
   }
   if (!find_end(&chain, finish)) return false;
+  find_after(&chain, finish);
   if (!chain.next_is(Op::op_store) || !chain.ends()) return false;
   const Instruction& store = chain.now();
   const BoundMap& map = stage.maps[static_cast<size_t>(chain.line())];

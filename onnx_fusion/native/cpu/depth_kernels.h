@@ -32,6 +32,8 @@ struct DepthTile {
   const float* bias;
   float scale, shift, low, high;
   DepthEnd end;
+  bool scaled;  // after `end`: * after[0] + after[1]
+  float after[2];
   float* out;
   int64_t out_row, out_pixel;
 };

@@ -22,7 +22,7 @@ constexpr bool kWide = S > 1 && S * S + 2 * 7 + 2 < kRegisters;
 template <int S, int R, int P>
 inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t c, float* out,
                                                   Floats (&sum)[R][P]) {
-  const auto each = [&](const auto& end) {
+  const auto put = [&](const auto& end) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -30,6 +30,11 @@ inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t
         store(out + r * tile.out_row + i * tile.out_pixel + c, end(sum[r][i]));
       }
     }
+  };
+  const auto each = [&](const auto& end) __attribute__((always_inline)) {
+    if (!tile.scaled) return put(end);
+    const Floats by = broadcast(tile.after[0]), more = broadcast(tile.after[1]);
+    put([&](Floats x) __attribute__((always_inline)) { return end(x) * by + more; });
   };
   const Floats low = broadcast(tile.low), high = broadcast(tile.high);
   if (tile.end == DepthEnd::clamp) return each([&](Floats x) { return clamp(x, low, high); });
