@@ -26,6 +26,9 @@ CASES = {
     "sixteens": ((1, 48, 7, 7), 48, 3, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
     "sixteens by 2": ((2, 32, 9, 30), 32, 2, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
     "thirty-twos": ((1, 96, 5, 8), 96, 3, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "thirty-twos by 2": ((2, 64, 9, 12), 64, 2, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
+    "twenty-fours": ((1, 72, 6, 9), 72, 3, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
+    "twenty-fours by 2": ((2, 48, 7, 15), 48, 2, (3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
     "more made than read": ((1, 24, 6, 9), 64, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
     "fewer made than read": ((1, 60, 6, 9), 32, 4, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1)),
     "valid": ((1, 32, 6, 16), 32, 8, (3, 3), (1, 1), (1, 1), (0, 0, 0, 0)),
@@ -68,6 +71,9 @@ ENDS = {
                       lambda v, b, r: np.maximum(v + b, 0)),
     "silu": ("%3 = sigmoid %2\n%4 = mul %2 %3", 4, lambda v, b, r: v / (1 + np.exp(-v))),
     "residual": ("%3 = load r (n, g * {0} + o, {1})\n%4 = add %2 %3", 4, lambda v, b, r: v + r),
+    "a shift and a clamp": ("%3 = const f32 0.5\n%4 = add %2 %3\n%5 = const f32 -0.25\n"
+                            "%6 = max %4 %5\n%7 = const f32 0.75\n%8 = min %6 %7", 8,
+                            lambda v, b, r: np.clip(v + 0.5, -0.25, 0.75)),
     "nothing": ("", 2, lambda v, b, r: v),
 }  # fmt: skip
 
@@ -131,6 +137,7 @@ def test_groups(name):
         "fours, last vector half full",
         "eights by 2",
         "sixteens",
+        "twenty-fours",
         "pairs",
         "threes",
         "4 read, 1 made",

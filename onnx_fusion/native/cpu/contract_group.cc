@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kMostBlock = 64;        // channels of a pixel copied at once
 constexpr int64_t kMostSummed = 64, kMostAtOnce = 6;  // channels; with one tap
+constexpr int64_t kMostOfWide = 32;  // of groups that fill two vectors, without planes
 constexpr int64_t kLines = 4096;          // floats of lines that stay near
 constexpr int64_t kMostTapRows = 16;
 constexpr int64_t kMostLines = 64 << 10;  // floats
@@ -97,6 +98,8 @@ std::unique_ptr<GroupPlan> GroupPlan::make(const BoundProgram& bound, size_t sta
     }
     if (!plan->pack(*w.map, of, constants[w.tensor])) continue;
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->column_);
+    const Finish* finish = plan->epilogue_->finish();
+    plan->finishes_ = finish != nullptr && finish->is_plain(false) && plan->channels_ % plan->unit_ == 0;
     return plan;
   }
   return nullptr;
@@ -104,15 +107,17 @@ std::unique_ptr<GroupPlan> GroupPlan::make(const BoundProgram& bound, size_t sta
 
 bool GroupPlan::choose_kind() {
   const int64_t lanes = kernels_->lanes;
+  const bool three = columns_.taps == kGroupTaps && columns_.reach == 1;
   // With more channels of wide groups products over their columns do as well.
-  if (summed_ < 2 || summed_ > (group_ < 2 * lanes ? kMostSummed : 2 * lanes)) return false;
+  const bool wide = group_ >= 2 * lanes, copied = three && summed_ <= (wide ? kMostOfWide : 2 * lanes);
+  if (summed_ < 2 || (!copied && summed_ > (wide ? 2 * lanes : kMostSummed))) return false;
   // Planes that a single tap reads are hardly worth it.
   if (rows_.taps * columns_.taps == 1 && summed_ > kMostAtOnce) return false;
   if (columns_.letter < 0 || (columns_.step != 1 && columns_.step != 2)) return false;
-  const bool three = columns_.taps == kGroupTaps && columns_.reach == 1;
   if (group_ % lanes == 0) {
-    const bool two = group_ % (2 * lanes) == 0 && kernels_->tiles[kTwo][0] > 0;
-    kind_ = three && summed_ <= 2 * lanes ? two ? kTwo : kAlone : group_ % (2 * lanes) == 0 ? kDouble : kSingle;
+    const bool two = group_ % (2 * lanes) == 0;
+    const bool threes = group_ % (3 * lanes) == 0 && kernels_->tiles[kThree][0] > 0;
+    kind_ = copied ? (two ? kTwo : threes ? kThree : kAlone) : two ? kDouble : kSingle;
   } else if (three && group_ == summed_ && (group_ == 2 || group_ == 4 || group_ == 8)) {
     kind_ = group_ == 2 ? kPairs : group_ == 4 ? kFours : kEights;
   } else if (group_ < lanes) {
@@ -122,7 +127,7 @@ bool GroupPlan::choose_kind() {
   }
   if (kernels_->tiles[kind_][0] == 0) kind_ = kSpread;
   planes_ = kind_ == kSpread || kind_ == kSingle || kind_ == kDouble;
-  unit_ = kind_ == kTwo || kind_ == kDouble ? 2 * lanes : lanes;
+  unit_ = kind_ == kThree ? 3 * lanes : kind_ == kTwo || kind_ == kDouble ? 2 * lanes : lanes;
   return true;
 }
 
@@ -297,9 +302,9 @@ void GroupPlan::copy_planes(const float* from, int64_t block, int64_t begin, int
   }
 }
 
-// A row of outputs; lines before *ready are in the room.
+// A row of outputs, from its first one's place on; lines before *ready are in the room.
 void GroupPlan::run_row(const float* x, int64_t row, int64_t block, const Room& room,
-                        int64_t* ready, float* sums) const {
+                        int64_t* ready, const FinishRows& to) const {
   const int64_t made = std::min(block_out_, channels_ - block * block_out_);
   const int64_t top = rows_.step * row, last = top + rows_.reach * (rows_.taps - 1);
   for (int64_t y = std::max(*ready, top); y <= last; ++y) copy_line(x, y, block, room);
@@ -329,7 +334,12 @@ void GroupPlan::run_row(const float* x, int64_t row, int64_t block, const Room& 
     tile.reach = columns_.reach;
     tile.weights = weights_->data() + (block * block_out_ + u) / unit_ * unit_floats_ +
                    first * tap_row_;
-    tile.out_pixel = block_out_;
+    tile.out_pixel = to.out_ld;
+    tile.bias = to.column_bias == nullptr ? nullptr : to.column_bias + u;
+    tile.shift = to.shift;
+    tile.clamps = to.clamps;
+    tile.low = to.low;
+    tile.high = to.high;
     const int64_t channel = (kind_ == kSpread ? u / unit_ : u / group_) * summed_ * (planes_ ? plane_ : 1);
     for (int64_t q = 0; q < outputs; q += tiles[tile_]) {
       const int size = q + tiles[tile_] <= outputs ? tile_ : rest_;
@@ -337,7 +347,7 @@ void GroupPlan::run_row(const float* x, int64_t row, int64_t block, const Room& 
       for (int64_t r = 0; r < count; ++r) {
         at[r] = lines[r] + begin * columns_.step * column + channel;
       }
-      tile.out = sums + begin * block_out_ + u;
+      tile.out = to.out + begin * to.out_ld + u;
       kernels_->run[kind_][columns_.step - 1][size](tile);
     }
   }
@@ -378,10 +388,20 @@ void GroupPlan::run(const RunContext& context) const {
       int64_t ready = 0;
       for (int64_t p = row0; p < row1; p += strip_) {
         const int64_t p1 = std::min(row1, p + strip_);
-        for (int64_t q = p; q < p1; ++q) run_row(x, q, block, room, &ready, room.sums + (q - p) * row);
-        const int64_t at = outer * rows_.outputs;
-        epilogue_->run(context, fixed, (at + p) * columns_.outputs, (at + p1) * columns_.outputs,
-                       channel, channel1, room.sums, block_out_, room.scratch);
+        const int64_t first = (outer * rows_.outputs + p) * columns_.outputs;
+        const int64_t last = first + (p1 - p) * columns_.outputs;
+        FinishRows to{};
+        if (finishes_) {
+          to = epilogue_->finish()->rows(context, fixed, first, last, channel, channel1, nullptr, 0);
+        } else {
+          to.out = room.sums;
+          to.out_ld = block_out_;
+        }
+        for (int64_t q = p; q < p1; ++q, to.out += columns_.outputs * to.out_ld) {
+          run_row(x, q, block, room, &ready, to);
+        }
+        if (finishes_) continue;
+        epilogue_->run(context, fixed, first, last, channel, channel1, room.sums, block_out_, room.scratch);
       }
     }
   });

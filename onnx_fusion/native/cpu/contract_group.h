@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/finish.h"
 #include "cpu/group_kernels.h"
 #include "cpu/tile.h"
 #include "cpu/weights.h"
@@ -43,7 +44,7 @@ class GroupPlan final : public StagePlan {
   void copy_line(const float* x, int64_t y, int64_t block, const Room& room) const;
   void copy_planes(const float* x, int64_t block, int64_t begin, int64_t end, float* line) const;
   void run_row(const float* x, int64_t row, int64_t block, const Room& room, int64_t* ready,
-               float* sums) const;
+               const FinishRows& to) const;
 
   const GroupKernels* kernels_ = nullptr;
   size_t stage_index_ = 0;
@@ -69,6 +70,7 @@ class GroupPlan final : public StagePlan {
   std::vector<GroupSpread> spreads_;  // by vector of outputs
   std::shared_ptr<const PackedWeights> weights_;
   std::unique_ptr<Epilogue> epilogue_;
+  bool finishes_ = false;  // tiles do what follows
 };
 
 }  // namespace onnx_fusion::cpu

@@ -16,6 +16,10 @@ struct GroupTile {
   const float* weights;       // [line][channel][tap][lane]
   float* out;
   int64_t out_pixel;
+  const float* bias;  // of the lanes; null if there is none
+  float shift;
+  bool clamps;
+  float low, high;
 };
 
 inline constexpr int kGroupTaps = 3;   // of a window along a line, in the kinds without planes
@@ -28,6 +32,7 @@ enum GroupKind : int {
   kEights,  // of 8
   kAlone,   // a vector belongs to one group, whose channels are broadcast
   kTwo,     // two vectors do
+  kThree,   // three do
   kSpread,  // lines are planes, one for each channel summed, of vectors spread already
   kSingle,  // as kAlone, and lines are planes of single channels
   kDouble,  // as kTwo

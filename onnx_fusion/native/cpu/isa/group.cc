@@ -12,6 +12,7 @@ namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
 constexpr int kTaps = kGroupTaps;
+constexpr bool kMany = kRegisters > 16;
 
 // Every lane of a group of G takes the group's channel C.
 template <int G, int C>
@@ -29,8 +30,35 @@ inline __attribute__((always_inline)) void add(Floats x, int j, const Floats (&w
   for (int i = 0; i < P; ++i) {
     const int s = j - Step * i;
     if (s < 0 || s >= kTaps) continue;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) sum[i][v] += x * weights[s][v];
+  }
+}
+
+template <int P, int V>
+inline __attribute__((always_inline)) void begin(const GroupTile& tile, Floats (&sum)[P][V]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    const Floats x = (tile.bias != nullptr ? load(tile.bias + v * kLanes) : Floats{}) + tile.shift;
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) sum[i][v] = x;
+  }
+}
+
+template <int P, int V>
+inline __attribute__((always_inline)) void finish(const GroupTile& tile, Floats (&sum)[P][V]) {
+  if (tile.clamps) {
+    const Floats low = broadcast(tile.low), high = broadcast(tile.high);
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) sum[i][v] = clamp(sum[i][v], low, high);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < P; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(tile.out + i * tile.out_pixel + v * kLanes, sum[i][v]);
   }
 }
 
@@ -38,7 +66,7 @@ template <int V>
 inline __attribute__((always_inline)) void load_taps(const float* from, Floats (&weights)[kTaps][V]) {
 #pragma GCC unroll 3
   for (int s = 0; s < kTaps; ++s) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) weights[s][v] = load(from + (s * V + v) * kLanes);
   }
 }
@@ -60,22 +88,23 @@ inline __attribute__((always_inline)) void add_channels(const float* line, int64
 
 template <int G, int Step, int P>
 void run_spread(const GroupTile& tile) {
-  Floats sum[P][1] = {};
+  Floats sum[P][1];
+  begin(tile, sum);
   const float* weights = tile.weights;
   for (int r = 0; r < tile.count; ++r, weights += G * kTaps * kLanes) {
     add_channels<G, 0, Step>(tile.lines[r], tile.pixel, weights, sum);
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < P; ++i) store(tile.out + i * tile.out_pixel, sum[i][0]);
+  finish(tile, sum);
 }
 
+// With registers for it all taps' weights at once, so that a channel is broadcast for all windows that see
+// it; else a tap after the other, which leaves two vectors as many sums as a matrix product's tile.
 template <int V, int Step, int P>
-void run_broadcast(const GroupTile& tile) {
-  Floats sum[P][V] = {};
-  const float* from = tile.weights;
-  for (int r = 0; r < tile.count; ++r) {
-    const float* line = tile.lines[r];
-    for (int64_t c = 0; c < tile.depth; ++c, from += kTaps * V * kLanes) {
+inline __attribute__((always_inline)) void add_line(const float* line, const float* from,
+                                                    const GroupTile& tile, Floats (&sum)[P][V]) {
+  constexpr int kRow = kTaps * V * kLanes;
+  if constexpr (V == 1 || kMany) {
+    for (int64_t c = 0; c < tile.depth; ++c, from += kRow) {
       Floats weights[kTaps][V];
       load_taps(from, weights);
 #pragma GCC unroll 32
@@ -83,19 +112,46 @@ void run_broadcast(const GroupTile& tile) {
         add<Step>(broadcast(line[j * tile.pixel + c]), j, weights, sum);
       }
     }
+    return;
   }
+#pragma GCC unroll 1
+  for (int s = 0; s < kTaps; ++s, line += tile.pixel, from += V * kLanes) {
+    const float* x[P];
 #pragma GCC unroll 16
-  for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(tile.out + i * tile.out_pixel + v * kLanes, sum[i][v]);
+    for (int i = 0; i < P; ++i) x[i] = line + i * Step * tile.pixel;
+    const float* weights = from;
+#pragma GCC unroll 4
+    for (int64_t c = 0; c < tile.depth; ++c, weights += kRow) {
+      Floats w[V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) w[v] = load(weights + v * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < P; ++i) {
+        const Floats y = broadcast(x[i][c]);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[i][v] += y * w[v];
+      }
+    }
   }
+}
+
+template <int V, int Step, int P>
+void run_broadcast(const GroupTile& tile) {
+  Floats sum[P][V];
+  begin(tile, sum);
+  const float* from = tile.weights;
+  for (int r = 0; r < tile.count; ++r, from += tile.depth * kTaps * V * kLanes) {
+    add_line<V, Step>(tile.lines[r], from, tile, sum);
+  }
+  finish(tile, sum);
 }
 
 // Lines are planes of spread vectors, or of single channels that are broadcast.
 template <bool Vectors, int V, int Step, int P>
 void run_planes(const GroupTile& tile) {
   constexpr int kColumn = Vectors ? kLanes : 1;
-  Floats sum[P][V] = {};
+  Floats sum[P][V];
+  begin(tile, sum);
   const float* from = tile.weights;
   const int64_t reach = tile.reach * kColumn;
   for (int r = 0; r < tile.count; ++r) {
@@ -104,23 +160,19 @@ void run_planes(const GroupTile& tile) {
       const float* x = plane;
       for (int64_t s = 0; s < tile.taps; ++s, x += reach, from += V * kLanes) {
         Floats weights[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int v = 0; v < V; ++v) weights[v] = load(from + v * kLanes);
 #pragma GCC unroll 16
         for (int i = 0; i < P; ++i) {
           const float* at = x + Step * i * kColumn;
           const Floats y = Vectors ? load(at) : broadcast(*at);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int v = 0; v < V; ++v) sum[i][v] += y * weights[v];
         }
       }
     }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < P; ++i) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) store(tile.out + i * tile.out_pixel + v * kLanes, sum[i][v]);
-  }
+  finish(tile, sum);
 }
 
 template <int N>
@@ -169,7 +221,29 @@ void spread(const GroupSpread& spread, const float* from, int64_t step, int64_t 
   kFrom[spread.count - 1](spread, from, step, count, depth, to, plane);
 }
 
+// Pixels of N vectors.
+template <int N>
+void copy_vectors(const float* from, int64_t step, int64_t count, float* to) {
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < count; ++i, from += step, to += N * kLanes) {
+    Floats x[N];
+#pragma GCC unroll 8
+    for (int k = 0; k < N; ++k) x[k] = load(from + k * kLanes);
+#pragma GCC unroll 8
+    for (int k = 0; k < N; ++k) store(to + k * kLanes, x[k]);
+  }
+}
+
 void copy(const float* from, int64_t step, int64_t count, int64_t floats, float* to) {
+  switch (floats % kLanes == 0 ? floats / kLanes : 0) {
+    case 1: return copy_vectors<1>(from, step, count, to);
+    case 2: return copy_vectors<2>(from, step, count, to);
+    case 3: return copy_vectors<3>(from, step, count, to);
+    case 4: return copy_vectors<4>(from, step, count, to);
+    case 6: return copy_vectors<6>(from, step, count, to);
+    case 8: return copy_vectors<8>(from, step, count, to);
+    default: break;
+  }
   const int64_t whole = floats / kLanes * kLanes;
   for (int64_t i = 0; i < count; ++i, from += step, to += floats) {
     int64_t c = 0;
@@ -178,9 +252,9 @@ void copy(const float* from, int64_t step, int64_t count, int64_t floats, float*
   }
 }
 
-constexpr bool kMany = kRegisters > 16;
 constexpr int kWide = kMany ? 14 : 10, kNext = kMany ? 7 : 8, kLess = kMany ? 4 : 7;  // outputs of one vector
-constexpr int kHalf = kMany ? 8 : 4;                                                  // of two
+constexpr int kTwos[kGroupTiles] = {kMany ? 8 : 6, kMany ? 7 : 5, kMany ? 2 : 4, kMany ? 1 : 2, kMany ? 0 : 1};  // of two
+constexpr int kThrees[kGroupTiles] = {kMany ? 0 : 4, 3, 2, 1, 0};  // of three
 
 // With planes: of one vector, of one that is broadcast, and of two.
 constexpr int kSpreads[kGroupTiles] = {14, kMany ? 12 : 10, 7, 4, 1};
@@ -201,8 +275,14 @@ constexpr int kDoubles[kGroupTiles] = {kMany ? 14 : 6, kMany ? 10 : 5, 4, 2, 1};
   }
 #define TWO(Step)                                                                             \
   {                                                                                           \
-    run_broadcast<2, Step, kHalf>, run_broadcast<2, Step, kHalf - 1>,                         \
-        run_broadcast<2, Step, 2>, run_broadcast<2, Step, 1>, nullptr                         \
+    run_broadcast<2, Step, kTwos[0]>, run_broadcast<2, Step, kTwos[1]>,                       \
+        run_broadcast<2, Step, kTwos[2]>, run_broadcast<2, Step, kTwos[3]>,                   \
+        run_broadcast<2, Step, 1>                                                             \
+  }
+#define THREE(Step)                                                                           \
+  {                                                                                           \
+    run_broadcast<3, Step, 4>, run_broadcast<3, Step, 3>, run_broadcast<3, Step, 2>,          \
+        run_broadcast<3, Step, 1>, nullptr                                                    \
   }
 #define PLANES(Vectors, V, Step, P)                                                           \
   {                                                                                           \
@@ -224,7 +304,8 @@ const GroupKernels group_kernels = {
      {kLanes > 4 ? kWide : 0, kNext, kLess, 3, 1},
      {kLanes > 8 ? kWide : 0, kNext, kLess, 3, 1},
      {kWide, kNext, kLess, 3, 1},
-     {kRegisters > 16 ? kHalf : 0, kHalf - 1, 2, 1, 0},
+     TILES(kTwos),
+     TILES(kThrees),
      TILES(kSpreads),
      TILES(kSingles),
      TILES(kDoubles)},
@@ -241,6 +322,7 @@ const GroupKernels group_kernels = {
 #endif
      {ALONE(1), ALONE(2)},
      {TWO(1), TWO(2)},
+     {THREE(1), THREE(2)},
      PLANES_OF(true, 1, kSpreads),
      PLANES_OF(false, 1, kSingles),
      PLANES_OF(false, 2, kDoubles)},
