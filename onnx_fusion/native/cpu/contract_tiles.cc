@@ -45,8 +45,14 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
   const auto point = [&](int64_t row, int64_t count, int piece) {
     const int64_t k0 = pieces_[piece].k0;
     const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
-    const int64_t* outer = tables.outer.data() + row;
-    for (int64_t i = 0; i < count; ++i) to[i] = base + outer[i];
+    const int64_t* const outer = tables.outer.data() + row;
+    const float** const begin = to;
+    if (dense_) {
+      const float* at = base + outer[0];
+      for (int64_t i = 0; i < count; ++i, at += depth_) begin[i] = at;
+    } else {
+      for (int64_t i = 0; i < count; ++i) begin[i] = base + outer[i];
+    }
     for (const TableGuard& guard : tables.guards) {
       const int32_t* at = guard.outer.data() + row;
       const int32_t inner = guard.inner[k0];
