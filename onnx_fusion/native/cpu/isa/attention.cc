@@ -6,7 +6,8 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-constexpr int kAtOnce = 4;  // vectors whose exponentials are computed together
+// Vectors whose exponentials are computed together, and summed apart: as many as have registers.
+constexpr int kAtOnce = kRegisters > 16 ? 4 : 2;
 constexpr float kInfinity = __builtin_inff();
 
 inline Floats larger(Floats a, Floats b) { return most(a, b); }  // b where either is NaN
