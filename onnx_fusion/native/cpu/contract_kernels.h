@@ -80,7 +80,8 @@ struct TileCall {
   const float* fetch = nullptr;      // lines of 64 bytes to bring near meanwhile, or null
   int fetch_lines = 0;               // of them, per kFetchStep of k
   int64_t tiles = 1;    // one after the other: a, ahead, c and finish go on
-  bool dense = false;   // each row lies behind the one before, of this and of the further tiles
+  int64_t apart = 0;    // floats from each row to the next, of this and of the further tiles; 0:
+                        // they differ
   bool halved = false;  // of the last vector only the lower half exists, in b too
 };
 

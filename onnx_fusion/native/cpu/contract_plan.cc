@@ -187,10 +187,12 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
   epilogue_ = transposed_ ? std::make_unique<Epilogue>(bound, stage, column_, row_)
                           : std::make_unique<Epilogue>(bound, stage, row_, column_);
   choose_blocks();
-  dense_ = rows_side_.source == Source::direct && row_step_ == 1 && padding_.empty() &&
-           pieces_.size() == 1;
   const std::vector<int64_t>& rows_at = rows_side_.tables.outer;
-  for (int64_t r = 1; dense_ && r < rows_; ++r) dense_ = rows_at[r] - rows_at[r - 1] == depth_;
+  const bool in_place = rows_side_.source == Source::direct && row_step_ == 1 && padding_.empty();
+  if (in_place && rows_ > 1) apart_ = rows_at[1] - rows_at[0];
+  for (int64_t r = 1; r < rows_ && apart_ > 0; ++r) {
+    if (rows_at[r] - rows_at[r - 1] != apart_) apart_ = 0;
+  }
 }
 
 void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* constants,

@@ -193,7 +193,7 @@ class ContractPlan final : public StagePlan {
   size_t prologue_bytes_ = 0;
   bool streams_ = false;  // one or two rows: several panels at once
   bool finishes_ = false;  // tiles store their results themselves
-  bool dense_ = false;     // each row lies behind the one before
+  int64_t apart_ = 0;      // floats from each row to the next; 0: they differ
 
   std::unique_ptr<Epilogue> epilogue_;
   Successor successor_;

@@ -47,9 +47,9 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
     const float* base = item.rows + (depth_ > 0 ? tables.inner[k0] : 0);
     const int64_t* const outer = tables.outer.data() + row;
     const float** const begin = to;
-    if (dense_) {
+    if (apart_ > 0) {
       const float* at = base + outer[0];
-      for (int64_t i = 0; i < count; ++i, at += depth_) begin[i] = at;
+      for (int64_t i = 0; i < count; ++i, at += apart_) begin[i] = at;
     } else {
       for (int64_t i = 0; i < count; ++i) begin[i] = base + outer[i];
     }
@@ -259,7 +259,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   if (indexed) call.offsets = offsets.data() + pieces_[block.first].k0;
   call.add = add;
   call.ldc = ldc;
-  call.dense = dense_;
+  if (pieces == 1) call.apart = apart_;
   call.a_step = direct ? row_step_ : tile_rows_;
   FinishRows rows;
   const float* starts[kMostTileRows];

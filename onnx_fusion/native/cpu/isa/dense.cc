@@ -1,6 +1,6 @@
-// Register tiles of rows that lie one behind the other, as the pixels of a channels-last image do.
-// With few k what is between two tiles takes the time, since the next one waits behind it in the
-// reorder buffer: here it has neither pointers to rows nor the rarer ends.
+// Register tiles of rows that lie equally far apart, as the pixels of a channels-last image do. What
+// is between two tiles, or two groups of k, costs most where two threads share a core, its decoder
+// and its reorder buffer: here it has neither pointers to rows nor the rarer ends.
 #include "cpu/contract_kernels.h"
 #include "cpu/finish.h"
 #include "cpu/isa/sums.h"
@@ -12,9 +12,8 @@ extern const FinishPasses finish_passes;
 
 namespace {
 
-constexpr int kUnroll = 8;             // of k
+constexpr int kSteps = 4;               // of k, where fewer than kFetchStep are left
 constexpr int64_t kAheadFloats = 256;  // of rows, at least, that are on their way
-constexpr int64_t kMostDepth = 48;     // with more k it is no faster
 
 template <int R, int Columns>
 inline __attribute__((always_inline)) void fetch_rows(const float* rows, int64_t ld) {
@@ -25,51 +24,95 @@ inline __attribute__((always_inline)) void fetch_rows(const float* rows, int64_t
   }
 }
 
+// With few registers the compiler must not know what x is: it would keep the distance of every
+// element from it, and move each on.
+template <typename T>
+inline __attribute__((always_inline)) void hide(T& x) {
+  if (kRegisters <= 16) asm("" : "+r"(x));
+}
+
 template <typename Vector, int R, int N>
 void dense(const TileCall& call) {
   using Tile = Sums<Vector, R, N>;
-  constexpr int kLines = R * kUnroll / kLineFloats > 0 ? R * kUnroll / kLineFloats : 1;
-  const FinishRows& f = *call.finish;
-  const bool again = kActivates && f.again(), adds = f.residual != nullptr && !f.late;
-  const bool gates = f.activation == Activation::gate;
-  const int64_t row = call.depths[0], ahead = (kAheadFloats / (R * row) + 1) * R * row;
-  const int64_t fetched = call.fetch_lines * (row / kFetchStep);
+  constexpr int kNear = R <= 5 ? 1 : R <= 8 ? 2 : 3;  // rows that one pointer serves
+  constexpr int kBases = (R + kNear - 1) / kNear;
+  const int64_t depth = call.depths[0], apart = call.apart;
+  // Rows ahead: line behind line, or a line of each.
+  const bool together = apart == depth;
+  const int64_t line_step = together ? kLineFloats : apart;
+  const int64_t line_advance = together ? R * kLineFloats : kLineFloats;
+  const int64_t ahead = (kAheadFloats / (R * depth) + 1) * R * apart;
   const float* fetch = call.fetch;
+  const int fetch_lines = call.fetch_lines;
+  const bool finishes = call.finish != nullptr, adds_up = call.add;
+  FinishRows f{};
+  if (finishes) f = *call.finish;
+  f.rows = R;
+  const bool again = kActivates && finishes && f.again();
+  const bool adds = f.residual != nullptr && !f.late, clamps = f.clamps;
+  const bool gates = f.activation == Activation::gate;
+  const int64_t ldc = call.ldc, ld = finishes ? f.out_ld : ldc, residual_ld = f.residual_ld;
   const float* const bias = f.column_bias;
   const float* residual = f.residual;
-  const int64_t ld = f.out_ld, residual_ld = f.residual_ld;
-  const bool clamps = f.clamps;
-  float* out = f.out;
-  FinishRows some = f;
-  some.rows = R;
+  const float* c = call.c;
+  float* out = finishes ? f.out : call.c;
   const float* a = call.a[0];
   Tile sums;
   for (int64_t t = call.tiles; t > 0; --t) {
-    sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(bias + at); });
-    for (int64_t i = 0; i < fetched; ++i, fetch += kLineFloats) __builtin_prefetch(fetch, 0, 2);
+    if (bias != nullptr) {
+      sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(bias + at); });
+    } else {
+      sums.each([&](Vector& sum, int, int) { sum = Vector{}; });
+    }
     const float* b = call.b;
     const float* next = a + ahead;
-    const float* rows[R];
+    const float* bases[kBases];
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      rows[i] = a + i * row;
-      // Else each element's distance from the first row is computed ahead, and kept in memory.
-      if (kRegisters <= 16) asm("" : "+r"(rows[i]));
-    }
-    const auto step = [&](int64_t k) {
-      sums.multiply(b, [&](int i) { return rows[i][k]; });
-      b += Tile::kColumns;
+    for (int i = 0; i < kBases; ++i) bases[i] = a + i * kNear * apart;
+    int64_t further = apart;
+    const auto pass = [&](int steps) {
+      b += steps * Tile::kColumns;
+      hide(further);
+#pragma GCC unroll 16
+      for (int i = 0; i < kBases; ++i) {
+        const float* base = bases[i] + steps;
+        hide(base);
+        bases[i] = base;
+      }
     };
-    int64_t k = 0;
-    for (; k + kUnroll <= row; k += kUnroll) {
+    const auto step = [&](int u) {
+      sums.multiply(b + u * Tile::kColumns, [&](int i) -> const float& {
+        return bases[i / kNear][i % kNear * further + u];
+      });
+    };
+    int64_t left = depth;
+    for (; left >= kFetchStep; left -= kFetchStep) {
+      for (int i = 0; i < fetch_lines; ++i, fetch += kLineFloats) __builtin_prefetch(fetch, 0, 2);
 #pragma GCC unroll 16
-      for (int i = 0; i < kLines; ++i) __builtin_prefetch(next + i * kLineFloats);
-      next += kLines * kLineFloats;
+      for (int i = 0; i < R; ++i) __builtin_prefetch(next + i * line_step);
+      next += line_advance;
 #pragma GCC unroll 16
-      for (int u = 0; u < kUnroll; ++u) step(k + u);
+      for (int u = 0; u < kFetchStep; ++u) step(u);
+      pass(kFetchStep);
     }
-    for (; k < row; ++k) step(k);
-    a += R * row;
+    if (left > 0) {
+#pragma GCC unroll 16
+      for (int i = 0; i < (R + 1) / 2; ++i) __builtin_prefetch(next + i * line_step);
+      for (; left >= kSteps; left -= kSteps) {
+#pragma GCC unroll 16
+        for (int u = 0; u < kSteps; ++u) step(u);
+        pass(kSteps);
+      }
+      for (; left > 0; --left) {
+        step(0);
+        pass(1);
+      }
+    }
+    a += R * apart;
+    if (adds_up) {
+      sums.each([&](Vector& sum, int i, int at) { sum += load_as<Vector>(c + i * ldc + at); });
+      c += R * ldc;
+    }
     if (adds) {
       sums.each([&](Vector& sum, int i, int column) {
         sum += load_as<Vector>(residual + i * residual_ld + column);
@@ -85,9 +128,9 @@ void dense(const TileCall& call) {
     }
     sums.each([&](Vector& sum, int i, int column) { store_as(out + i * ld + column, sum); });
     if (again) {
-      some.out = out;
-      some.residual = residual;
-      finish_passes.activate(some);
+      f.out = out;
+      f.residual = residual;
+      finish_passes.activate(f);
     }
     out += R * ld;
     fetch_rows<R, Tile::kColumns>(out, ld);
@@ -120,14 +163,13 @@ Dense choose(int rows, bool halved) {
 }  // namespace
 
 bool run_dense(int rows, int vectors, const TileCall& call) {
-  if (call.finish == nullptr || call.add || call.pieces != 1) return false;
-  const FinishRows& f = *call.finish;
-  const int64_t width = vectors * kLanes - (call.halved ? kLanes / 2 : 0);
-  if (call.depths[0] < 1 || call.depths[0] > kMostDepth) return false;
-  if (f.columns != width || f.column_bias == nullptr || f.row_bias != nullptr || f.scale != 1.0f ||
-      f.shift != 0.0f || f.gain != nullptr || f.late_gain != nullptr || f.scaled ||
-      f.slope != nullptr) {
-    return false;
+  if (call.pieces != 1 || call.depths[0] < 1) return false;
+  if (const FinishRows* f = call.finish; f != nullptr) {
+    const int64_t width = vectors * kLanes - (call.halved ? kLanes / 2 : 0);
+    if (f->columns != width || f->row_bias != nullptr || f->scale != 1.0f || f->shift != 0.0f ||
+        f->gain != nullptr || f->late_gain != nullptr || f->scaled || f->slope != nullptr) {
+      return false;
+    }
   }
   const Dense run = vectors == 1   ? choose<1>(rows, call.halved)
                     : vectors == 2 ? choose<2>(rows, call.halved)

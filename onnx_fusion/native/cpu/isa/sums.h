@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/isa/lanes.h"
+#include "cpu/isa/product.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
@@ -51,9 +52,7 @@ struct Sums {
     for (int v = 0; v < N; ++v) x[v] = load_as<Vector>(b + v * kLength);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const float y = of(i);
-#pragma GCC unroll 16
-      for (int v = 0; v < N; ++v) rows[i][v] += y * x[v];
+      add_product(rows[i], of(i), x);
     }
   }
 };

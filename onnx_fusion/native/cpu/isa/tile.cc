@@ -35,9 +35,10 @@ inline void store_part(float* p, Vector x, int count) {
 }
 
 // Stores a tile as `f` says; sums that have `begun` hold the bias. Part: some columns do not exist.
+// What is `plain` has begun, and neither scale, shift nor gain.
 template <bool Part, typename Vector, int R, int N>
 inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, const FinishRows& f,
-                                                  bool begun) {
+                                                  bool begun, bool plain) {
   constexpr int kLength = Sums<Vector, R, N>::kLength;
   const int left = static_cast<int>(f.columns);
   const auto take = [&](const float* p, int column) {
@@ -50,20 +51,24 @@ inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, cons
       if (f.gain_bias != nullptr) sum += take(f.gain_bias, column);
     });
   };
-  if (f.scale != 1.0f) sums.each([&](Vector& sum, int, int) { sum *= f.scale; });
-  if (f.column_bias != nullptr) {
-    if (!begun) sums.each([&](Vector& sum, int, int column) { sum += take(f.column_bias, column); });
-  } else if (f.row_bias != nullptr) {
-    sums.each([&](Vector& sum, int i, int) { sum += f.row_bias[i * f.row_step]; });
+  if (!plain) {
+    if (f.scale != 1.0f) sums.each([&](Vector& sum, int, int) { sum *= f.scale; });
+    if (f.column_bias != nullptr) {
+      if (!begun) {
+        sums.each([&](Vector& sum, int, int column) { sum += take(f.column_bias, column); });
+      }
+    } else if (f.row_bias != nullptr) {
+      sums.each([&](Vector& sum, int i, int) { sum += f.row_bias[i * f.row_step]; });
+    }
+    if (f.shift != 0.0f) sums.each([&](Vector& sum, int, int) { sum += f.shift; });
+    if (f.gain != nullptr && f.gain_first) gain();
   }
-  if (f.shift != 0.0f) sums.each([&](Vector& sum, int, int) { sum += f.shift; });
-  if (f.gain != nullptr && f.gain_first) gain();
   if (f.residual != nullptr && !f.late) {
     sums.each([&](Vector& sum, int i, int column) {
       sum += take(f.residual + i * f.residual_ld, column);
     });
   }
-  if (f.gain != nullptr && !f.gain_first) gain();
+  if (!plain && f.gain != nullptr && !f.gain_first) gain();
   if (f.clamps) {
     const Vector low = splat<Vector>(f.low), high = splat<Vector>(f.high);
     sums.each([&](Vector& sum, int, int) { sum = clamp(sum, low, high); });
@@ -72,7 +77,7 @@ inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, cons
     const Vector low = splat<Vector>(f.p[2]), high = splat<Vector>(f.p[3]);
     sums.each([&](Vector& sum, int, int) { sum *= clamp(sum * f.p[0] + f.p[1], low, high); });
   }
-  if (f.scaled && f.activation <= Activation::gate) {
+  if (!plain && f.scaled && f.activation <= Activation::gate) {
     sums.each([&](Vector& sum, int, int) { sum = sum * f.after[0] + f.after[1]; });
   }
   sums.each([&](Vector& sum, int i, int column) {
@@ -87,7 +92,7 @@ inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, cons
 
 template <typename Vector, int R, int N>
 __attribute__((noinline)) void finish_part(Sums<Vector, R, N> sums, const FinishRows& f) {
-  finish<true>(sums, f, false);
+  finish<true>(sums, f, false, false);
 }
 
 // R rows by N vectors of columns, as often as the call says.
@@ -100,6 +105,7 @@ void tile(const TileCall& call) {
   f.rows = R;
   const bool whole = f.columns == Tile::kColumns;
   const bool begin = whole && !call.add && f.column_bias != nullptr && f.scale == 1.0f;
+  const bool plain = begin && f.shift == 0.0f && f.gain == nullptr && !f.scaled;
   const float* const* rows = call.a;
   const float* const* ahead = call.ahead;
   const float* fetch = call.fetch;
@@ -108,14 +114,15 @@ void tile(const TileCall& call) {
   for (int piece = 0; piece < call.pieces; ++piece) steps += call.depths[piece] / kFetchStep;
   constexpr bool kSteps = (Kind == TileRows::direct || Kind == TileRows::packed) && R >= 4;
   const bool spreads = kSteps && steps > 1;
-  const int rows_to_fetch =
-      call.finish == nullptr ? 0 : spreads ? static_cast<int>((R + steps - 1) / steps) : R;
+  const int rows_to_fetch = call.finish == nullptr ? 0 : R;
+  const int rows_per_step = spreads ? static_cast<int>((R + steps - 1) / steps) : R;
   for (int64_t t = 0; t < call.tiles; ++t) {
     // Lines that the tile will write, and the residual's: a few per step, since many at once would
     // hold up the product's own loads.
     int fetched = 0;
-    const auto fetch_rows = [&](int most) {
-      for (const int end = fetched + most < R ? fetched + most : R; fetched < end; ++fetched) {
+    const auto fetch_rows = [&] {
+      const int end = fetched + rows_per_step;
+      for (; fetched < (end < rows_to_fetch ? end : rows_to_fetch); ++fetched) {
 #pragma GCC unroll 16
         for (int v = 0; v < Tile::kColumns; v += kLineFloats) {
           __builtin_prefetch(f.out + fetched * f.out_ld + v);
@@ -123,7 +130,7 @@ void tile(const TileCall& call) {
         }
       }
     };
-    if (!spreads) fetch_rows(rows_to_fetch);
+    if (!spreads) fetch_rows();
     if (begin) {
       sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(f.column_bias + at); });
     } else {
@@ -137,8 +144,9 @@ void tile(const TileCall& call) {
       const float* together = rows[0];
       int64_t left = call.depths[piece], at = 0;
       const auto step = [&](int64_t k) {
-        sums.multiply(
-            b, [&](int i) { return Kind == TileRows::packed ? together[i] : a[i][k]; });
+        sums.multiply(b, [&](int i) -> const float& {
+          return Kind == TileRows::packed ? together[i] : a[i][k];
+        });
         b += Kind == TileRows::strided ? call.b_step : Tile::kColumns;
         if (Kind == TileRows::packed) together += call.a_step;
       };
@@ -155,19 +163,26 @@ void tile(const TileCall& call) {
         for (; left > 0; --left, ++at) step(call.offsets[at]);
       } else {
         constexpr int kUnroll = R >= 4 ? kFetchStep : 4;
-        for (; left >= kUnroll; left -= kUnroll, at += kUnroll) {
-          if (at % kFetchStep == 0) {
-            if (kSteps && spreads) fetch_rows(rows_to_fetch);
-            if (Kind == TileRows::direct && ahead != nullptr) {
+        // Rows worth fetching lie as far ahead as the first of them: a wrong guess costs a line.
+        const bool fetches = kSteps && Kind == TileRows::direct && ahead != nullptr;
+        const int64_t far = fetches ? ahead[0] - a[0] : 0;
+        for (; left >= kUnroll; left -= kUnroll) {
+          if constexpr (kSteps) {
+            if (fetched < rows_to_fetch) fetch_rows();
+            if (Kind == TileRows::direct && far != 0) {
 #pragma GCC unroll 16
-              for (int i = 0; i < R; ++i) __builtin_prefetch(ahead[i] + at);
+              for (int i = 0; i < R; ++i) __builtin_prefetch(a[i] + far);
             }
             for (int i = 0; i < call.fetch_lines; ++i, fetch += kLineFloats) {
               __builtin_prefetch(fetch, 0, 2);  // into the second-level cache
             }
           }
 #pragma GCC unroll 16
-          for (int u = 0; u < kUnroll; ++u) step(at + u);
+          for (int u = 0; u < kUnroll; ++u) step(u);
+          if constexpr (Kind == TileRows::direct) {
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i) a[i] += kUnroll;
+          }
         }
         for (; left > 0; --left, ++at) step(at);
       }
@@ -179,7 +194,7 @@ void tile(const TileCall& call) {
       sums.each([&](Vector& sum, int i, int at) { store_as(c + i * call.ldc + at, sum); });
     } else {
       if (whole) {
-        finish<false>(sums, f, begin);
+        finish<false>(sums, f, begin, plain);
       } else {
         finish_part(sums, f);
       }
@@ -219,7 +234,7 @@ constexpr Tile kTiles[4][kMostTileRows][3][2] = {KIND(TileRows::direct), KIND(Ti
 #undef PAIR
 
 void run_tile(TileRows kind, int rows, int vectors, const TileCall& call) {
-  if (call.dense && kind == TileRows::direct && run_dense(rows, vectors, call)) return;
+  if (call.apart > 0 && kind == TileRows::direct && run_dense(rows, vectors, call)) return;
   kTiles[static_cast<int>(kind)][rows - 1][vectors - 1][call.halved ? 1 : 0](call);
 }
 

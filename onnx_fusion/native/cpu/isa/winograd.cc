@@ -1,6 +1,7 @@
 // Winograd's minimal filtering (isa/winograd_lines.h): tiles to planes, products, planes to tiles.
 #include "cpu/winograd_kernels.h"
 
+#include "cpu/isa/product.h"
 #include "cpu/isa/winograd_apart.h"
 #include "cpu/isa/winograd_lines.h"
 
@@ -94,6 +95,8 @@ void run_input(WinogradShape shape, const WinogradInput& t) {
   }
 }
 
+constexpr int kSteps = 8;  // of k, between two groups of fetched lines
+
 template <int R, int V>
 void product_tile(int64_t depth, const float* in, const WinogradRow* rows, const float* weights,
                   float* out, bool add, const float* ahead, int64_t ahead_step) {
@@ -105,23 +108,29 @@ void product_tile(int64_t depth, const float* in, const WinogradRow* rows, const
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
   }
-#pragma GCC unroll 4
-  for (int64_t k = 0; k < depth; ++k) {
-    __builtin_prefetch(ahead);
-    for (int line = 16; line < V * kLanes; line += 16) {
-      if (ahead_step > line) __builtin_prefetch(ahead + line);
-    }
-    ahead += ahead_step;
+  const auto step = [&](int u) {
     Floats x[V];
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) x[v] = load(weights + v * kLanes);
+    for (int v = 0; v < V; ++v) x[v] = load(weights + (u * V + v) * kLanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) {
-      const float y = a[i][k];
+    for (int i = 0; i < R; ++i) add_product(sum[i], a[i][u], x);
+  };
+  const auto pass = [&](int steps) {
+    weights += steps * V * kLanes;
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) sum[i][v] += y * x[v];
+    for (int i = 0; i < R; ++i) a[i] += steps;
+  };
+  for (; depth >= kSteps; depth -= kSteps) {
+    for (const float* end = ahead + kSteps * ahead_step; ahead < end; ahead += 16) {
+      __builtin_prefetch(ahead);
     }
-    weights += V * kLanes;
+#pragma GCC unroll 16
+    for (int u = 0; u < kSteps; ++u) step(u);
+    pass(kSteps);
+  }
+  for (; depth > 0; --depth) {
+    step(0);
+    pass(1);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
