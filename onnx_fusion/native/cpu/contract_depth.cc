@@ -201,15 +201,12 @@ bool DepthPlan::choose_copies() {
 
 void DepthPlan::pack(const BoundMap& map, const TensorView* weights) {
   weight_address_ = map.address;
-  weight_step_ = (channels_ + 15) / 16 * 16;
-  if (any_) weight_step_ = rows_.taps * columns_.taps * kernels_->lanes;
-  else if (weight_step_ * static_cast<int64_t>(sizeof(float)) % kSetBytes == 0) weight_step_ += 16;
+  weight_step_ = rows_.taps * columns_.taps * kernels_->lanes;
   if (weights == nullptr) return;
   ContentHash key = hash_constant(*weights);
   key.add("depth", 5);
   for (const int64_t number :
-       {map.address.base, weight_step_, channels_, repeat_, rows_.taps, columns_.taps,
-        static_cast<int64_t>(any_)}) {
+       {map.address.base, weight_step_, channels_, repeat_, rows_.taps, columns_.taps}) {
     key.add(&number, sizeof number);
   }
   const int made = channel_.count > 1 ? channel_.letters[1] : -1;
@@ -223,16 +220,16 @@ void DepthPlan::pack(const BoundMap& map, const TensorView* weights) {
 }
 
 int64_t DepthPlan::packed_floats() const {
-  if (any_) return ceil_div(channels_, kernels_->lanes) * weight_step_;
-  return weight_step_ * rows_.taps * columns_.taps;
+  return ceil_div(channels_, kernels_->lanes) * weight_step_;
 }
 
+// As [vector][line][tap][lane]; the last vector overlaps the one before.
 void DepthPlan::pack_weights(const float* data, float* out) const {
   const auto coef = [&](int letter) { return letter < 0 ? 0 : weight_address_.coef[letter]; };
   const int64_t channel = coef(channel_.letters[0]);
   const int64_t made = coef(channel_.count > 1 ? channel_.letters[1] : -1);
   const int64_t lanes = kernels_->lanes;
-  for (int64_t v = 0; any_ && v < ceil_div(channels_, lanes); ++v) {
+  for (int64_t v = 0; v < ceil_div(channels_, lanes); ++v) {
     for (int64_t r = 0; r < rows_.taps; ++r) {
       for (int64_t s = 0; s < columns_.taps; ++s) {
         const int64_t at = weight_address_.base + r * coef(rows_.tap) + s * coef(columns_.tap);
@@ -241,16 +238,6 @@ void DepthPlan::pack_weights(const float* data, float* out) const {
           *out++ = data[at + c / repeat_ * channel + c % repeat_ * made];
         }
       }
-    }
-  }
-  if (any_) return;
-  for (int64_t r = 0; r < rows_.taps; ++r) {
-    for (int64_t s = 0; s < columns_.taps; ++s, out += weight_step_) {
-      const int64_t at = weight_address_.base + r * coef(rows_.tap) + s * coef(columns_.tap);
-      for (int64_t c = 0; c < channels_; ++c) {
-        out[c] = data[at + c / repeat_ * channel + c % repeat_ * made];
-      }
-      std::fill(out + channels_, out + weight_step_, 0.0f);
     }
   }
 }

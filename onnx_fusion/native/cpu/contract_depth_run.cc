@@ -298,7 +298,7 @@ void DepthPlan::run(const RunContext& context) const {
       block.channel = channel_at(i / bands % blocks);
       block.channels = channel_at(i / bands % blocks + 1) - block.channel;
       block.weights = (packed_ == nullptr ? weights : packed_->data()) +
-                      block.channel * (any_ ? taps : 1);
+                      block.channel * taps;
       block.bias = block.channel + (finish_.bias < 0 ? zero_bias_.data()
                                                      : tensor(context, finish_.bias) +
                                                            finish_.bias_base);

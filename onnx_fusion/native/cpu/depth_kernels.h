@@ -21,7 +21,7 @@ struct DepthTile {
   int32_t first, last;     // lines that count
   int64_t left, right;     // columns that count, at edges: less than a window is missing on a side
   int64_t tiles, apart;    // from the base of one to the next
-  const float* weights;    // [tap], weight_step apart; or, any width, vectors so, [line][tap] each
+  const float* weights;    // of each vector of channels, weight_step apart: [line][tap][lane]
   int64_t weight_step, channels;
   // Any width: lines and taps of the window; columns from a tile to the next, for which left and
   // right are those of the first and may lie outside; what counts outside, unless it adds nothing.

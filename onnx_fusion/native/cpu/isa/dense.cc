@@ -24,13 +24,6 @@ inline __attribute__((always_inline)) void fetch_rows(const float* rows, int64_t
   }
 }
 
-// With few registers the compiler must not know what x is: it would keep the distance of every
-// element from it, and move each on.
-template <typename T>
-inline __attribute__((always_inline)) void hide(T& x) {
-  if (kRegisters <= 16) asm("" : "+r"(x));
-}
-
 template <typename Vector, int R, int N>
 void dense(const TileCall& call) {
   using Tile = Sums<Vector, R, N>;

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cpu/isa/product.h"
 #include "cpu/isa/vector_math.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -25,9 +26,11 @@ inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t
   const auto put = [&](const auto& end) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) {
+      float* to = out + r * tile.out_row + c;
 #pragma GCC unroll 8
-      for (int i = 0; i < P; ++i) {
-        store(out + r * tile.out_row + i * tile.out_pixel + c, end(sum[r][i]));
+      for (int i = 0; i < P; ++i, to += tile.out_pixel) {
+        store(to, end(sum[r][i]));
+        hide(to);
       }
     }
   };
@@ -50,14 +53,13 @@ enum class Reads { inside, edges, pointers };
 
 template <int S, int Step, int R, int P, Reads From>
 inline __attribute__((always_inline)) void block(const DepthTile& tile, const float* base,
-                                                 int64_t c, float* out) {
+                                                 const float* weights, int64_t c, float* out) {
   constexpr int columns = Step * (P - 1) + S, lines = Step * (R - 1) + S;
   // Whether the weights of all lines have registers, or those that a line meets.
   constexpr bool kHeld = R > 1 && S * S + R * P + 2 < kRegisters;
   constexpr bool kLineHeld = !kHeld && R * S + R * P + 2 < kRegisters;
   Floats sum[R][P], held[S][S];
   const Floats bias = load(tile.bias + c);
-  const float* const weights = tile.weights + c;
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -67,7 +69,7 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, const fl
 #pragma GCC unroll 8
     for (int t = 0; t < S; ++t) {
 #pragma GCC unroll 8
-      for (int s = 0; s < S; ++s) held[t][s] = load(weights + (t * S + s) * tile.weight_step);
+      for (int s = 0; s < S; ++s) held[t][s] = load(weights + (t * S + s) * kLanes);
     }
   }
   const auto add_line = [&](int y, const float* at, const float* const* in, const float* w) {
@@ -77,7 +79,7 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, const fl
       const int t = y - Step * r;
 #pragma GCC unroll 8
       for (int s = 0; s < S; ++s) {
-        if (R == 1 || (t >= 0 && t < S)) near[r][s] = load(w + (t * S + s) * tile.weight_step);
+        if (R == 1 || (t >= 0 && t < S)) near[r][s] = load(w + (t * S + s) * kLanes);
       }
     }
 #pragma GCC unroll 32
@@ -95,18 +97,18 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, const fl
           if (s < 0 || s >= S) continue;
           sum[r][i] += x * (kHeld       ? held[t][s]
                             : kLineHeld ? near[r][s]
-                                        : load(w + (t * S + s) * tile.weight_step));
+                                        : load(w + (t * S + s) * kLanes));
         }
       }
     }
   };
   if (R == 1) {
     const float* at = base + tile.first * tile.line;
-    const float* w = weights + tile.first * S * tile.weight_step;
+    const float* w = weights + tile.first * S * kLanes;
     const float* const* in = tile.in + tile.first * columns;
     for (int y = tile.first; y < tile.last; ++y, at += tile.line, in += columns) {
       add_line(0, at, in, w);
-      w += S * tile.weight_step;
+      w += S * kLanes;
     }
   } else {
 #pragma GCC unroll 16
@@ -126,8 +128,9 @@ void run(const DepthTile& given) {
   const float* base = tile.base;
   float* out = tile.out;
   for (int64_t k = 0; k < tile.tiles; ++k) {
-    for (int64_t c = 0;; c = c + kLanes < last ? c + kLanes : last) {
-      block<S, Step, R, P, From>(tile, base, c, out);
+    const float* weights = tile.weights;
+    for (int64_t c = 0;; c = c + kLanes < last ? c + kLanes : last, weights += S * S * kLanes) {
+      block<S, Step, R, P, From>(tile, base, weights, c, out);
       if (c == last) break;
     }
     base += tile.apart;

@@ -1,10 +1,17 @@
-// One row of a register tile times a number.
+// What the compiler is told about registers.
 #pragma once
 
 #include "cpu/isa/lanes.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
+
+// With few registers the compiler must not know what x is: it would keep the distance of every
+// element from it, and move each on.
+template <typename T>
+inline __attribute__((always_inline)) void hide(T& x) {
+  if (kRegisters <= 16) asm("" : "+r"(x));
+}
 
 // sum += y * x. With sixteen registers the compiler, left alone, repeats loads in the products and
 // moves sums between registers; where two threads share a core, instructions are what is short. In
