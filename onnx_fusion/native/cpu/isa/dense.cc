@@ -38,9 +38,8 @@ void dense(const TileCall& call) {
   const float* fetch = call.fetch;
   const int fetch_lines = call.fetch_lines;
   const bool finishes = call.finish != nullptr, adds_up = call.add;
-  FinishRows f{};
-  if (finishes) f = *call.finish;
-  f.rows = R;
+  static const FinishRows none{};  // to make one takes longer than a short tile
+  const FinishRows& f = finishes ? *call.finish : none;
   const bool again = kActivates && finishes && f.again();
   const bool adds = f.residual != nullptr && !f.late, clamps = f.clamps;
   const bool gates = f.activation == Activation::gate;
@@ -121,9 +120,11 @@ void dense(const TileCall& call) {
     }
     sums.each([&](Vector& sum, int i, int column) { store_as(out + i * ld + column, sum); });
     if (again) {
-      f.out = out;
-      f.residual = residual;
-      finish_passes.activate(f);
+      FinishRows some = f;
+      some.rows = R;
+      some.out = out;
+      some.residual = residual;
+      finish_passes.activate(some);
     }
     out += R * ld;
     fetch_rows<R, Tile::kColumns>(out, ld);

@@ -129,9 +129,10 @@ void run(const DepthTile& given) {
   float* out = tile.out;
   for (int64_t k = 0; k < tile.tiles; ++k) {
     const float* weights = tile.weights;
-    for (int64_t c = 0;; c = c + kLanes < last ? c + kLanes : last, weights += S * S * kLanes) {
+    for (int64_t c = 0;; c = c + kLanes < last ? c + kLanes : last) {
       block<S, Step, R, P, From>(tile, base, weights, c, out);
       if (c == last) break;
+      weights += tile.weight_step;
     }
     base += tile.apart;
     out += P * tile.out_pixel;

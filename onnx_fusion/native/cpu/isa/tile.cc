@@ -34,11 +34,24 @@ inline void store_part(float* p, Vector x, int count) {
   std::memcpy(p, &x, static_cast<size_t>(count) * sizeof(float));
 }
 
-// Stores a tile as `f` says; sums that have `begun` hold the bias. Part: some columns do not exist.
-// What is `plain` has begun, and neither scale, shift nor gain.
+// What of a FinishRows moves on with the rows.
+struct Place {
+  float* out;
+  const float *residual, *row_bias, *slope;
+
+  void pass(const FinishRows& f, int64_t count) {
+    out += count * f.out_ld;
+    if (residual != nullptr) residual += count * f.residual_ld;
+    if (row_bias != nullptr) row_bias += count * f.row_step;
+    if (slope != nullptr) slope += count * f.slope_row;
+  }
+};
+
+// Stores a tile as `f` says, at `place`; sums that have `begun` hold the bias. Part: some columns do
+// not exist. What is `plain` has begun, and neither scale, shift nor gain.
 template <bool Part, typename Vector, int R, int N>
 inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, const FinishRows& f,
-                                                  bool begun, bool plain) {
+                                                  const Place& place, bool begun, bool plain) {
   constexpr int kLength = Sums<Vector, R, N>::kLength;
   const int left = static_cast<int>(f.columns);
   const auto take = [&](const float* p, int column) {
@@ -58,14 +71,14 @@ inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, cons
         sums.each([&](Vector& sum, int, int column) { sum += take(f.column_bias, column); });
       }
     } else if (f.row_bias != nullptr) {
-      sums.each([&](Vector& sum, int i, int) { sum += f.row_bias[i * f.row_step]; });
+      sums.each([&](Vector& sum, int i, int) { sum += place.row_bias[i * f.row_step]; });
     }
     if (f.shift != 0.0f) sums.each([&](Vector& sum, int, int) { sum += f.shift; });
     if (f.gain != nullptr && f.gain_first) gain();
   }
   if (f.residual != nullptr && !f.late) {
     sums.each([&](Vector& sum, int i, int column) {
-      sum += take(f.residual + i * f.residual_ld, column);
+      sum += take(place.residual + i * f.residual_ld, column);
     });
   }
   if (!plain && f.gain != nullptr && !f.gain_first) gain();
@@ -81,7 +94,7 @@ inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, cons
     sums.each([&](Vector& sum, int, int) { sum = sum * f.after[0] + f.after[1]; });
   }
   sums.each([&](Vector& sum, int i, int column) {
-    float* to = f.out + i * f.out_ld + column;
+    float* to = place.out + i * f.out_ld + column;
     if (!Part || left >= column + kLength) {
       store_as(to, sum);
     } else if (left > column) {
@@ -91,8 +104,19 @@ inline __attribute__((always_inline)) void finish(Sums<Vector, R, N>& sums, cons
 }
 
 template <typename Vector, int R, int N>
-__attribute__((noinline)) void finish_part(Sums<Vector, R, N> sums, const FinishRows& f) {
-  finish<true>(sums, f, false, false);
+__attribute__((noinline)) void finish_part(Sums<Vector, R, N> sums, const FinishRows& f,
+                                           const Place& place) {
+  finish<true>(sums, f, place, false, false);
+}
+
+void activate(const FinishRows& f, const Place& place, int rows) {
+  FinishRows some = f;
+  some.rows = rows;
+  some.out = place.out;
+  some.residual = place.residual;
+  some.row_bias = place.row_bias;
+  some.slope = place.slope;
+  finish_passes.activate(some);
 }
 
 // R rows by N vectors of columns, as often as the call says.
@@ -100,9 +124,9 @@ template <TileRows Kind, typename Vector, int R, int N>
 void tile(const TileCall& call) {
   using Tile = Sums<Vector, R, N>;
   Tile sums;
-  FinishRows f{};
-  if (call.finish != nullptr) f = *call.finish;
-  f.rows = R;
+  static const FinishRows none{};  // to make one takes longer than a short tile
+  const FinishRows& f = call.finish != nullptr ? *call.finish : none;
+  Place place{f.out, f.residual, f.row_bias, f.slope};
   const bool whole = f.columns == Tile::kColumns;
   const bool begin = whole && !call.add && f.column_bias != nullptr && f.scale == 1.0f;
   const bool plain = begin && f.shift == 0.0f && f.gain == nullptr && !f.scaled;
@@ -125,8 +149,9 @@ void tile(const TileCall& call) {
       for (; fetched < (end < rows_to_fetch ? end : rows_to_fetch); ++fetched) {
 #pragma GCC unroll 16
         for (int v = 0; v < Tile::kColumns; v += kLineFloats) {
-          __builtin_prefetch(f.out + fetched * f.out_ld + v);
-          if (f.residual != nullptr) __builtin_prefetch(f.residual + fetched * f.residual_ld + v);
+          __builtin_prefetch(place.out + fetched * f.out_ld + v);
+          if (f.residual == nullptr) continue;
+          __builtin_prefetch(place.residual + fetched * f.residual_ld + v);
         }
       }
     };
@@ -194,15 +219,12 @@ void tile(const TileCall& call) {
       sums.each([&](Vector& sum, int i, int at) { store_as(c + i * call.ldc + at, sum); });
     } else {
       if (whole) {
-        finish<false>(sums, f, begin, plain);
+        finish<false>(sums, f, place, begin, plain);
       } else {
-        finish_part(sums, f);
+        finish_part(sums, f, place);
       }
-      if (kActivates && f.again()) finish_passes.activate(f);
-      if (f.slope != nullptr) f.slope += R * f.slope_row;
-      f.out += R * f.out_ld;
-      if (f.row_bias != nullptr) f.row_bias += R * f.row_step;
-      if (f.residual != nullptr) f.residual += R * f.residual_ld;
+      if (kActivates && f.again()) activate(f, place, R);
+      place.pass(f, R);
     }
     if (c != nullptr) c += R * call.ldc;
     if (ahead != nullptr) ahead += R;
