@@ -190,6 +190,7 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
     return;
   }
   const RowTiles tiles(count, tile_rows_);
+  const int64_t apart = rows_apart(rows, count);
   const int64_t parts = (k + kLongSum - 1) / kLongSum;
   const int64_t first = first_packed();
   for (int64_t panel = c0 / width; panel * width < c1; ++panel) {
@@ -204,6 +205,7 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
       TileCall call{1,       &length, nullptr, nullptr,         1,      step, b + (k0 + at) * step,
                     nullptr, ld,      add || part > 0, nullptr};
       call.c = out + panel * width - c0;
+      call.apart = apart;
       for (int64_t row = 0; row < count;) {
         const bool large = row < tiles.large * (tiles.rows + 1);
         const int64_t height = tiles.rows + (large ? 1 : 0);

@@ -85,6 +85,16 @@ struct TileCall {
   bool halved = false;  // of the last vector only the lower half exists, in b too
 };
 
+// What TileCall::apart is for these rows.
+inline int64_t rows_apart(const float* const* rows, int64_t count) {
+  if (count < 2 || rows[1] <= rows[0]) return 0;
+  const int64_t apart = rows[1] - rows[0];
+  for (int64_t r = 2; r < count; ++r) {
+    if (rows[r] != rows[r - 1] + apart) return 0;
+  }
+  return apart;
+}
+
 inline constexpr int kFetchStep = 16;  // of k, between two groups of fetched lines
 
 // One or two rows, one piece of k, several packed panels that lie b_panel apart; a row of c is

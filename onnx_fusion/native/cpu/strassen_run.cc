@@ -202,6 +202,8 @@ void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64
     const int64_t rows = lower ? ends->rows / 2 : pairs;
     const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
     const int64_t large = rows % tiles;  // tiles of one row more than the others
+    const float* const* const from = buffers.pointers + product * pairs;
+    const int64_t apart = rows_apart(from, rows);
     if (lower) {
       const int64_t end = std::min(left_, panel1 * width_);
       finish_half(*ends, pairs, end - panel0 * width_, buffers);
@@ -213,7 +215,8 @@ void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64
       TileCall call{};
       call.pieces = 1;
       call.depths = &depth;
-      call.a = buffers.pointers + product * pairs;
+      call.a = from;
+      call.apart = apart;
       call.a_step = 1;
       call.b = find_weights(product, block, panel).begin;
       call.b_step = vectors * lanes_;

@@ -5,10 +5,9 @@
 #include "cpu/finish.h"
 #include "cpu/isa/sums.h"
 #include "cpu/isa/tile.h"
+#include "cpu/isa/tile_finish.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
-
-extern const FinishPasses finish_passes;
 
 namespace {
 
@@ -37,22 +36,19 @@ void dense(const TileCall& call) {
   const int64_t ahead = (kAheadFloats / (R * depth) + 1) * R * apart;
   const float* fetch = call.fetch;
   const int fetch_lines = call.fetch_lines;
-  const bool finishes = call.finish != nullptr, adds_up = call.add;
-  static const FinishRows none{};  // to make one takes longer than a short tile
-  const FinishRows& f = finishes ? *call.finish : none;
-  const bool again = kActivates && finishes && f.again();
-  const bool adds = f.residual != nullptr && !f.late, clamps = f.clamps;
-  const bool gates = f.activation == Activation::gate;
-  const int64_t ldc = call.ldc, ld = finishes ? f.out_ld : ldc, residual_ld = f.residual_ld;
-  const float* const bias = f.column_bias;
-  const float* residual = f.residual;
-  const float* c = call.c;
-  float* out = finishes ? f.out : call.c;
+  const bool finishes = call.finish != nullptr;
+  const FinishRows& f = finishes ? *call.finish : kNoFinish;
+  Place place{f.out, f.residual, f.row_bias, f.slope};
+  const bool begins = f.columns == Tile::kColumns && !call.add && f.column_bias != nullptr &&
+                      f.scale == 1.0f;
+  const bool plain = begins && f.shift == 0.0f && f.gain == nullptr && !f.scaled;
+  const int64_t ldc = call.ldc;
+  float* c = call.c;
   const float* a = call.a[0];
   Tile sums;
   for (int64_t t = call.tiles; t > 0; --t) {
-    if (bias != nullptr) {
-      sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(bias + at); });
+    if (begins) {
+      sums.each([&](Vector& sum, int, int at) { sum = load_as<Vector>(f.column_bias + at); });
     } else {
       sums.each([&](Vector& sum, int, int) { sum = Vector{}; });
     }
@@ -101,36 +97,17 @@ void dense(const TileCall& call) {
       }
     }
     a += R * apart;
-    if (adds_up) {
+    if (call.add) {
       sums.each([&](Vector& sum, int i, int at) { sum += load_as<Vector>(c + i * ldc + at); });
-      c += R * ldc;
     }
-    if (adds) {
-      sums.each([&](Vector& sum, int i, int column) {
-        sum += load_as<Vector>(residual + i * residual_ld + column);
-      });
+    if (finishes) {
+      finish(sums, f, place, begins, plain);
+      fetch_rows<R, Tile::kColumns>(place.out, f.out_ld);
+      if (f.residual != nullptr) fetch_rows<R, Tile::kColumns>(place.residual, f.residual_ld);
+    } else {
+      sums.each([&](Vector& sum, int i, int at) { store_as(c + i * ldc + at, sum); });
     }
-    if (clamps) {
-      const Vector low = splat<Vector>(f.low), high = splat<Vector>(f.high);
-      sums.each([&](Vector& sum, int, int) { sum = clamp(sum, low, high); });
-    }
-    if (gates) {
-      const Vector low = splat<Vector>(f.p[2]), high = splat<Vector>(f.p[3]);
-      sums.each([&](Vector& sum, int, int) { sum *= clamp(sum * f.p[0] + f.p[1], low, high); });
-    }
-    sums.each([&](Vector& sum, int i, int column) { store_as(out + i * ld + column, sum); });
-    if (again) {
-      FinishRows some = f;
-      some.rows = R;
-      some.out = out;
-      some.residual = residual;
-      finish_passes.activate(some);
-    }
-    out += R * ld;
-    fetch_rows<R, Tile::kColumns>(out, ld);
-    if (residual == nullptr) continue;
-    residual += R * residual_ld;
-    fetch_rows<R, Tile::kColumns>(residual, residual_ld);
+    c += R * ldc;
   }
 }
 
@@ -158,13 +135,6 @@ Dense choose(int rows, bool halved) {
 
 bool run_dense(int rows, int vectors, const TileCall& call) {
   if (call.pieces != 1 || call.depths[0] < 1) return false;
-  if (const FinishRows* f = call.finish; f != nullptr) {
-    const int64_t width = vectors * kLanes - (call.halved ? kLanes / 2 : 0);
-    if (f->columns != width || f->row_bias != nullptr || f->scale != 1.0f || f->shift != 0.0f ||
-        f->gain != nullptr || f->late_gain != nullptr || f->scaled || f->slope != nullptr) {
-      return false;
-    }
-  }
   const Dense run = vectors == 1   ? choose<1>(rows, call.halved)
                     : vectors == 2 ? choose<2>(rows, call.halved)
                                    : choose<3>(rows, call.halved);

@@ -6,11 +6,13 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-// With few registers the compiler must not know what x is: it would keep the distance of every
-// element from it, and move each on.
+// The compiler must not know what x is: it would keep the distance of every element from it, and move
+// each on, with sixteen registers in memory.
 template <typename T>
-inline __attribute__((always_inline)) void hide(T& x) {
-  if (kRegisters <= 16) asm("" : "+r"(x));
+inline __attribute__((always_inline)) void hide([[maybe_unused]] T& x) {
+#if defined(__x86_64__)
+  asm("" : "+r"(x));
+#endif
 }
 
 // sum += y * x. With sixteen registers the compiler, left alone, repeats loads in the products and
