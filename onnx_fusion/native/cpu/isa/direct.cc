@@ -3,6 +3,7 @@
 
 #include "cpu/direct_kernels.h"
 #include "cpu/isa/lanes.h"
+#include "cpu/isa/product.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
@@ -52,11 +53,7 @@ void direct_tile(const DirectTile& t, int64_t first, float* out, int64_t ld) {
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const float y = w[r];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] += y * x[v];
-    }
+    for (int r = 0; r < R; ++r) add_product(sum[r], w[r], x);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {

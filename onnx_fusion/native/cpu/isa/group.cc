@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cpu/isa/lanes.h"
+#include "cpu/isa/product.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
@@ -126,11 +127,7 @@ inline __attribute__((always_inline)) void add_line(const float* line, const flo
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) w[v] = load(weights + v * kLanes);
 #pragma GCC unroll 16
-      for (int i = 0; i < P; ++i) {
-        const Floats y = broadcast(x[i][c]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) sum[i][v] += y * w[v];
-      }
+      for (int i = 0; i < P; ++i) add_product(sum[i], x[i][c], w);
     }
   }
 }
@@ -165,7 +162,11 @@ void run_planes(const GroupTile& tile) {
 #pragma GCC unroll 16
         for (int i = 0; i < P; ++i) {
           const float* at = x + Step * i * kColumn;
-          const Floats y = Vectors ? load(at) : broadcast(*at);
+          if (!Vectors) {
+            add_product(sum[i], *at, weights);
+            continue;
+          }
+          const Floats y = load(at);
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) sum[i][v] += y * weights[v];
         }

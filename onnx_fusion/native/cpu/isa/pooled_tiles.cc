@@ -3,6 +3,7 @@
 #include "cpu/pooled_kernels.h"
 
 #include "cpu/isa/numbers.h"
+#include "cpu/isa/product.h"
 #include "cpu/isa/winograd_lines.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
@@ -154,16 +155,13 @@ void product_tiles(const PooledProduct& p) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
     }
+#pragma GCC unroll 2
     for (int64_t k = 0; k < channels; ++k, weights += V * kLanes) {
       Floats x[V];
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) x[v] = load(weights + v * kLanes);
 #pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) {
-        const float y = in[i * Room + k];
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[i][v] += y * x[v];
-      }
+      for (int i = 0; i < R; ++i) add_product(sum[i], in[i * Room + k], x);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {

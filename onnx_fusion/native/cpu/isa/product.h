@@ -6,8 +6,8 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-// The compiler must not know what x is: it would keep the distance of every element from it, and move
-// each on, with sixteen registers in memory.
+// The compiler must not know what x is: it would keep the distance of every element from it, and
+// move each on, with sixteen registers in memory.
 template <typename T>
 inline __attribute__((always_inline)) void hide([[maybe_unused]] T& x) {
 #if defined(__x86_64__)

@@ -45,8 +45,8 @@ struct Place {
   }
 };
 
-// Stores a tile as `f` says, at `place`; sums that have `begun` hold the bias. Part: some columns do
-// not exist. What is `plain` has begun, and neither scale, shift nor gain.
+// Stores a tile as `f` says, at `place`; sums that have `begun` hold the bias. Part: some columns
+// do not exist. What is `plain` has begun, and neither scale, shift nor gain.
 template <bool Part, typename Vector, int R, int N>
 inline __attribute__((always_inline)) void put(Sums<Vector, R, N>& sums, const FinishRows& f,
                                                const Place& place, bool begun, bool plain) {
