@@ -76,10 +76,13 @@ def call(command: list[str], folder: Path, target: Path) -> None:
     program = environment() / "bin" / command[0]
     if not program.exists():
         raise Missing(f"{program}: no such file")
+    # MNN's converter runs `pip install` for what it misses: into its own environment, not this one.
+    env = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     try:
         done = subprocess.run(
-            [program, *command[1:]], cwd=folder, capture_output=True, text=True, timeout=SECONDS
-        )
+            [program, *command[1:]],
+            cwd=folder, env=env, capture_output=True, text=True, timeout=SECONDS,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise Missing(f"{command[0]} took more than {SECONDS} s") from None
     if done.returncode or not target.exists():
