@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnx_fusion.errors import OnnxFusionError
+from onnx_fusion.graph.load import load
 from onnx_fusion.runtime.inputs import make_inputs, npz_beside, read_inputs
 
 
@@ -50,6 +51,11 @@ def test_the_axis_of_gather_counts() -> None:
 def test_a_number_compared_with_a_constant_is_that_constant() -> None:
     made = model("y = Equal(rate, c)", "(int64 rate) => (bool y)", c=np.array(16000, np.int64))
     assert make_inputs(made)["rate"] == 16000
+
+
+def test_numbers_may_be_compared_with_constants_whose_data_stayed_in_the_file() -> None:
+    made = model("y = Equal(x, c)", "(int64[1,1] x) => (bool[1,257] y)", c=np.arange(257)[None])
+    assert make_inputs(load(made).proto)["x"].shape == (1, 1)
 
 
 def test_other_integers_are_a_mask_that_leaves_something() -> None:

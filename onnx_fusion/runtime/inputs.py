@@ -156,6 +156,8 @@ class Uses:
         tensor = self.weights.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return []
+        if not any(field.name.endswith("_data") for field, _ in tensor.ListFields()):
+            return []  # loaded: what is large stays in the file
         return numpy_helper.to_array(tensor).ravel()[:4].tolist()
 
     def channels(self, name: str) -> int | None:
