@@ -116,12 +116,12 @@ class ContractPlan final : public StagePlan {
   void run_item(const RunContext& context, const Item& item, const Buffers& buffers) const;
   void run_block(const RunContext& context, const Item& item, const Buffers& buffers, int64_t row0,
                  int64_t row1, int64_t panel0, int64_t panel1, int64_t packed_row) const;
-  // Tiles of rows[0] rows, and then of rows[1].
+  // Tiles of rows[0] rows, and then of rows[1]; at most so many.
   struct Tiling {
     int rows[2];
     int64_t tiles[2];
   };
-  Tiling tile_rows(int64_t rows) const;
+  Tiling tile_rows(int64_t rows, int64_t most) const;
   void copy_border(const float* base, const Block& block, int64_t row, float* to) const;
   void point_indexed(const Item& item, const Buffers& buffers, const Block& block, int64_t row0,
                      int64_t row1) const;
@@ -144,8 +144,8 @@ class ContractPlan final : public StagePlan {
     int64_t step;
     int lines;
   };
-  Fetch fetch_next(const Item& item, const Block& block, int64_t row0, int64_t row1, int64_t panel0,
-                   int64_t panel1, int64_t panel) const;
+  Fetch fetch_next(const Item& item, const Block& block, int64_t row1, int64_t panel0,
+                   int64_t panel1, int64_t panel, int64_t tiles) const;
   Weights next_weights(const Item& item, const Block& block, bool last_rows, int64_t panel0,
                        int64_t panel1, int64_t panel) const;
   Weights panel_weights(const Item& item, const Block& block, int64_t panel) const;

@@ -25,12 +25,11 @@ int64_t ContractPlan::panel_width(int64_t panel) const {
 }
 
 // Tiles of direct rows are of about the same size.
-ContractPlan::Tiling ContractPlan::tile_rows(int64_t rows) const {
-  const int64_t tiles = (rows + tile_rows_ - 1) / tile_rows_;
+ContractPlan::Tiling ContractPlan::tile_rows(int64_t rows, int64_t most) const {
+  const int64_t tiles = (rows + most - 1) / most;
   if (rows_side_.source != Source::direct && rows_side_.source != Source::indexed) {
-    const int64_t whole = rows / tile_rows_;
-    return {{static_cast<int>(tile_rows_), static_cast<int>(rows % tile_rows_)},
-            {whole, tiles - whole}};
+    const int64_t whole = rows / most;
+    return {{static_cast<int>(most), static_cast<int>(rows % most)}, {whole, tiles - whole}};
   }
   const int64_t more = rows % tiles;
   const int least = static_cast<int>(rows / tiles);
@@ -65,7 +64,7 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
   if (block.last - block.first == 1) {
     point(row0, row1 - row0, block.first);
   } else {
-    const Tiling tiling = tile_rows(row1 - row0);
+    const Tiling tiling = tile_rows(row1 - row0, tile_rows_);
     int64_t row = row0;
     for (int g = 0; g < 2; ++g) {
       for (int64_t t = 0; t < tiling.tiles[g]; ++t, row += tiling.rows[g]) {
@@ -118,7 +117,7 @@ void ContractPlan::point_indexed(const Item& item, const Buffers& buffers, const
   const float** to = buffers.pointers;
   float* copy = buffers.borders;
   uint8_t* whole = buffers.whole;
-  const Tiling tiling = tile_rows(row1 - row0);
+  const Tiling tiling = tile_rows(row1 - row0, tile_rows_);
   int64_t row = row0;
   for (int64_t t = 0; t < tiling.tiles[0] + tiling.tiles[1]; ++t, ++whole) {
     const int count = tiling.rows[t < tiling.tiles[0] ? 0 : 1];
@@ -220,11 +219,10 @@ Weights ContractPlan::next_weights(const Item& item, const Block& block, bool la
 
 // What the tiles of a panel fetch: the next panel, of which each brings its part. Weights come from
 // afar, and every panel's first tile would wait for them.
-ContractPlan::Fetch ContractPlan::fetch_next(const Item& item, const Block& block, int64_t row0,
-                                             int64_t row1, int64_t panel0, int64_t panel1,
-                                             int64_t panel) const {
+ContractPlan::Fetch ContractPlan::fetch_next(const Item& item, const Block& block, int64_t row1,
+                                             int64_t panel0, int64_t panel1, int64_t panel,
+                                             int64_t tiles) const {
   const int64_t steps = (pieces_[block.last - 1].k1 - pieces_[block.first].k0) / kFetchStep;
-  const int64_t tiles = (row1 - row0 + tile_rows_ - 1) / tile_rows_;
   if (columns_side_.source != Source::cached || rows_side_.source == Source::indexed ||
       tiles < 2 || steps == 0) {
     return {nullptr, 0, 0};
@@ -263,7 +261,7 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   call.a_step = direct ? row_step_ : tile_rows_;
   FinishRows rows;
   const float* starts[kMostTileRows];
-  const Tiling tiling = tile_rows(row1 - row0);
+  Tiling tiling = tile_rows(row1 - row0, tile_rows_);
   const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
   const bool skips = direct && add && finish == nullptr && !padding_.empty() &&
                      rows_side_.tables.fill == 0 && find_empty(buffers, pieces, tiling);
@@ -277,14 +275,19 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
     call.b = find_panel(item, buffers, packed, block, panel, &panel_floats);
     call.b_step = columns_side_.source == Source::direct ? column_step_ : width;
     const int64_t column = (panel - panel0) * width_;
-    const Fetch fetch = fetch_next(item, block, row0, row1, panel0, panel1, panel);
+    // A narrower panel's tiles are higher, where pointers to rows lie one behind the other.
+    if (vectors < vectors_ && direct && pieces == 1 && !skips) {
+      tiling = tile_rows(row1 - row0, tiles_.rows[vectors]);
+    }
+    const int64_t tiles = tiling.tiles[0] + tiling.tiles[1];
+    const Fetch fetch = fetch_next(item, block, row1, panel0, panel1, panel, tiles);
     call.fetch = fetch.begin;
     call.fetch_lines = fetch.lines;
     const float* const* a = buffers.pointers;
     const uint8_t* whole = buffers.whole;
     int64_t row = row0;
-    for (int64_t t = 0; t < tiling.tiles[0] + tiling.tiles[1]; t += call.tiles) {
-      const int64_t end = t < tiling.tiles[0] ? tiling.tiles[0] : tiling.tiles[0] + tiling.tiles[1];
+    for (int64_t t = 0; t < tiles; t += call.tiles) {
+      const int64_t end = t < tiling.tiles[0] ? tiling.tiles[0] : tiles;
       const int count = tiling.rows[t < tiling.tiles[0] ? 0 : 1];
       call.tiles = end - t;
       if (indexed) {
