@@ -48,6 +48,12 @@ ACTIVATIONS = {
     "sigmoid": ("%5 = sigmoid %4\n", 5),
     "tanh": ("%5 = tanh %4\n", 5),
     "silu": ("%5 = sigmoid %4\n%6 = mul %4 %5\n", 6),
+    "mish": (
+        "%5 = abs %4\n%6 = neg %5\n%7 = exp %6\n%8 = const f32 0\n%9 = max %4 %8\n"
+        "%10 = const f32 1\n%11 = add %7 %10\n%12 = sub %11 %10\n%13 = sub %12 %7\n"
+        "%14 = div %13 %11\n%15 = log %11\n%16 = sub %15 %14\n%17 = add %9 %16\n"
+        "%18 = tanh %17\n%19 = mul %4 %18\n", 19,
+    ),
     "gelu": (
         "%5 = const f32 0.5\n%6 = mul %4 %5\n%7 = const f32 0.70710677\n%8 = mul %4 %7\n"
         "%9 = erf %8\n%10 = const f32 1\n%11 = add %9 %10\n%12 = mul %6 %11\n", 12,
@@ -90,6 +96,12 @@ ACTIVATIONS = {
         "%5 = const f32 0.5\n%6 = mul %4 %5\n%7 = const f32 0.7\n%8 = mul %4 %7\n"
         "%9 = erf %8\n%10 = const f32 2\n%11 = add %9 %10\n%12 = mul %6 %11\n", 12,
     ),
+    "not_mish": (
+        "%5 = abs %4\n%6 = neg %5\n%7 = exp %6\n%8 = const f32 0\n%9 = max %4 %8\n"
+        "%10 = const f32 1\n%11 = add %7 %10\n%12 = sub %11 %10\n%13 = sub %7 %12\n"
+        "%14 = div %13 %11\n%15 = log %11\n%16 = sub %15 %14\n%17 = add %9 %16\n"
+        "%18 = tanh %17\n%19 = mul %4 %18\n", 19,
+    ),
     "not_silu": ("%5 = sigmoid %4\n%6 = mul %5 %5\n", 6),
     "not_leaky": (
         "%5 = const f32 0.1\n%6 = mul %4 %5\n%7 = const f32 0\n%8 = lt %7 %4\n"
@@ -99,7 +111,8 @@ ACTIVATIONS = {
 }  # fmt: skip
 
 # A gain and a bias of each column after the activation, as a BatchNormalization there leaves them.
-for name in ("relu", "hard_swish", "hard_sigmoid", "prelu", "silu", "gelu", "sigmoid_scaled"):
+GAINED = ("relu", "hard_swish", "hard_sigmoid", "prelu", "silu", "mish", "gelu", "sigmoid_scaled")
+for name in GAINED:
     lines, last = ACTIVATIONS[name]
     gain = f"%{last + 1} = load b (j)\n%{last + 2} = mul %{last} %{last + 1}\n"
     bias = f"%{last + 3} = load b (j)\n%{last + 4} = add %{last + 2} %{last + 3}\n"

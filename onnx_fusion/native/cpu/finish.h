@@ -24,6 +24,7 @@ enum class Activation : int32_t {
   sigmoid,
   tanh,
   silu,       // x * sigmoid(x)
+  mish,       // x * tanh(log(1 + exp(x)))
   gelu,       // x * p0 * (erf(x * p1) + 1)
   gelu_tanh,  // x * p0 * (tanh((x + x * x * x * p1) * p2) + 1)
 };

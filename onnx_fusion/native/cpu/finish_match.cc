@@ -78,6 +78,20 @@ const std::vector<Shape>& shapes() {
        {{Op::op_sigmoid, {kX, kNothing, kNothing}}, {Op::op_mul, {kX, 0, kNothing}}}},
       {Activation::sigmoid, {{Op::op_sigmoid, {kX, kNothing, kNothing}}}},
       {Activation::tanh, {{Op::op_tanh, {kX, kNothing, kNothing}}}},
+      {Activation::mish,
+       {{Op::op_abs, {kX, kNothing, kNothing}},
+        {Op::op_neg, {0, kNothing, kNothing}},
+        {Op::op_exp, {1, kNothing, kNothing}},
+        {Op::op_max, {kX, kZero, kNothing}},
+        {Op::op_add, {2, kOne, kNothing}},
+        {Op::op_sub, {4, kOne, kNothing}},
+        {Op::op_sub, {5, 2, kNothing}},
+        {Op::op_div, {6, 4, kNothing}},
+        {Op::op_log, {4, kNothing, kNothing}},
+        {Op::op_sub, {8, 7, kNothing}},
+        {Op::op_add, {3, 9, kNothing}},
+        {Op::op_tanh, {10, kNothing, kNothing}},
+        {Op::op_mul, {kX, 11, kNothing}}}},
       {Activation::gelu,
        {{Op::op_mul, {kX, kFree, kNothing}},
         {Op::op_mul, {kX, kFree + 1, kNothing}},
@@ -140,7 +154,8 @@ bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p,
     if (line.arg_count != count) return false;
     bool ok = true;
     for (int i = 0; i < count; ++i) ok = ok && fits(line.args[i], want.args[i]);
-    const bool either = count == 2 && line.op != Op::op_lt;
+    const bool ordered = line.op == Op::op_lt || line.op == Op::op_sub || line.op == Op::op_div;
+    const bool either = count == 2 && !ordered;
     if (!ok && !(either && fits(line.args[1], want.args[0]) && fits(line.args[0], want.args[1]))) {
       return false;
     }

@@ -1,6 +1,7 @@
 // Scale, bias, residual, clamp and activation of a rectangle of accumulators.
 #include "cpu/finish.h"
 
+#include "cpu/isa/activation_math.h"
 #include "cpu/isa/gelu.h"
 #include "cpu/isa/lanes.h"
 #include "cpu/isa/vector_math.h"
@@ -19,6 +20,7 @@ inline Floats activate(Floats x, const float* p) {
     case Activation::sigmoid: return v_sigmoid(x);
     case Activation::tanh: return v_tanh(x);
     case Activation::silu: return v_silu(x);
+    case Activation::mish: return x * v_tanh_softplus(x);
     case Activation::gelu: return v_gelu(x, p[0], p[1]);
     case Activation::gelu_tanh: return x * p[0] * (v_tanh((x + x * x * (x * p[1])) * p[2]) + 1.0f);
   }
@@ -85,6 +87,7 @@ void run_activate(const FinishRows& f) {
     case Activation::sigmoid: return activate_late<Activation::sigmoid>(f);
     case Activation::tanh: return activate_late<Activation::tanh>(f);
     case Activation::silu: return activate_late<Activation::silu>(f);
+    case Activation::mish: return activate_late<Activation::mish>(f);
     case Activation::gelu: return activate_late<Activation::gelu>(f);
     case Activation::gelu_tanh: return activate_late<Activation::gelu_tanh>(f);
   }
