@@ -16,11 +16,13 @@ constexpr int64_t kMostFetches = 12;  // lines per step: more would crowd out th
 
 // Of the panel, less what only pads the last one.
 int ContractPlan::panel_vectors(int64_t panel) const {
+  if ((panel + 1) * width_ <= columns_) return vectors_;
   const int64_t left = (columns_ - panel * width_ + kernels_.lanes - 1) / kernels_.lanes;
   return static_cast<int>(std::min<int64_t>(vectors_, left));
 }
 
 int64_t ContractPlan::panel_width(int64_t panel) const {
+  if ((panel + 1) * width_ <= columns_) return width_;
   return std::min(width_, (columns_ - panel * width_ + unit_ - 1) / unit_ * unit_);
 }
 

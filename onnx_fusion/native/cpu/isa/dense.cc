@@ -41,25 +41,26 @@ inline __attribute__((always_inline)) void fetch_rows(const float* rows, int64_t
 enum class End { plain, gated, any };
 
 // The end that most tiles have, apart from what is stored, or each store might change it: a bias
-// that begins the sums, what is added to them, a clamp, and a gate if it is gated.
+// that begins the sums, what is added to them, a clamp, and if it is gated a gate and what follows.
 struct PlainEnd {
   const float *bias, *added;  // null if nothing is added
   float* out;
   int64_t added_ld, out_ld;
-  bool clamps, caps;
-  float low, high, p[4];
+  bool clamps, caps, scaled;
+  float low, high, p[4], after[2];
 };
 
 // Of tiles with so many columns.
 End choose_end(const TileCall& call, int64_t columns, PlainEnd* end) {
   if (call.finish == nullptr) {
-    *end = {kNoBias, call.add ? call.c : nullptr, call.c, call.ldc, call.ldc, false, false, 0, 0, {}};
+    *end = {kNoBias, call.add ? call.c : nullptr, call.c, call.ldc, call.ldc, false, false, false,
+            0,       0,                            {},     {}};
     return End::plain;
   }
   const FinishRows& f = *call.finish;
   const bool plain = f.columns == columns && !call.add && f.scale == 1.0f &&
                      f.row_bias == nullptr && f.shift == 0.0f && f.gain == nullptr &&
-                     !(f.scaled && f.activation <= Activation::gate) && !(kActivates && f.again());
+                     !(f.scaled && f.activation < Activation::gate) && !(kActivates && f.again());
   *end = {f.column_bias != nullptr ? f.column_bias : kNoBias,
           f.late ? nullptr : f.residual,
           f.out,
@@ -67,9 +68,11 @@ End choose_end(const TileCall& call, int64_t columns, PlainEnd* end) {
           f.out_ld,
           f.clamps,
           f.clamps && f.high < std::numeric_limits<float>::infinity(),
+          f.scaled,
           f.low,
           f.high,
-          {f.p[0], f.p[1], f.p[2], f.p[3]}};
+          {f.p[0], f.p[1], f.p[2], f.p[3]},
+          {f.after[0], f.after[1]}};
   return !plain ? End::any : f.activation == Activation::gate ? End::gated : End::plain;
 }
 
@@ -94,6 +97,9 @@ inline __attribute__((always_inline)) void put_plain(Sums<Vector, R, N>& sums, P
   if constexpr (Kind == End::gated) {
     const Vector low = splat<Vector>(end->p[2]), high = splat<Vector>(end->p[3]);
     sums.each([&](Vector& sum, int, int) { sum *= clamp(sum * end->p[0] + end->p[1], low, high); });
+    if (end->scaled) {
+      sums.each([&](Vector& sum, int, int) { sum = sum * end->after[0] + end->after[1]; });
+    }
   }
   end->out = walk<R>(end->out, end->out_ld, [&](float* row, int i) {
 #pragma GCC unroll 16
@@ -113,7 +119,8 @@ inline __attribute__((always_inline)) void run_tiles(const TileCall& call, Plain
   const bool together = apart == depth;
   const int64_t line_step = together ? kLineFloats : apart;
   const int64_t line_advance = together ? R * kLineFloats : kLineFloats;
-  const int64_t ahead = (kAheadFloats / (R * depth) + 1) * R * apart;
+  const int64_t tiles_ahead = R * depth > kAheadFloats ? 1 : kAheadFloats / (R * depth) + 1;
+  const int64_t ahead = tiles_ahead * R * apart;
   const float* fetch = call.fetch;
   const int fetch_lines = call.fetch_lines;
   const FinishRows& f = call.finish != nullptr ? *call.finish : kNoFinish;
