@@ -4,14 +4,12 @@
 
 #include <type_traits>
 
+#include "cpu/isa/depth_finish.h"
+#include "cpu/isa/once.h"
 #include "cpu/isa/product.h"
-#include "cpu/isa/vector_math.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
-
-// The widest window after which SiLU is faster in registers than as a pass over the tile.
-constexpr int kEarly = kRegisters > 16 && kLanes > 4 ? 3 : 0;
 
 // The widest window of which a line's weights have registers beside two rows of four outputs.
 constexpr int kPaired = (kRegisters - 2 * 4 - 3) / 2;
@@ -20,119 +18,137 @@ constexpr int kPaired = (kRegisters - 2 * 4 - 3) / 2;
 template <int S>
 constexpr bool kWide = S > 1 && S * S + 2 * 7 + 2 < kRegisters;
 
-template <int S, int R, int P>
-inline __attribute__((always_inline)) void finish(const DepthTile& tile, int64_t c, float* out,
-                                                  Floats (&sum)[R][P]) {
-  const auto put = [&](const auto& end) __attribute__((always_inline)) {
-#pragma GCC unroll 2
-    for (int r = 0; r < R; ++r) {
-      float* to = out + r * tile.out_row + c;
-#pragma GCC unroll 8
-      for (int i = 0; i < P; ++i, to += tile.out_pixel) {
-        store(to, end(sum[r][i]));
-        hide(to);
-      }
-    }
-  };
-  const auto each = [&](const auto& end) __attribute__((always_inline)) {
-    if (!tile.scaled) return put(end);
-    const Floats by = broadcast(tile.after[0]), more = broadcast(tile.after[1]);
-    put([&](Floats x) __attribute__((always_inline)) { return end(x) * by + more; });
-  };
-  const Floats low = broadcast(tile.low), high = broadcast(tile.high);
-  if (tile.end == DepthEnd::clamp) return each([&](Floats x) { return clamp(x, low, high); });
-  if (S <= kEarly && tile.end == DepthEnd::silu) return each([](Floats x) { return v_silu(x); });
-  const Floats scale = broadcast(tile.scale), shift = broadcast(tile.shift);
-  const auto gate = [&](Floats x) { return clamp(x * scale + shift, low, high); };
-  if (tile.end == DepthEnd::gated) return each([&](Floats x) { return x * gate(x); });
-  each(gate);
-}
-
 // How the positions under a tile are found.
 enum class Reads { inside, edges, pointers };
 
 template <int S, int Step, int R, int P, Reads From>
-inline __attribute__((always_inline)) void block(const DepthTile& tile, const float* base,
-                                                 const float* weights, int64_t c, float* out) {
+inline __attribute__((always_inline)) void block(const DepthTile& tile, Limits limits,
+                                                 const Distances<Step * (P - 1) + S>& places,
+                                                 const float* base, const float* weights, int64_t c,
+                                                 float* out) {
   constexpr int columns = Step * (P - 1) + S, lines = Step * (R - 1) + S;
-  // Whether the weights of all lines have registers, or those that a line meets.
+  // Whether the weights of all lines have registers, or those that a line meets; or three of a row.
   constexpr bool kHeld = R > 1 && S * S + R * P + 2 < kRegisters;
-  constexpr bool kLineHeld = !kHeld && R * S + R * P + 2 < kRegisters;
-  Floats sum[R][P], held[S][S];
-  const Floats bias = load(tile.bias + c);
+  constexpr bool kLineHeld = !kHeld && R * S + R * P + 1 < kRegisters;
+  constexpr bool kUnrolls = S <= 3 || kRegisters > 16;
+  constexpr int kLine = S * kLanes;
+  constexpr int kApart = S < 5 ? 1 : S / 2;
+  const auto stays = [](int s) { return kHeld || kLineHeld || s % kApart == 0; };
+  const auto uses = [](int j) {  // in a row
+    int count = 0;
+#pragma GCC unroll 8
+    for (int i = 0; i < P; ++i) count += j >= Step * i && j < Step * i + S ? 1 : 0;
+    return count;
+  };
+  Floats sum[R][P], near[S + R][S];
+  const Floats bias = load(move(tile.bias, c));
 #pragma GCC unroll 2
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int i = 0; i < P; ++i) sum[r][i] = bias;
   }
+  // Weights that are at w, as those of line t.
+  const auto keep = [&](int t, const float* w) {
+#pragma GCC unroll 8
+    for (int s = 0; s < S; ++s) {
+      if (stays(s)) near[t][s] = load_once(w + s * kLanes);
+    }
+  };
   if (kHeld) {
 #pragma GCC unroll 8
-    for (int t = 0; t < S; ++t) {
-#pragma GCC unroll 8
-      for (int s = 0; s < S; ++s) held[t][s] = load(weights + (t * S + s) * kLanes);
-    }
+    for (int t = 0; t < S; ++t) keep(t, weights + t * kLine);
   }
-  const auto add_line = [&](int y, const float* at, const float* const* in, const float* w) {
-    Floats near[R][S];
+  // Of rows [row0, row1), whose weights are those of lines t - Step * row, at w and before.
+  const auto add_line = [&](int t, int row0, int row1, const float* at, const float* const* in,
+                            const float* w) {
 #pragma GCC unroll 2
-    for (int r = 0; r < R && kLineHeld; ++r) {
-      const int t = y - Step * r;
-#pragma GCC unroll 8
-      for (int s = 0; s < S; ++s) {
-        if (R == 1 || (t >= 0 && t < S)) near[r][s] = load(w + (t * S + s) * kLanes);
-      }
-    }
+    for (int first = 0; first < Step; ++first) {
 #pragma GCC unroll 32
-    for (int j = 0; j < columns; ++j) {
-      if (From == Reads::edges && j < S && j < tile.left) continue;
-      if (From == Reads::edges && j + S > columns && j >= tile.right) continue;
-      const Floats x = load((From == Reads::pointers ? in[j] : at + j * tile.column) + c);
+      for (int j = first; j < columns; j += Step) {
+        if (From == Reads::edges && j < S && j < tile.left) continue;
+        if (From == Reads::edges && j + S > columns && j >= tile.right) continue;
+        const Scaled from =
+            From == Reads::pointers ? Scaled{move(in[j], c), 0, 0} : places.column(at, j);
+        const bool once = row1 - row0 == 1 && uses(j) == 1 && stays(j < S ? j : j - Step * (P - 1));
+        const Floats x = once ? Floats{} : load_once(from);
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) {
-        const int t = y - Step * r;
-        if (R > 1 && (t < 0 || t >= S)) continue;
+        for (int r = row0; r < row1; ++r) {
 #pragma GCC unroll 8
-        for (int i = 0; i < P; ++i) {
-          const int s = j - Step * i;
-          if (s < 0 || s >= S) continue;
-          sum[r][i] += x * (kHeld       ? held[t][s]
-                            : kLineHeld ? near[r][s]
-                                        : load(w + (t * S + s) * kLanes));
+          for (int i = 0; i < P; ++i) {
+            const int s = j - Step * i;
+            if (s < 0 || s >= S) continue;
+            const Floats& kept = near[kUnrolls ? t - Step * r : r][s];
+            if (once) multiply_add(sum[r][i], kept, from);
+            else if (stays(s)) multiply_add(sum[r][i], x, kept);
+            else multiply_add(sum[r][i], x, w + (s - Step * r * S) * kLanes);
+          }
         }
       }
     }
   };
-  if (R == 1) {
-    const float* at = base + tile.first * tile.line;
-    const float* w = weights + tile.first * S * kLanes;
-    const float* const* in = tile.in + tile.first * columns;
-    for (int y = tile.first; y < tile.last; ++y, at += tile.line, in += columns) {
-      add_line(0, at, in, w);
-      w += S * kLanes;
+  const auto add_lines = [&](int y0, int y1, int row0, int row1, const float* at) {
+    if (From == Reads::edges) {
+      y0 = y0 < tile.first ? tile.first : y0;
+      y1 = y1 > tile.last ? tile.last : y1;
     }
+    at = move(at, y0 * places.line);
+    const float* w = weights + y0 * kLine;
+#pragma GCC unroll 1
+    for (int y = y0; y < y1; ++y, at = move(at, places.line), w += kLine) {
+#pragma GCC unroll 2
+      for (int r = row0; r < row1; ++r) keep(r, w - Step * r * kLine);
+      add_line(0, row0, row1, at, nullptr, w);
+    }
+  };
+  const float* at = move(base, c);
+  if (R == 1) {
+    at = move(at, tile.first * places.line);
+    const float* w = weights + tile.first * kLine;
+    const float* const* in = tile.in + tile.first * columns;
+    for (int y = tile.first; y < tile.last; ++y) {
+      keep(0, w);
+      add_line(0, 0, 1, at, in, w);
+      at = move(at, places.line);
+      in += columns;
+      w += kLine;
+    }
+  } else if (!kUnrolls) {
+    add_lines(0, Step, 0, 1, at);
+    add_lines(Step, S, 0, 2, at);
+    add_lines(S, lines, 1, 2, at);
   } else {
 #pragma GCC unroll 16
-    for (int y = 0; y < lines; ++y) {
+    for (int y = 0; y < lines; ++y, at = move(at, places.line)) {
+      hide(at);
       if (From != Reads::inside && (y < tile.first || y >= tile.last)) continue;
-      add_line(y, base + y * tile.line, tile.in, weights);
+      const int row0 = y >= S ? 1 : 0, row1 = y >= Step ? 2 : 1;
+      if (!kHeld) {
+        if (row0 == 0) keep(y, weights + y * kLine);
+        const bool lost = Step > 1 || From != Reads::inside;  // or the line before loaded them
+        if (row1 == 2 && lost) keep(y - Step, weights + (y - Step) * kLine);
+      }
+      add_line(y, row0, row1, at, nullptr, weights + y * kLine);
     }
   }
-  finish<S>(tile, c, out, sum);
+  finish<S>(tile, limits, places, c, out, sum);
 }
 
 // The last vectors overlap those before.
 template <int S, int Step, int R, int P, Reads From>
 void run(const DepthTile& given) {
   const DepthTile tile = given;  // which no store may change
-  const int64_t last = tile.channels - kLanes;
+  constexpr int64_t kVector = kLanes * kFloat;
+  const int64_t last = tile.channels * kFloat - kVector;
+  const Distances<Step * (P - 1) + S> places(tile);
+  const Limits limits = limits_of(tile);
   const float* base = tile.base;
   float* out = tile.out;
   for (int64_t k = 0; k < tile.tiles; ++k) {
     const float* weights = tile.weights;
-    for (int64_t c = 0;; c = c + kLanes < last ? c + kLanes : last) {
-      block<S, Step, R, P, From>(tile, base, weights, c, out);
+    for (int64_t c = 0;; c = c + kVector < last ? c + kVector : last) {
+      block<S, Step, R, P, From>(tile, limits, places, base, weights, c, out);
       if (c == last) break;
-      weights += tile.weight_step;
+      weights = move(weights, places.weights);
     }
     base += tile.apart;
     out += P * tile.out_pixel;
@@ -244,7 +260,7 @@ inline __attribute__((always_inline)) void any_block(const DepthTile& tile, cons
 #pragma GCC unroll 4
       for (int k = 1; k < kParts<P>; ++k) whole[0][i] += sum[i][k];
     }
-    finish<kAny>(tile, c, out, whole);
+    finish<kAny>(tile, limits_of(tile), Distances<1>(tile), c * kFloat, out, whole);
   };
   if constexpr (Step > 0 && P > 1) {
     if (tile.skips && tile.taps > 1 && left <= 0 && right >= Step * (P - 1) + tile.taps) {
