@@ -2,6 +2,7 @@
 // is between two tiles, or two groups of k, costs most where two threads share a core, its decoder
 // and its reorder buffer: here it has neither pointers to rows nor the rarer ends.
 #include <limits>
+#include <utility>
 
 #include "cpu/contract_kernels.h"
 #include "cpu/finish.h"
@@ -36,6 +37,12 @@ inline __attribute__((always_inline)) void fetch_rows(const float* rows, int64_t
 #pragma GCC unroll 16
     for (int v = 0; v < Columns; v += kLineFloats) __builtin_prefetch(row + v);
   });
+}
+
+template <typename Step, int... U>
+inline __attribute__((always_inline)) void each_step(const Step& step,
+                                                     std::integer_sequence<int, U...>) {
+  (step(std::integral_constant<int, U>()), ...);
 }
 
 enum class End { plain, gated, any };
@@ -150,10 +157,15 @@ inline __attribute__((always_inline)) void run_tiles(const TileCall& call, Plain
         bases[i] = base;
       }
     };
-    const auto step = [&](int u) {
-      sums.multiply(b + u * Tile::kColumns, [&](int i) -> const float& {
-        return bases[i / kNear][i % kNear * further + u];
-      });
+    const auto step = [&](auto at) __attribute__((always_inline)) {
+      constexpr int u = decltype(at)::value;
+      if constexpr (kHasStep<Vector, R, N>) {
+        add_step<u>(sums.rows, b, bases[0], bases[1], further);
+      } else {
+        sums.multiply(b + u * Tile::kColumns, [&](int i) -> const float& {
+          return bases[i / kNear][i % kNear * further + u];
+        });
+      }
     };
     int64_t left = depth;
     for (; left >= kFetchStep; left -= kFetchStep) {
@@ -161,20 +173,18 @@ inline __attribute__((always_inline)) void run_tiles(const TileCall& call, Plain
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) __builtin_prefetch(next + i * line_step);
       next += line_advance;
-#pragma GCC unroll 16
-      for (int u = 0; u < kFetchStep; ++u) step(u);
+      each_step(step, std::make_integer_sequence<int, kFetchStep>());
       pass(kFetchStep);
     }
     if (left > 0) {
 #pragma GCC unroll 16
       for (int i = 0; i < (R + 1) / 2; ++i) __builtin_prefetch(next + i * line_step);
       for (; left >= kSteps; left -= kSteps) {
-#pragma GCC unroll 16
-        for (int u = 0; u < kSteps; ++u) step(u);
+        each_step(step, std::make_integer_sequence<int, kSteps>());
         pass(kSteps);
       }
       for (; left > 0; --left) {
-        step(0);
+        each_step(step, std::make_integer_sequence<int, 1>());
         pass(1);
       }
     }
