@@ -1,6 +1,8 @@
 // Winograd's minimal filtering (isa/winograd_lines.h): tiles to planes, products, planes to tiles.
 #include "cpu/winograd_kernels.h"
 
+#include <limits>
+
 #include "cpu/isa/product.h"
 #include "cpu/isa/winograd_apart.h"
 #include "cpu/isa/winograd_lines.h"
@@ -17,14 +19,18 @@ constexpr int kRows[] = {0, 6, 4, 0, 0}, kVectors = 2;
 #endif
 
 template <int H, int W, bool Table, bool Whole, bool Cut>
-inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
+inline __attribute__((always_inline)) void input_vector(const WinogradInput& t, const Places& lines,
+                                                        const Places& planes, int64_t c,
+                                                        Mask mask) {
   Floats down[W][H];
+  const float* in = t.base + c;
 #pragma GCC unroll 9
-  for (int j = 0; j < W; ++j) {
+  for (int j = 0; j < W; ++j, in += t.pixel) {
     Floats x[H];
+    if (!Table) in = hidden(in);
 #pragma GCC unroll 9
     for (int i = 0; i < H; ++i) {
-      const float* p = (Table ? t.places[i * W + j] : t.base + i * t.line + j * t.pixel) + c;
+      const float* p = Table ? t.places[i * W + j] + c : lines.at(in, i);
       x[i] = Whole ? load(p) : load_where(p, mask, Floats{});
     }
     if constexpr (H == 1) {
@@ -35,8 +41,9 @@ inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
       input_line(x, down[j]);
     }
   }
+  float* out = t.out + c;
 #pragma GCC unroll 9
-  for (int i = 0; i < H; ++i) {
+  for (int i = 0; i < H; ++i, out += W * t.plane) {
     Floats x[W], y[W];
 #pragma GCC unroll 9
     for (int j = 0; j < W; ++j) x[j] = down[j][i];
@@ -45,20 +52,24 @@ inline void input_vector(const WinogradInput& t, int64_t c, Mask mask) {
     } else {
       input_line(x, y);
     }
+    out = hidden(out);
 #pragma GCC unroll 9
-    for (int j = 0; j < W; ++j) store(t.out + (i * W + j) * t.plane + c, y[j]);
+    for (int j = 0; j < W; ++j) store(planes.at(out, j), y[j]);
   }
 }
 
 template <WinogradShape Shape, bool Table, bool Cut = false>
-void input_tile(const WinogradInput& t) {
+void input_tile(const WinogradInput& tile) {
   constexpr int H = winograd_size(Shape).reach_lines, W = winograd_size(Shape).reach_pixels;
+  const WinogradInput t = tile;  // or each store might change it
+  const Places lines(t.line), planes(t.plane);
   int64_t c = 0;
   for (; c + kLanes <= t.channels; c += kLanes) {
-    input_vector<H, W, Table, true, Cut>(t, c, mask_all());
+    input_vector<H, W, Table, true, Cut>(t, lines, planes, c, mask_all());
   }
   if (c < t.channels) {
-    input_vector<H, W, Table, false, Cut>(t, c, mask_of((1u << (t.channels - c)) - 1u));
+    input_vector<H, W, Table, false, Cut>(t, lines, planes, c,
+                                          mask_of((1u << (t.channels - c)) - 1u));
   }
 }
 
@@ -199,21 +210,48 @@ inline Floats fetch(const float* p, Mask mask) {
   return Whole ? load(p) : load_where(p, mask, Floats{});
 }
 
+// What an output transform does to a line of a tile, apart from what is stored.
+struct OutputEnd {
+  Floats factor, summand, low, high;
+  bool clamps, caps;
+};
+
+template <int Q>
+inline void finish_line(const WinogradOutput& t, const OutputEnd& end, Floats (&y)[Q]) {
+  const auto each = [&](const auto& change) {
+#pragma GCC unroll 6
+    for (int j = 0; j < Q; ++j) y[j] = change(y[j]);
+  };
+  if (end.clamps) each([&](Floats x) { return x < end.low ? end.low : x; });
+  if (end.caps) each([&](Floats x) { return x > end.high ? end.high : x; });
+  if (t.gate != nullptr) {
+    const Floats low = broadcast(t.gate[2]), high = broadcast(t.gate[3]);
+    each([&](Floats x) { return x * clamp(x * t.gate[0] + t.gate[1], low, high); });
+  }
+  if (t.after != nullptr) each([&](Floats x) { return x * t.after[0] + t.after[1]; });
+}
+
+// Whole: all lanes, lines and pixels are written.
 template <WinogradShape Shape, bool Whole, bool Cut>
-inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
+inline __attribute__((always_inline)) void output_vector(const WinogradOutput& t,
+                                                         const Places& planes,
+                                                         const Places& pixels,
+                                                         const Places& residuals, int64_t c,
+                                                         int lanes) {
   constexpr WinogradSize size = winograd_size(Shape);
   constexpr int H = size.reach_lines, W = size.reach_pixels, P = size.lines, Q = size.pixels;
   const int64_t plane = t.vectors * kLanes;
   const Mask mask = mask_of((1u << lanes) - 1u);
   Floats down[W][P];
+  const float* in = t.in + c;
 #pragma GCC unroll 9
-  for (int j = 0; j < W; ++j) {
+  for (int j = 0; j < W; ++j, in += plane) {
     Floats x[H];
     const bool there = !Cut || is_plane(j, Q, t.pixels);
+    in = hidden(in);
 #pragma GCC unroll 9
     for (int i = 0; i < H; ++i) {
-      x[i] = there && (!Cut || is_plane(i, P, t.lines)) ? load(t.in + (i * W + j) * plane + c)
-                                                        : Floats{};
+      x[i] = there && (!Cut || is_plane(i, P, t.lines)) ? load(planes.at(in, i)) : Floats{};
     }
     if constexpr (H == 1) {
       down[j][0] = x[0];
@@ -223,12 +261,14 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
       output_line(x, down[j]);
     }
   }
-  const Floats low = broadcast(t.low), high = broadcast(t.high), scale = broadcast(t.scale);
-  const Floats shift = broadcast(t.shift);
-  const Floats bias = t.bias != nullptr ? fetch<Whole>(t.bias + c, mask) : Floats{};
+  OutputEnd end{broadcast(t.scale), broadcast(t.shift), broadcast(t.low), broadcast(t.high),
+                t.low > -std::numeric_limits<float>::infinity(),
+                t.high < std::numeric_limits<float>::infinity()};
+  if (t.bias != nullptr) end.summand += fetch<Whole>(t.bias + c, mask);
+  float* out = t.out + c;
 #pragma GCC unroll 4
-  for (int i = 0; i < P; ++i) {
-    if (i >= t.lines) return;
+  for (int i = 0; i < P; ++i, out += t.line) {
+    if (!Whole && i >= t.lines) return;
     Floats x[W], y[Q];
 #pragma GCC unroll 9
     for (int j = 0; j < W; ++j) x[j] = down[j][i];
@@ -238,37 +278,49 @@ inline void output_vector(const WinogradOutput& t, int64_t c, int lanes) {
       output_line(x, y);
     }
 #pragma GCC unroll 6
+    for (int j = 0; j < Q; ++j) y[j] = y[j] * end.factor + end.summand;
+    if (t.residual != nullptr) {
+      const float* residual = hidden(t.residual + i * t.residual_line + c);
+#pragma GCC unroll 6
+      for (int j = 0; j < Q; ++j) {
+        if (Whole || j < t.pixels) y[j] += fetch<Whole>(residuals.at(residual, j), mask);
+      }
+    }
+    finish_line(t, end, y);
+    out = hidden(out);
+#pragma GCC unroll 6
     for (int j = 0; j < Q; ++j) {
-      if (j >= t.pixels) break;
-      Floats z = y[j] * scale + bias + shift;
-      if (t.residual != nullptr) {
-        z += fetch<Whole>(t.residual + i * t.residual_line + j * t.residual_pixel + c, mask);
-      }
-      z = clamp(z, low, high);
-      if (t.gate != nullptr) {
-        z *= clamp(z * t.gate[0] + t.gate[1], broadcast(t.gate[2]), broadcast(t.gate[3]));
-      }
-      if (t.after != nullptr) z = z * t.after[0] + t.after[1];
-      float* out = t.out + i * t.line + j * t.pixel + c;
       if (Whole) {
-        store(out, z);
-      } else {
-        for (int l = 0; l < lanes; ++l) out[l] = z[l];
+        store(pixels.at(out, j), y[j]);
+      } else if (j < t.pixels && lanes == kLanes) {
+        store(pixels.at(out, j), y[j]);
+      } else if (j < t.pixels) {
+        store_some(pixels.at(out, j), y[j], lanes);
       }
     }
   }
 }
 
 template <WinogradShape Shape, bool Cut = false>
-void output_tile(const WinogradOutput& t) {
-  if constexpr (!Cut && winograd_size(Shape).apart > 1) {
-    if (is_cut<Shape>(t)) return output_tile<Shape, true>(t);
+void output_tile(const WinogradOutput& tile) {
+  constexpr WinogradSize size = winograd_size(Shape);
+  if constexpr (!Cut && size.apart > 1) {
+    if (is_cut<Shape>(tile)) return output_tile<Shape, true>(tile);
   }
+  const WinogradOutput t = tile;  // or each store might change it
   const int64_t width = t.vectors * kLanes;
   const int64_t filters = t.filters < width ? t.filters : width;
+  const Places planes(size.reach_pixels * width), pixels(t.pixel), residuals(t.residual_pixel);
   int64_t c = 0;
-  for (; c + kLanes <= filters; c += kLanes) output_vector<Shape, true, Cut>(t, c, kLanes);
-  if (c < filters) output_vector<Shape, false, Cut>(t, c, static_cast<int>(filters - c));
+  if (t.lines >= size.lines && t.pixels >= size.pixels) {
+    for (; c + kLanes <= filters; c += kLanes) {
+      output_vector<Shape, true, Cut>(t, planes, pixels, residuals, c, kLanes);
+    }
+  }
+  for (; c < filters; c += kLanes) {
+    const int64_t lanes = filters - c < kLanes ? filters - c : kLanes;
+    output_vector<Shape, false, Cut>(t, planes, pixels, residuals, c, static_cast<int>(lanes));
+  }
 }
 
 void run_output(WinogradShape shape, const WinogradOutput& t) {
