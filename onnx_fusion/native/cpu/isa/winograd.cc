@@ -6,17 +6,10 @@
 #include "cpu/isa/product.h"
 #include "cpu/isa/winograd_apart.h"
 #include "cpu/isa/winograd_lines.h"
+#include "cpu/isa/winograd_product.h"
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
-
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kRows[] = {0, 8, 8, 8, 6}, kVectors = 4;
-#elif defined(__AVX2__)
-constexpr int kRows[] = {0, 8, 6, 4, 0}, kVectors = 3;
-#else
-constexpr int kRows[] = {0, 6, 4, 0, 0}, kVectors = 2;
-#endif
 
 template <int H, int W, bool Table, bool Whole, bool Cut>
 inline __attribute__((always_inline)) void input_vector(const WinogradInput& t, const Places& lines,
@@ -103,105 +96,6 @@ void run_input(WinogradShape shape, const WinogradInput& t) {
     case WinogradShape::line4_of_5: return input_shape<WinogradShape::line6>(t);
     case WinogradShape::oblong: return input_shape<WinogradShape::oblong>(t);
     case WinogradShape::apart4: return input_shape<WinogradShape::apart4>(t);
-  }
-}
-
-constexpr int kSteps = 8;  // of k, between two groups of fetched lines
-
-template <int R, int V>
-void product_tile(int64_t depth, const float* in, const WinogradRow* rows, const float* weights,
-                  float* out, bool add, const float* ahead, int64_t ahead_step) {
-  Floats sum[R][V];
-  const float* a[R];
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-    a[i] = in + rows[i].in;
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) sum[i][v] = Floats{};
-  }
-  const auto step = [&](int u) {
-    Floats x[V];
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) x[v] = load(weights + (u * V + v) * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) add_product(sum[i], a[i][u], x);
-  };
-  const auto pass = [&](int steps) {
-    weights += steps * V * kLanes;
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i) a[i] += steps;
-  };
-  for (; depth >= kSteps; depth -= kSteps) {
-    for (const float* end = ahead + kSteps * ahead_step; ahead < end; ahead += 16) {
-      __builtin_prefetch(ahead);
-    }
-#pragma GCC unroll 16
-    for (int u = 0; u < kSteps; ++u) step(u);
-    pass(kSteps);
-  }
-  for (; depth > 0; --depth) {
-    step(0);
-    pass(1);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 16
-    for (int v = 0; v < V; ++v) {
-      float* to = out + rows[i].out + v * kLanes;
-      store(to, add ? load(to) + sum[i][v] : sum[i][v]);
-    }
-  }
-}
-
-using ProductTile = void (*)(int64_t, const float*, const WinogradRow*, const float*, float*, bool,
-                             const float*, int64_t);
-
-// By vectors and rows.
-template <int R, int V>
-constexpr ProductTile choose_tile() {
-  if constexpr (R <= kRows[V]) {
-    return product_tile<R, V>;
-  } else {
-    return nullptr;
-  }
-}
-
-#define ROWS(V)                                                                           \
-  {                                                                                       \
-    choose_tile<1, V>(), choose_tile<2, V>(), choose_tile<3, V>(), choose_tile<4, V>(),   \
-        choose_tile<5, V>(), choose_tile<6, V>(), choose_tile<7, V>(), choose_tile<8, V>() \
-  }
-constexpr ProductTile kProducts[4][8] = {ROWS(1), ROWS(2), ROWS(3), ROWS(4)};
-#undef ROWS
-
-// Sums of some kSummed products are added up: rounding errors grow with the length of a sum, and the
-// output transform multiplies them. A piece of the weights then serves all tiles from the nearest cache.
-constexpr int64_t kSummed = 64;
-
-void run_product(const WinogradProduct& p) {
-  const int32_t most = kRows[p.vectors], width = p.vectors * kLanes;
-  const int64_t pieces = (p.channels + kSummed - 1) / kSummed;
-  const ProductTile* const kernels = kProducts[p.vectors - 1];
-  for (int64_t plane = 0; plane < p.planes; ++plane) {
-    const int32_t count = p.ends[plane] - p.begins[plane];
-    if (count == 0) continue;
-    const int32_t groups = (count + most - 1) / most;
-    const int32_t least = count / groups, larger = count % groups;
-    const int32_t step = (width + groups - 1) / groups;
-    const float* weights = p.weights + plane * p.channels * width;
-    for (int64_t piece = 0; piece < pieces; ++piece) {
-      const int64_t k0 = p.channels * piece / pieces, k1 = p.channels * (piece + 1) / pieces;
-      const int64_t part = (k1 - k0) * width / groups;
-      const WinogradRow* rows = p.rows + p.begins[plane];
-      const float* ahead = weights + k1 * width;
-      for (int32_t g = 0; g < groups; ++g) {
-        const int32_t some = least + (g < larger ? 1 : 0);
-        kernels[some - 1](k1 - k0, p.in + k0, rows, weights + k0 * width, p.out, piece > 0, ahead,
-                          step);
-        rows += some;
-        ahead += part;
-      }
-    }
   }
 }
 
