@@ -100,6 +100,7 @@ class WinogradPlan final : public StagePlan {
   int64_t strip_parts() const {
     return channels_ <= kStripChannels || channels_ % kStripChannels == 0 ? along_.parts : 1;
   }
+  void write_tiles(WinogradOutput tiles, int64_t pixels) const;
   void write_direct(const RunContext& context, int64_t first, int64_t last, int64_t panel,
                     const Buffers& from) const;
   void write_sums(int64_t first, int64_t last, int64_t column, const Buffers& from) const;

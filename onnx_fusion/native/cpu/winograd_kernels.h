@@ -88,14 +88,15 @@ struct WinogradProduct {
   float* out;
 };
 
-// One tile's outputs: x = clamp(result * scale + bias + shift + residual, low, high), or with
+// The outputs of neighbouring tiles of a line: x = clamp(result * scale + bias + shift + residual, low, high), or with
 // `gate` four numbers p x * clamp(x * p0 + p1, p2, p3); then, with `after`, times after[0] plus
 // after[1].
 struct WinogradOutput {
   const float* in;  // [plane][filter]
   int vectors;
   int64_t filters;    // that are written
-  int lines, pixels;  // that are written
+  int tiles;
+  int lines, pixels;  // of each, that are written
   float* out;
   int64_t line, pixel;
   const float* residual;  // null if there is none

@@ -229,11 +229,13 @@ void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segmen
       WinogradInput tile{base,   down_.step, along_.step, nullptr, channels_, out + part * channels_,
                          plane_, lines,      pixels};
       if (!whole_lines || left < 0 || left + size_.reach_pixels > along_.inputs) {
-        for (int64_t i = 0; i < planes_; ++i) {
-          const int64_t line = i / size_.reach_pixels, pixel = i % size_.reach_pixels;
-          const bool inside = exists && top + line >= 0 && top + line < down_.inputs &&
-                              left + pixel >= 0 && left + pixel < along_.inputs;
-          places[i] = inside ? base + line * down_.step + pixel * along_.step : outside_.data();
+        const float** place = places;
+        for (int64_t i = 0; i < size_.reach_lines; ++i) {
+          const bool read = exists && top + i >= 0 && top + i < down_.inputs;
+          const float* pixel = base + i * down_.step;
+          for (int64_t at = left; at < left + size_.reach_pixels; ++at, pixel += along_.step) {
+            *place++ = read && at >= 0 && at < along_.inputs ? pixel : outside_.data();
+          }
         }
         tile.places = places;
       }
@@ -290,6 +292,20 @@ void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment
   }
 }
 
+// The tiles of `pixels` outputs in a line: whole ones, and one that the border cuts.
+void WinogradPlan::write_tiles(WinogradOutput tiles, int64_t pixels) const {
+  while (pixels > 0) {
+    tiles.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, pixels));
+    tiles.tiles = static_cast<int>(std::max<int64_t>(1, pixels / size_.pixels));
+    kernels_->output(shape_, tiles);
+    const int64_t written = tiles.tiles * size_.pixels;
+    pixels -= written;
+    tiles.in += tiles.tiles * planes_ * width_;
+    tiles.out += written * tiles.pixel;
+    if (tiles.residual != nullptr) tiles.residual += written * tiles.residual_pixel;
+  }
+}
+
 void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_t last,
                                 int64_t panel, const Buffers& from) const {
   int64_t fixed[kMaxLetters] = {};
@@ -303,11 +319,12 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
     FinishRows f = finish_->rows(context, fixed, at, at + end - begin, filter, filter + filters,
                                  nullptr, 0);
     const float* residual = f.late ? nullptr : f.residual;
-    WinogradOutput tile{from.products + segment.tile * planes_ * width_,
+    WinogradOutput tiles{from.products + segment.tile * planes_ * width_,
                         vectors_,
                         filters,
+                        0,
                         static_cast<int>(lines),
-                        size_.pixels,
+                        0,
                         f.out,
                         along_.outputs * f.out_ld,
                         f.out_ld,
@@ -321,13 +338,7 @@ void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_
                         f.activation == Activation::gate ? f.p : nullptr,
                         f.shift,
                         f.scaled && f.activation <= Activation::gate ? f.after : nullptr};
-    for (int64_t pixel = begin; pixel < end; pixel += size_.pixels) {
-      tile.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel));
-      kernels_->output(shape_, tile);
-      tile.in += planes_ * width_;
-      tile.out += size_.pixels * f.out_ld;
-      if (residual != nullptr) tile.residual += size_.pixels * f.residual_ld;
-    }
+    write_tiles(tiles, end - begin);
     for (int64_t i = 0; i < lines && f.again(); ++i) {
       finish_passes().activate(f);
       f.out += along_.outputs * f.out_ld;
@@ -343,15 +354,11 @@ void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
   each_segment(first, last, [&](const Segment& segment) {
     const int64_t line = segment.row * size_.lines, begin = segment.column * size_.pixels;
     const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
-    for (int64_t t = 0; t < segment.count; ++t) {
-      const int64_t pixel = begin + t * size_.pixels;
-      kernels_->output(
-          shape_, {from.products + (segment.tile + t) * planes_ * width_, vectors_, width_,
-                  static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line)),
-                  static_cast<int>(std::min<int64_t>(size_.pixels, end - pixel)),
-                  from.sums + (segment.pixel + t * size_.pixels) * ld + column, (end - begin) * ld, ld,
-                  nullptr, 0, 0, nullptr, 1.0f, -infinity, infinity, nullptr, 0.0f, nullptr});
-    }
+    const int lines = static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line));
+    write_tiles({from.products + segment.tile * planes_ * width_, vectors_, width_, 0, lines, 0,
+                 from.sums + segment.pixel * ld + column, (end - begin) * ld, ld, nullptr, 0, 0,
+                 nullptr, 1.0f, -infinity, infinity, nullptr, 0.0f, nullptr},
+                end - begin);
   });
 }
 

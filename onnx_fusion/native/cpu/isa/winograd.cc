@@ -106,7 +106,14 @@ inline Floats fetch(const float* p, Mask mask) {
 
 // What an output transform does to a line of a tile, apart from what is stored.
 struct OutputEnd {
-  Floats factor, summand, low, high;
+  explicit OutputEnd(const WinogradOutput& t)
+      : factor(broadcast(t.scale)), shift(broadcast(t.shift)), low(broadcast(t.low)),
+        high(broadcast(t.high)), clamps(t.low > -std::numeric_limits<float>::infinity()),
+        caps(t.high < std::numeric_limits<float>::infinity()) {
+    hide(clamps);
+    hide(caps);
+  }
+  Floats factor, shift, low, high;
   bool clamps, caps;
 };
 
@@ -130,7 +137,8 @@ template <WinogradShape Shape, bool Whole, bool Cut>
 inline __attribute__((always_inline)) void output_vector(const WinogradOutput& t,
                                                          const Places& planes,
                                                          const Places& pixels,
-                                                         const Places& residuals, int64_t c,
+                                                         const Places& residuals,
+                                                         const OutputEnd& end, int64_t c,
                                                          int lanes) {
   constexpr WinogradSize size = winograd_size(Shape);
   constexpr int H = size.reach_lines, W = size.reach_pixels, P = size.lines, Q = size.pixels;
@@ -155,10 +163,8 @@ inline __attribute__((always_inline)) void output_vector(const WinogradOutput& t
       output_line(x, down[j]);
     }
   }
-  OutputEnd end{broadcast(t.scale), broadcast(t.shift), broadcast(t.low), broadcast(t.high),
-                t.low > -std::numeric_limits<float>::infinity(),
-                t.high < std::numeric_limits<float>::infinity()};
-  if (t.bias != nullptr) end.summand += fetch<Whole>(t.bias + c, mask);
+  const Floats bias = t.bias != nullptr ? fetch<Whole>(t.bias + c, mask) : Floats{};
+  const Floats summand = end.shift + bias;
   float* out = t.out + c;
 #pragma GCC unroll 4
   for (int i = 0; i < P; ++i, out += t.line) {
@@ -172,7 +178,7 @@ inline __attribute__((always_inline)) void output_vector(const WinogradOutput& t
       output_line(x, y);
     }
 #pragma GCC unroll 6
-    for (int j = 0; j < Q; ++j) y[j] = y[j] * end.factor + end.summand;
+    for (int j = 0; j < Q; ++j) y[j] = y[j] * end.factor + summand;
     if (t.residual != nullptr) {
       const float* residual = hidden(t.residual + i * t.residual_line + c);
 #pragma GCC unroll 6
@@ -196,38 +202,44 @@ inline __attribute__((always_inline)) void output_vector(const WinogradOutput& t
 }
 
 template <WinogradShape Shape, bool Cut = false>
-void output_tile(const WinogradOutput& tile) {
+void output_tiles(const WinogradOutput& tiles) {
   constexpr WinogradSize size = winograd_size(Shape);
   if constexpr (!Cut && size.apart > 1) {
-    if (is_cut<Shape>(tile)) return output_tile<Shape, true>(tile);
+    if (is_cut<Shape>(tiles)) return output_tiles<Shape, true>(tiles);
   }
-  const WinogradOutput t = tile;  // or each store might change it
+  WinogradOutput t = tiles;  // a copy, or each store might change it
   const int64_t width = t.vectors * kLanes;
   const int64_t filters = t.filters < width ? t.filters : width;
   const Places planes(size.reach_pixels * width), pixels(t.pixel), residuals(t.residual_pixel);
-  int64_t c = 0;
-  if (t.lines >= size.lines && t.pixels >= size.pixels) {
-    for (; c + kLanes <= filters; c += kLanes) {
-      output_vector<Shape, true, Cut>(t, planes, pixels, residuals, c, kLanes);
+  const OutputEnd end(t);
+  const bool whole = t.lines >= size.lines && t.pixels >= size.pixels;
+  for (; t.tiles > 0; --t.tiles) {
+    int64_t c = 0;
+    for (; whole && c + kLanes <= filters; c += kLanes) {
+      output_vector<Shape, true, Cut>(t, planes, pixels, residuals, end, c, kLanes);
     }
-  }
-  for (; c < filters; c += kLanes) {
-    const int64_t lanes = filters - c < kLanes ? filters - c : kLanes;
-    output_vector<Shape, false, Cut>(t, planes, pixels, residuals, c, static_cast<int>(lanes));
+    for (; c < filters; c += kLanes) {
+      const int64_t lanes = filters - c < kLanes ? filters - c : kLanes;
+      output_vector<Shape, false, Cut>(t, planes, pixels, residuals, end, c,
+                                       static_cast<int>(lanes));
+    }
+    t.in += size.planes() * width;
+    t.out += size.pixels * t.pixel;
+    if (t.residual != nullptr) t.residual += size.pixels * t.residual_pixel;
   }
 }
 
 void run_output(WinogradShape shape, const WinogradOutput& t) {
   switch (shape) {
-    case WinogradShape::square2: return output_tile<WinogradShape::square2>(t);
-    case WinogradShape::square4: return output_tile<WinogradShape::square4>(t);
-    case WinogradShape::line4: return output_tile<WinogradShape::line4>(t);
-    case WinogradShape::square2_of_5: return output_tile<WinogradShape::square2_of_5>(t);
-    case WinogradShape::line2_of_5: return output_tile<WinogradShape::line2_of_5>(t);
-    case WinogradShape::line6: return output_tile<WinogradShape::line6>(t);
-    case WinogradShape::line4_of_5: return output_tile<WinogradShape::line4_of_5>(t);
-    case WinogradShape::oblong: return output_tile<WinogradShape::oblong>(t);
-    case WinogradShape::apart4: return output_tile<WinogradShape::apart4>(t);
+    case WinogradShape::square2: return output_tiles<WinogradShape::square2>(t);
+    case WinogradShape::square4: return output_tiles<WinogradShape::square4>(t);
+    case WinogradShape::line4: return output_tiles<WinogradShape::line4>(t);
+    case WinogradShape::square2_of_5: return output_tiles<WinogradShape::square2_of_5>(t);
+    case WinogradShape::line2_of_5: return output_tiles<WinogradShape::line2_of_5>(t);
+    case WinogradShape::line6: return output_tiles<WinogradShape::line6>(t);
+    case WinogradShape::line4_of_5: return output_tiles<WinogradShape::line4_of_5>(t);
+    case WinogradShape::oblong: return output_tiles<WinogradShape::oblong>(t);
+    case WinogradShape::apart4: return output_tiles<WinogradShape::apart4>(t);
   }
 }
 
