@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "cpu/isa/places.h"
 #include "cpu/isa/product.h"
 #include "cpu/isa/winograd_apart.h"
 #include "cpu/isa/winograd_lines.h"

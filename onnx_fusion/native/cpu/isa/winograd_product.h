@@ -1,6 +1,7 @@
 // The products of Winograd's planes: register tiles of rows that lie anywhere, and a panel's weights.
 #pragma once
 
+#include "cpu/isa/places.h"
 #include "cpu/isa/product.h"
 #include "cpu/winograd_kernels.h"
 
