@@ -24,7 +24,7 @@ ONNX_FUSION_INLINE Floats v_softplus(Floats a) {
 
 // tanh(log(1 + e)) = n / (n + 2) with n = e * (e + 2), e = exp(a); beyond 20 that is 1.
 ONNX_FUSION_INLINE Floats v_tanh_softplus(Floats a) {
-  const Floats e = v_exp_minus(most(broadcast(-20.0f), -a));
+  const Floats e = v_exp(least(broadcast(20.0f), a));
   const Floats n = e * (e + 2.0f);
   return n / (n + 2.0f);
 }
