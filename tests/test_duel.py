@@ -57,6 +57,20 @@ def test_it_stops_after_the_time_given():
     assert found.samples == module.LEAST_ROUNDS
 
 
+def test_a_disturbed_one_has_more_time():
+    """Slower in two rounds of the first five; the rest tells that it is faster."""
+
+    def found(patience, *ours):
+        world = World()
+        return race(world, world.run("a", 0.3), world.run("b", *ours),
+                    seconds=2.5, patience=patience)  # fmt: skip
+
+    disturbed = (0.27, 0.35, 0.27, 0.35, *[0.27] * 30)
+    assert found(1, *disturbed).high > 1 and found(1, *disturbed).samples == 5
+    assert found(4, *disturbed).high < 1 and 5 < found(4, *disturbed).samples < 17
+    assert found(4, 0.3, 0.29, 0.31).samples == 5  # as fast: more time would not tell
+
+
 def test_who_is_first_alternates_after_pauses():
     world = World()
     race(world, world.run("a", 0.03), world.run("b", 0.02), pause=0.1)

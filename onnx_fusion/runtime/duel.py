@@ -52,6 +52,7 @@ def duel(
     pause: float = 0.0,
     most_rounds: int = MOST_ROUNDS,
     seconds: float = float("inf"),
+    patience: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
     timer: Callable[[], float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
@@ -62,7 +63,8 @@ def duel(
     measured, or after a `pause` and as many as last WARM_SECONDS. One run of LONG_SECONDS is a
     sample by itself. `before` is called before each run and not timed: it takes from the caches
     what the rest of a model would take. Rounds go on until the ratio is clear, or for about
-    `seconds` by `clock`, which is the timer where no other is given.
+    `seconds` by `clock`, which is the timer where no other is given; `patience` times as long where
+    the median is on one side of 1, by CLEAR, and the interval on both: other work disturbed it.
     """
     timer = timer or clock
     sides = (theirs, ours)
@@ -78,7 +80,9 @@ def duel(
         if rounds >= LEAST_ROUNDS:
             ratio, low, high = compare(*samples)
             clear = high < 1 - CLEAR or low > 1 + CLEAR or high - low < CLEAR
-            if clear or rounds >= most_rounds or clock() - start > seconds:
+            disturbed = abs(ratio - 1) > CLEAR and low < 1 < high
+            over = clock() - start > seconds * (patience if disturbed else 1)
+            if clear or rounds >= most_rounds or over:
                 seconds = float(np.percentile(samples[0], QUARTILE))
                 return Outcome(seconds, ratio * seconds, low, high, rounds)
 

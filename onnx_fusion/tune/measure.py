@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 EVICT_BYTES = 64 << 20
 """What is read between two runs of a stretch, at most: more than most last-level caches hold."""
-WHOLE_SECONDS = 6.0
+WHOLE_SECONDS, PATIENCE = 6.0, 4.0
 PART_SECONDS = 2.0
 SMALL_SECONDS, MOST_COPIES = 200e-6, 16
 """A stretch that takes less than this is timed as several copies side by side, so many at most."""
@@ -198,8 +198,8 @@ class Measurer:
                     runs.append(runner(made, feeds))
             with place.held(cpus):
                 return duel(
-                    *runs, seconds=WHOLE_SECONDS, most_rounds=101, pause=pause_for(threads),
-                    timer=timer_for(threads),
+                    *runs, seconds=WHOLE_SECONDS, patience=PATIENCE, most_rounds=101,
+                    pause=pause_for(threads), timer=timer_for(threads),
                 )  # fmt: skip
 
     def session(
