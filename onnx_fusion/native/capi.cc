@@ -13,7 +13,7 @@
 namespace onnx_fusion::cpu {
 double multiply_add(int64_t rounds);
 size_t give_back_pages(const void* data, size_t bytes);
-}
+}  // namespace onnx_fusion::cpu
 
 #define ONNX_FUSION_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -164,8 +164,8 @@ ONNX_FUSION_EXPORT int onnx_fusion_shapes(const void* kernel, const OnnxFusionAr
   return 0;
 }
 
-// Outputs of so many bytes and more are written past the caches by kernels that are bound from now on;
-// negative: as the machine's caches say.
+// Outputs of so many bytes and more are written past the caches by kernels that are bound from now
+// on; negative: as the machine's caches say.
 ONNX_FUSION_EXPORT void onnx_fusion_set_past_cache(int64_t bytes) {
   onnx_fusion::cpu::set_past_cache_bytes(bytes);
 }

@@ -68,7 +68,8 @@ ONNX_FUSION_EXPORT void onnx_fusion_device_destroy(void* kernel) {
 }
 
 // Starts the kernels on `stream`; all pointers are device memory. Returns how many bytes of
-// workspace it needs, -1 for an error: if that is more than `workspace_bytes`, nothing was made yet.
+// workspace it needs, -1 for an error: if that is more than `workspace_bytes`, nothing was made
+// yet.
 ONNX_FUSION_EXPORT int64_t onnx_fusion_device_run(const void* kernel, const void* const* inputs,
                                                   const int64_t* dims, void* const* outputs,
                                                   void* workspace, int64_t workspace_bytes,

@@ -1,5 +1,5 @@
-// The arithmetic instructions of tile programs (docs/tile_program.md, section 5), one line each. The
-// name table of the parser and the functors of every CPU ISA and of CUDA come from this list.
+// The arithmetic instructions of tile programs (docs/tile_program.md, section 5), one line each.
+// The name table of the parser and the functors of every CPU ISA and of CUDA come from this list.
 //
 // X(name, arity, types, result, expression in a, b, c)
 //   types   which operand types exist: F f32 f64, I i32 i64, B bool

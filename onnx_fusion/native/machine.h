@@ -93,8 +93,8 @@ class Kernel {
 // The instruction set chosen when the library was loaded: base, avx2, avx512 or neon.
 std::string isa_name();
 
-// What is wrong with ONNX_FUSION_ISA, empty if it is not set or names one of this machine's. The best
-// one is used then, where nobody asks.
+// What is wrong with ONNX_FUSION_ISA, empty if it is not set or names one of this machine's. The
+// best one is used then, where nobody asks.
 const std::string& isa_error();
 
 }  // namespace onnx_fusion

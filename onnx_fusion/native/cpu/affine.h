@@ -19,8 +19,8 @@ class AffinePlan final : public StagePlan {
  private:
   AffinePlan() = default;
 
-  int input_ = -1;                  // tensor
-  int64_t base_ = 0, ld_ = 0;       // of its pixels
+  int input_ = -1;  // tensor
+  int64_t base_ = 0, ld_ = 0;  // of its pixels
   int64_t rows_ = 1, columns_ = 1;  // pixels, channels
   std::unique_ptr<Finish> finish_;
 };

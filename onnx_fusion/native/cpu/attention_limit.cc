@@ -15,7 +15,7 @@ namespace onnx_fusion::cpu {
 namespace {
 
 constexpr float kNothing = 104.0f;  // e to the minus this is 0
-constexpr float kLargest = 1e30f;   // of a first mask and of a bound that are calculated with
+constexpr float kLargest = 1e30f;  // of a first mask and of a bound that are calculated with
 
 }  // namespace
 

@@ -136,8 +136,8 @@ bool match_softmax(const Stage& stage, AttentionMatch* match) {
   const int exp = line_of(sum, 0);
   if (stage.body[static_cast<size_t>(exp)].op != Op::op_exp) return false;
   const int sub = line_of(exp, 0);
-  if (stage.body[static_cast<size_t>(sub)].op != Op::op_sub ||
-      line_of(sub, 0) != match->exponent || line_of(sub, 1) != highest) {
+  if (stage.body[static_cast<size_t>(sub)].op != Op::op_sub || line_of(sub, 0) != match->exponent ||
+      line_of(sub, 1) != highest) {
     return false;
   }
   for (size_t i = 0; i < stage.body.size(); ++i) {
@@ -202,7 +202,7 @@ void choose_rows(const View& scores, const View& softmax, const View& product, c
 bool match_attention(const BoundProgram& bound, size_t stage, AttentionMatch* match) {
   const Program& program = *bound.program;
   if (stage + 2 >= program.stages.size()) return false;
-  const BoundStage *stages[3];
+  const BoundStage* stages[3];
   for (size_t i = 0; i < 3; ++i) {
     stages[i] = &bound.stages[stage + i];
     if (stages[i]->empty) return false;
@@ -255,8 +255,8 @@ bool match_attention(const BoundProgram& bound, size_t stage, AttentionMatch* ma
     if (!(reduced >> b.keys.letters[k] & 1)) return false;
   }
   for (int l = 0; l < kMaxLetters; ++l) {
-    if (stages[1]->extents[l] > 1 && map_of(1, match->score_load).address.coef[l] !=
-                                         map_of(1, weight_store).address.coef[l]) {
+    if (stages[1]->extents[l] > 1 &&
+        map_of(1, match->score_load).address.coef[l] != map_of(1, weight_store).address.coef[l]) {
       return false;
     }
   }
@@ -306,8 +306,7 @@ bool match_attention(const BoundProgram& bound, size_t stage, AttentionMatch* ma
 
 void locate_batch(const BoundStage& stage, const ScoreLetters& letters, const AttentionMatch& match,
                   int64_t batch, int64_t* fixed) {
-  const int64_t row =
-      batch / match.inner * match.inner * match.row_count + batch % match.inner;
+  const int64_t row = batch / match.inner * match.inner * match.row_count + batch % match.inner;
   for (int l = 0; l < kMaxLetters; ++l) {
     fixed[l] = letters.step[l] > 0 ? row / letters.step[l] % stage.extents[l] : 0;
   }

@@ -195,14 +195,14 @@ void ColumnOperand::multiply(const ColumnView& view, const float* const* rows, i
   const int64_t first = first_packed();
   for (int64_t panel = c0 / width; panel * width < c1; ++panel) {
     const bool packed = panel >= first;
-    const float* const b = packed ? view.packed + (panel - first) * depth * width
-                                  : view.memory + panel * width;
+    const float* const b =
+        packed ? view.packed + (panel - first) * depth * width : view.memory + panel * width;
     const int64_t step = packed ? width : step_;
     const int vectors = panel_vectors(panel);
     const TileRows kind = step == vectors * lanes_ ? TileRows::direct : TileRows::strided;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t at = k * part / parts, length = k * (part + 1) / parts - at;
-      TileCall call{1,       &length, nullptr, nullptr,         1,      step, b + (k0 + at) * step,
+      TileCall call{1,       &length, nullptr,         nullptr, 1, step, b + (k0 + at) * step,
                     nullptr, ld,      add || part > 0, nullptr};
       call.c = out + panel * width - c0;
       call.apart = apart;
@@ -256,7 +256,7 @@ void RowOperand::fill(const RunContext& context, const int64_t* fixed, int64_t r
 }
 
 bool PlaneRows::make(const BoundProgram& bound, size_t stage, int line, const Axis& rows,
-                      const Axis& columns) {
+                     const Axis& columns) {
   const BoundStage& s = bound.stages[stage];
   if (!find_source(s, line, rows, columns, &source_) ||
       !build_tables(s, *source_.map, 0, Axis{}, columns, rows, &tables_)) {

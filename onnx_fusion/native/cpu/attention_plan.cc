@@ -46,8 +46,7 @@ struct AttentionPlan::Buffers {
 
 AttentionPlan::AttentionPlan(const BoundProgram& bound, const AttentionMatch& match)
     : match_(match),
-      keys_(bound, match.scores.stage, match.key, match.scores.keys, match.depth,
-            match.row_count),
+      keys_(bound, match.scores.stage, match.key, match.scores.keys, match.depth, match.row_count),
       values_(bound, match.product.stage, match.value, match.features, match.product.keys,
               match.row_count),
       queries_(bound, match.scores.stage, match.query, match.scores.rows, match.depth),
@@ -98,10 +97,9 @@ void AttentionPlan::run(const RunContext& context) const {
                       depth * sizeof(float);
   const int64_t tasks =
       task_count(*context.parallel, std::max(points * per_point, read_nanoseconds(read)));
-  const int64_t counts[] = {keys_.floats(),          values_.floats(), query_floats_,
-                            score_floats_,           relays ? score_floats_ : 0,
-                            result_floats_,          row_block_,       row_block_,
-                            row_block_};
+  const int64_t counts[] = {
+      keys_.floats(), values_.floats(), query_floats_, score_floats_, relays ? score_floats_ : 0,
+      result_floats_, row_block_,       row_block_,    row_block_};
   size_t bytes = scratch_bytes_;
   for (int64_t count : counts) bytes += static_cast<size_t>(round_up(count, 16)) * sizeof(float);
 
@@ -110,9 +108,9 @@ void AttentionPlan::run(const RunContext& context) const {
     if (scratch.data() == nullptr) return context.failed_line->store(-1);
     Buffers buffers;
     float* at = reinterpret_cast<float*>(scratch.data());
-    float** const parts[] = {&buffers.keys,   &buffers.values, &buffers.queries,
-                             &buffers.scores, &buffers.others, &buffers.result,
-                             &buffers.highest, &buffers.sums,  &buffers.rescale};
+    float** const parts[] = {&buffers.keys,    &buffers.values, &buffers.queries,
+                             &buffers.scores,  &buffers.others, &buffers.result,
+                             &buffers.highest, &buffers.sums,   &buffers.rescale};
     for (size_t i = 0; i < std::size(parts); ++i) {
       *parts[i] = at;
       at += round_up(counts[i], 16);

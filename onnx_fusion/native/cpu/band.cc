@@ -98,7 +98,8 @@ std::unique_ptr<BandPlan> BandPlan::make(const BoundProgram& bound, std::vector<
       step.variant = made->variant(bound, k, step.begin, step.need.end, plan);
       step.whole = made->variant(bound, k, step.need.begin, step.need.end, plan);
       for (const int used : {step.variant, step.whole}) {
-        const bool none = used >= 0 && made->variants_[k][static_cast<size_t>(used)].plan == nullptr;
+        const bool none =
+            used >= 0 && made->variants_[k][static_cast<size_t>(used)].plan == nullptr;
         if (none) return nullptr;
       }
       done[k] = std::max(done[k], step.need.end);

@@ -14,8 +14,8 @@ using PlanStage =
     std::function<std::unique_ptr<StagePlan>(const BoundProgram& bound, size_t stage)>;
 
 // What runs stages [stage, stage + *taken) if bands are worth it, else null. Each stage is planned
-// by `plan`, for as many of its lines as a band has. Constants, which plans may pack, are the same for
-// all bands. The temps between the stages are not written.
+// by `plan`, for as many of its lines as a band has. Constants, which plans may pack, are the same
+// for all bands. The temps between the stages are not written.
 std::unique_ptr<StagePlan> plan_bands(const BoundProgram& bound, size_t stage,
                                       const TensorView* constants, size_t count,
                                       const PlanStage& plan, size_t* taken);

@@ -6,9 +6,9 @@ namespace onnx_fusion {
 namespace {
 
 constexpr int64_t kLeastBytes = 512 << 10;  // between the stages: less stays in the cache anyway
-constexpr int64_t kBandBytes = 256 << 10;   // of the lines that a band needs, if there is a choice
-constexpr int64_t kMostBytes = 1 << 20;     // of them at all
-constexpr int64_t kFixedBytes = 64 << 10;   // of weights, which every band reads
+constexpr int64_t kBandBytes = 256 << 10;  // of the lines that a band needs, if there is a choice
+constexpr int64_t kMostBytes = 1 << 20;  // of them at all
+constexpr int64_t kFixedBytes = 64 << 10;  // of weights, which every band reads
 
 int only_letter(const BoundStage& stage, const Linear& form, LetterSet without) {
   int found = -1;
@@ -137,8 +137,8 @@ bool find_link(const BoundProgram& bound, size_t stage, int letter, Part* first,
   return true;
 }
 
-// Whether a stage reads, beside `image`, what one from `first` on stores: lines of it that may not be
-// made yet.
+// Whether a stage reads, beside `image`, what one from `first` on stores: lines of it that may not
+// be made yet.
 bool reads_inner(const BoundProgram& bound, size_t first, size_t stage, size_t image) {
   const auto stored = [&](int tensor) {
     for (size_t s = first; s < stage; ++s) {

@@ -13,11 +13,11 @@ struct Slice {
   size_t stage;
   Interval box[kMaxLetters];   // inclusive; not empty
   std::vector<int> stores;     // body lines
-  int sink = -1;               // body line of a value to be written to the sink, instead of stores
-  int leaf = -1;               // body line of a value that comes from the leaf
+  int sink = -1;  // body line of a value to be written to the sink, instead of stores
+  int leaf = -1;  // body line of a value that comes from the leaf
   std::vector<uint8_t> order;  // the letters, slowest first
-  LetterSet reduced = 0;       // rows: the letters of the reductions
-  LetterSet apart[3] = {};     // letters are merged only with others of the same sets
+  LetterSet reduced = 0;  // rows: the letters of the reductions
+  LetterSet apart[3] = {};  // letters are merged only with others of the same sets
 };
 
 class Compiler {
@@ -35,7 +35,7 @@ class Compiler {
   uint16_t computed_axes() const { return axes_of(computed_letters_); }  // of indices not linear
   // Of positions that are values.
   uint16_t counted_axes() const { return axes_of(counted_letters_); }
-  int levels() const;     // how many reductions follow one another
+  int levels() const;  // how many reductions follow one another
 
   // All reduced axes lie in the tile (or there are none): one segment.
   std::unique_ptr<TileProgram> whole(bool lanes_inner);
@@ -90,17 +90,17 @@ class Compiler {
   const BoundProgram& bound_;
   const Stage& stage_;
   std::unique_ptr<TileProgram> out_;
-  std::vector<int> taken_;          // per body line: the line its value is, after selects resolve
+  std::vector<int> taken_;  // per body line: the line its value is, after selects resolve
   std::vector<uint8_t> live_;
   std::vector<int> load_of_, cond_of_;
-  std::vector<uint16_t> depends_;   // per body line: axes (after merging)
+  std::vector<uint16_t> depends_;  // per body line: axes (after merging)
   std::vector<LetterSet> letters_;  // per body line: letters its value depends on, in this box
   std::vector<int> level_;
   std::vector<int> store_lines_;
   bool windowed_ = false;
   uint16_t reduced_axes_ = 0, computed_letters_ = 0, counted_letters_ = 0;
-  std::vector<int> slot_of_;        // per body line, in the segment being emitted
-  std::vector<int> widened_[3];     // per slot: the same value, wider
+  std::vector<int> slot_of_;  // per body line, in the segment being emitted
+  std::vector<int> widened_[3];  // per slot: the same value, wider
   std::vector<Step>* steps_ = nullptr;
 };
 

@@ -11,13 +11,14 @@ constexpr int64_t kDepthBlock = 384;        // k between two passes over the acc
 constexpr int64_t kPackedFloats = 1 << 18;  // of rows packed at once
 constexpr int64_t kPanelFloats = 80 << 10;  // of panels packed at once
 constexpr int64_t kSumFloats = 48 << 10;    // accumulators held over blocks of k
-constexpr int64_t kChunkFloats = 32 << 10;  // of rows and results between two passes over the panels
-constexpr int64_t kChunkRows = 48;          // at least: panels come from far
-constexpr int64_t kFarRows = 208;           // the same of weights, with rows where they lie
+constexpr int64_t kChunkFloats = 32
+                                 << 10;  // of rows and results between two passes over the panels
+constexpr int64_t kChunkRows = 48;  // at least: panels come from far
+constexpr int64_t kFarRows = 208;  // the same of weights, with rows where they lie
 constexpr int64_t kMostRows = 240;
 constexpr int64_t kStripFloats = 12 << 10;  // accumulators that wait for the epilogue
-constexpr int64_t kStripColumns = 256;      // of them at least, if there are as many
-constexpr int64_t kPointers = 6 << 10;      // to rows, per piece of k
+constexpr int64_t kStripColumns = 256;  // of them at least, if there are as many
+constexpr int64_t kPointers = 6 << 10;  // to rows, per piece of k
 
 }  // namespace
 
@@ -110,8 +111,8 @@ void ContractPlan::choose_blocks() {
 
   if (lines_.pixels > 0) {
     strip_rows_ = std::min(rows_, lines_.rows * lines_.pixels);
-    strip_panels_ = finishes_ ? panels_
-                              : std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_));
+    strip_panels_ =
+        finishes_ ? panels_ : std::max<int64_t>(1, kStripFloats / (strip_rows_ * width_));
   }
 
   panel_block_ = std::max<int64_t>(1, kSumFloats / (row_chunk_ * width_));
@@ -137,8 +138,7 @@ void ContractPlan::choose_blocks() {
     border_floats_ = (one_block ? strip_rows_ : row_chunk_) * deepest;
   }
   if (rows_side_.source == Source::direct || rows_side_.source == Source::indexed) {
-    pointers_ = (one_block ? strip_rows_ : row_chunk_) * most_pieces +
-                kMostAhead * kMostTileRows;
+    pointers_ = (one_block ? strip_rows_ : row_chunk_) * most_pieces + kMostAhead * kMostTileRows;
   }
   if (transposed_) turned_floats_ = round_up(strip_rows_, tile_rows_) * strip_panels_ * width_;
   for (const Side* side : {&rows_side_, &columns_side_}) {

@@ -7,9 +7,8 @@
 namespace onnx_fusion::cpu {
 namespace {
 
-void name_layout(ContentHash* hash, const OperandTables& tables,
-                 const std::vector<int64_t>& begins, int64_t panel,
-                 int64_t unit, char kind) {
+void name_layout(ContentHash* hash, const OperandTables& tables, const std::vector<int64_t>& begins,
+                 int64_t panel, int64_t unit, char kind) {
   hash->add(&kind, sizeof kind);
   hash->add(&panel, sizeof panel);
   hash->add(&unit, sizeof unit);
@@ -83,8 +82,7 @@ void pack_panels(const float* data, const OperandTables& tables, int64_t panel, 
 
 namespace {
 
-void cache_side(Side* side, const TensorView& constant, int64_t panel, int64_t unit,
-                char kind) {
+void cache_side(Side* side, const TensorView& constant, int64_t panel, int64_t unit, char kind) {
   const int64_t outers = static_cast<int64_t>(side->tables.outer.size());
   const int64_t depth = static_cast<int64_t>(side->tables.inner.size());
   const int64_t slot_floats = (outers + panel - 1) / panel * panel * depth;

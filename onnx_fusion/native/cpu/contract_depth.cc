@@ -87,8 +87,8 @@ std::unique_ptr<DepthPlan> DepthPlan::make(const BoundProgram& bound, size_t sta
     plan->strip_ = plan->spread_ > 1 ? plan->columns_.outputs
                                      : std::max<int64_t>(8, floats / plan->block_ / 4 * 4);
     plan->strip_ = std::min(plan->strip_, plan->columns_.outputs);
-    plan->epilogue_ =
-        plan->transposed_ ? std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_)
+    plan->epilogue_ = plan->transposed_
+                          ? std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_)
                           : std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_);
     return plan;
   }
@@ -132,8 +132,8 @@ bool DepthPlan::choose_shape() {
   }
   const int64_t outputs = columns_.outputs / spread_;
   const bool even = outputs >= 7 && ceil_div(outputs, 7) * 7 < ceil_div(outputs, 4) * 4;
-  const bool two = width > 1 && rows_.taps == width && rows_.outputs > 1 &&
-                   rows_.step == step_ * rows_.reach;
+  const bool two =
+      width > 1 && rows_.taps == width && rows_.outputs > 1 && rows_.step == step_ * rows_.reach;
   const bool wide = two && width <= kernels_->wide && outputs >= 7 &&
                     ceil_div(outputs, 7) * 7 <= ceil_div(outputs, 4) * 4;
   const bool pairs = two && step_ == 2 && width <= kernels_->paired;

@@ -1,8 +1,8 @@
 // Depthwise convolution on channels-last images: vectors run along the channels, and a tile of
 // neighbouring outputs stays in registers (isa/depth.cc). Inputs are read where they lie, unless
 // each channel makes several or pixels share cache sets: then they are copied first. Windows 3, 5
-// and 7 wide have kernels of their own, of which single outputs at the border go through a matrix of
-// pointers; others walk each line in pieces of up to four taps.
+// and 7 wide have kernels of their own, of which single outputs at the border go through a matrix
+// of pointers; others walk each line in pieces of up to four taps.
 #pragma once
 
 #include <memory>

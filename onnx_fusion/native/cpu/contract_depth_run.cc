@@ -1,4 +1,5 @@
-// How a DepthPlan runs: tasks take bands of rows of a block of channels, and rows are cut into tiles.
+// How a DepthPlan runs: tasks take bands of rows of a block of channels, and rows are cut into
+// tiles.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -16,8 +17,8 @@ namespace {
 constexpr int64_t kLateFloats = 4096;  // that are activated after they were stored
 
 // Those of `count` positions `apart`, from `first` on, that are inside.
-void find_inside(const WindowSide& side, int64_t first, int64_t apart, int64_t count, int32_t* begin,
-                 int32_t* end) {
+void find_inside(const WindowSide& side, int64_t first, int64_t apart, int64_t count,
+                 int32_t* begin, int32_t* end) {
   int64_t low = 0, high = count;
   while (low < high && !side.inside(first + low * apart, 1, 0)) ++low;
   while (high > low && !side.inside(first + (high - 1) * apart, 1, 0)) --high;
@@ -144,8 +145,8 @@ int64_t DepthPlan::run_tile(const Block& block, DepthShape shape, int64_t row, i
   tile.last = static_cast<int32_t>(lines);
 
   const float* in[kMostDepthTaps];
-  const bool inside = block.copied || (rows_.inside(y, lines, rows_.reach) &&
-                                       columns_.inside(x, columns, column_));
+  const bool inside =
+      block.copied || (rows_.inside(y, lines, rows_.reach) && columns_.inside(x, columns, column_));
   if (inside) {
     while (tile.tiles < most &&
            (block.copied || columns_.inside(x + next * tile.tiles, columns, column_))) {
@@ -247,8 +248,10 @@ void DepthPlan::copy_rows(int64_t row0, int64_t row1, float* out, Block* block) 
     for (int64_t x = 0; x < copied_columns_; ++x, to += block->channels) {
       const bool inside = line_inside && columns_.inside(x + columns_.base, 1, 0);
       const float* from = block->x + y * block->row + x * block->column;
-      if (inside && repeat_ > 1) repeat(from, block->channels / repeat_, repeat_, to);
-      else std::memcpy(to, inside ? from : outside_.data(), bytes);
+      if (inside && repeat_ > 1)
+        repeat(from, block->channels / repeat_, repeat_, to);
+      else
+        std::memcpy(to, inside ? from : outside_.data(), bytes);
     }
   }
   block->row = copied_columns_ * block->channels;
@@ -279,45 +282,43 @@ void DepthPlan::run(const RunContext& context) const {
   const size_t bytes = static_cast<size_t>(2 * sums + own + copy_floats_) * sizeof(float) +
                        (fast_ ? 0 : epilogue_->scratch_bytes()) + 64;
 
-  parallel_ranges(*context.parallel, outers_ * blocks * bands, tasks,
-                  [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(bytes);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    float* weights = reinterpret_cast<float*>(scratch.data());
-    float* const rest = weights + own + 2 * sums + copy_floats_;
-    const Room room{weights + own, weights + own + sums, weights + own + 2 * sums,
-                    reinterpret_cast<char*>(rest)};
-    if (packed_ == nullptr) {
-      pack_weights(reinterpret_cast<const float*>(context.tensors[weight_]), weights);
-    }
-    int64_t letters[kMaxLetters] = {};
-    for (int64_t i = begin, some = 1; i < end; i += some) {
-      Block block{};
-      some = copy_floats_ > 0 ? 1 : std::min(bands - i % bands, end - i);
-      block.outer = i / (blocks * bands);
-      block.channel = channel_at(i / bands % blocks);
-      block.channels = channel_at(i / bands % blocks + 1) - block.channel;
-      block.weights = (packed_ == nullptr ? weights : packed_->data()) +
-                      block.channel * taps;
-      block.bias = block.channel + (finish_.bias < 0 ? zero_bias_.data()
-                                                     : tensor(context, finish_.bias) +
-                                                           finish_.bias_base);
-      locate(stage, outer_, block.outer, letters);
-      block.x = tensor(context, input_) + address_->base +
-                block.channel / repeat_;
-      if (fast_) block.out = tensor(context, finish_.out) + finish_.store->base + block.channel;
-      for (int k = 0; k < outer_.count; ++k) {
-        const int letter = outer_.letters[k];
-        block.x += address_->coef[letter] * letters[letter];
-        if (fast_) block.out += finish_.store->coef[letter] * letters[letter];
-      }
-      block.row = rows_.stride;
-      block.column = columns_.stride;
-      const int64_t row = i % bands * unit, row1 = std::min(rows_.outputs, row + some * unit);
-      if (copy_floats_ > 0) copy_rows(row, row1, room.copy, &block);
-      run_rows(context, block, row, row1, room);
-    }
-  });
+  parallel_ranges(
+      *context.parallel, outers_ * blocks * bands, tasks, [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(bytes);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        float* weights = reinterpret_cast<float*>(scratch.data());
+        float* const rest = weights + own + 2 * sums + copy_floats_;
+        const Room room{weights + own, weights + own + sums, weights + own + 2 * sums,
+                        reinterpret_cast<char*>(rest)};
+        if (packed_ == nullptr) {
+          pack_weights(reinterpret_cast<const float*>(context.tensors[weight_]), weights);
+        }
+        int64_t letters[kMaxLetters] = {};
+        for (int64_t i = begin, some = 1; i < end; i += some) {
+          Block block{};
+          some = copy_floats_ > 0 ? 1 : std::min(bands - i % bands, end - i);
+          block.outer = i / (blocks * bands);
+          block.channel = channel_at(i / bands % blocks);
+          block.channels = channel_at(i / bands % blocks + 1) - block.channel;
+          block.weights = (packed_ == nullptr ? weights : packed_->data()) + block.channel * taps;
+          block.bias = block.channel + (finish_.bias < 0
+                                            ? zero_bias_.data()
+                                            : tensor(context, finish_.bias) + finish_.bias_base);
+          locate(stage, outer_, block.outer, letters);
+          block.x = tensor(context, input_) + address_->base + block.channel / repeat_;
+          if (fast_) block.out = tensor(context, finish_.out) + finish_.store->base + block.channel;
+          for (int k = 0; k < outer_.count; ++k) {
+            const int letter = outer_.letters[k];
+            block.x += address_->coef[letter] * letters[letter];
+            if (fast_) block.out += finish_.store->coef[letter] * letters[letter];
+          }
+          block.row = rows_.stride;
+          block.column = columns_.stride;
+          const int64_t row = i % bands * unit, row1 = std::min(rows_.outputs, row + some * unit);
+          if (copy_floats_ > 0) copy_rows(row, row1, room.copy, &block);
+          run_rows(context, block, row, row1, room);
+        }
+      });
 }
 
 void DepthPlan::finish_strip(const RunContext& context, const Block& block, int64_t pixel0,

@@ -14,7 +14,8 @@ constexpr int64_t kStripFloats = 4096;
 constexpr size_t kMostPlaces = 256;
 constexpr double kLeastFull = 0.6;       // of the vectors' lanes
 constexpr double kGain = 0.85;           // that channels must bring to pay for a transposition
-constexpr int64_t kMostPages = 32;       // input planes under way at once: what the first-level TLB holds
+constexpr int64_t kMostPages =
+    32;       // input planes under way at once: what the first-level TLB holds
 constexpr int64_t kPage = 4096;
 constexpr int64_t kMostInput = 32 << 10; // bytes of input that a tile of pixels reads
 
@@ -91,8 +92,8 @@ bool DirectPlan::plan_vectors(int lanes, int64_t elements) {
   places_ = static_cast<int64_t>(shown.size());
 
   // Lanes that do not exist are read too, where that is inside the tensor.
-  const int64_t reach = *std::max_element(x_.batch.begin(), x_.batch.end()) + sorted.back() +
-                        step_ * (lanes - 1);
+  const int64_t reach =
+      *std::max_element(x_.batch.begin(), x_.batch.end()) + sorted.back() + step_ * (lanes - 1);
   strips_.push_back(0);
   const int64_t most = std::max<int64_t>(kStripFloats / std::min<int64_t>(rows_, 64), 4 * lanes);
   int64_t begin = 0;
@@ -122,8 +123,8 @@ bool DirectPlan::plan_vectors(int lanes, int64_t elements) {
   strip_pixels_ = std::max(strip_pixels_, pixels_ - begin);
   const double vectors = static_cast<double>(vectors_.size());
   const double channels = static_cast<double>((rows_ + lanes - 1) / lanes);
-  by_channel_ = x_.guards.empty() &&
-                static_cast<double>(pixels_) * channels < kGain * vectors * static_cast<double>(rows_);
+  by_channel_ = x_.guards.empty() && static_cast<double>(pixels_) * channels <
+                                         kGain * vectors * static_cast<double>(rows_);
   const double used = static_cast<double>(pixels_) / (vectors * lanes);
   return by_channel_ || used >= kLeastFull;
 }
@@ -179,27 +180,29 @@ void DirectPlan::run_channels(const RunContext& context) const {
                       static_cast<double>(pixels_) * static_cast<double>(depth_);
   const int64_t tasks = task_count(*context.parallel, work * 0.3);
 
-  parallel_ranges(*context.parallel, batches_ * strips * tiles, tasks,
-                  [&](int64_t first, int64_t last, int64_t) {
-    const Scratch scratch(static_cast<size_t>(2 * floats) * sizeof(float) +
-                          epilogue_->scratch_bytes() + 64);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    float* sums = reinterpret_cast<float*>(scratch.data());
-    float* turned = sums + floats;
-    char* rest = reinterpret_cast<char*>(turned + floats);
-    int64_t fixed[kMaxLetters] = {};
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t batch = i / (strips * tiles), strip_at = i / tiles % strips, t = i % tiles;
-      const int64_t pixel0 = strip_at * strip, pixel1 = std::min(pixels_, pixel0 + strip);
-      const int64_t row0 = t * tile_rows_, row1 = std::min(rows_, row0 + tile_rows_);
-      locate(context.bound->stages[stage_index_], batch_, batch, fixed);
-      const ChannelTile tile{x + x_.batch[batch], x_.outer.data(), x_.inner.data(), depth_,
-                             weights_->data() + slot_[batch] + row0 * depth_};
-      kernels.channels(tile, static_cast<int>(tile_rows_ / lanes), pixel0, pixel1, sums, tile_rows_);
-      gemm_kernels().transpose(sums, tile_rows_, pixel1 - pixel0, row1 - row0, turned, strip);
-      epilogue_->run(context, fixed, row0, row1, pixel0, pixel1, turned, strip, rest);
-    }
-  });
+  parallel_ranges(
+      *context.parallel, batches_ * strips * tiles, tasks,
+      [&](int64_t first, int64_t last, int64_t) {
+        const Scratch scratch(static_cast<size_t>(2 * floats) * sizeof(float) +
+                              epilogue_->scratch_bytes() + 64);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        float* sums = reinterpret_cast<float*>(scratch.data());
+        float* turned = sums + floats;
+        char* rest = reinterpret_cast<char*>(turned + floats);
+        int64_t fixed[kMaxLetters] = {};
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t batch = i / (strips * tiles), strip_at = i / tiles % strips, t = i % tiles;
+          const int64_t pixel0 = strip_at * strip, pixel1 = std::min(pixels_, pixel0 + strip);
+          const int64_t row0 = t * tile_rows_, row1 = std::min(rows_, row0 + tile_rows_);
+          locate(context.bound->stages[stage_index_], batch_, batch, fixed);
+          const ChannelTile tile{x + x_.batch[batch], x_.outer.data(), x_.inner.data(), depth_,
+                                 weights_->data() + slot_[batch] + row0 * depth_};
+          kernels.channels(tile, static_cast<int>(tile_rows_ / lanes), pixel0, pixel1, sums,
+                           tile_rows_);
+          gemm_kernels().transpose(sums, tile_rows_, pixel1 - pixel0, row1 - row0, turned, strip);
+          epilogue_->run(context, fixed, row0, row1, pixel0, pixel1, turned, strip, rest);
+        }
+      });
 }
 
 void DirectPlan::run_rows(const RunContext& context) const {
@@ -216,41 +219,42 @@ void DirectPlan::run_rows(const RunContext& context) const {
                       static_cast<double>(vectors_.size()) * static_cast<double>(depth_);
   const int64_t tasks = task_count(*context.parallel, work * 0.3);
 
-  parallel_ranges(*context.parallel, batches_ * strips * groups, tasks,
-                  [&](int64_t first, int64_t last, int64_t) {
-    const Scratch scratch(static_cast<size_t>(group * tile_rows_ * ld) * sizeof(float) +
-                          epilogue_->scratch_bytes() + 64);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    float* sums = reinterpret_cast<float*>(scratch.data());
-    char* rest = scratch.data() + group * tile_rows_ * ld * static_cast<int64_t>(sizeof(float));
-    int64_t fixed[kMaxLetters] = {};
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t batch = i / (strips * groups);
-      const int64_t strip = i / groups % strips;
-      const int64_t tile0 = i % groups * group, tile1 = std::min(tiles, tile0 + group);
-      const int64_t vector0 = strips_[strip], vector1 = strips_[strip + 1];
-      const int64_t column0 = vectors_[vector0].column;
-      const int64_t column1 = vectors_[vector1 - 1].column + vectors_[vector1 - 1].lanes;
-      locate(context.bound->stages[stage_index_], batch_, batch, fixed);
-      DirectTile tile{x + x_.batch[batch],
-                      vectors_.data(),
-                      masks_.data(),
-                      places_,
-                      place_.empty() ? nullptr : place_.data(),
-                      x_.inner.data(),
-                      depth_,
-                      nullptr,
-                      step_,
-                      x_.fill};
-      for (int64_t t = tile0; t < tile1; ++t) {
-        tile.weights = weights_->data() + slot_[batch] + t * tile_rows_ * depth_;
-        kernels.run(tile, static_cast<int>(tile_rows_), vector0, vector1,
-                       sums + (t - tile0) * tile_rows_ * ld - column0, ld);
-      }
-      epilogue_->run(context, fixed, tile0 * tile_rows_, std::min(rows_, tile1 * tile_rows_),
-                     column0, column1, sums, ld, rest);
-    }
-  });
+  parallel_ranges(
+      *context.parallel, batches_ * strips * groups, tasks,
+      [&](int64_t first, int64_t last, int64_t) {
+        const Scratch scratch(static_cast<size_t>(group * tile_rows_ * ld) * sizeof(float) +
+                              epilogue_->scratch_bytes() + 64);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        float* sums = reinterpret_cast<float*>(scratch.data());
+        char* rest = scratch.data() + group * tile_rows_ * ld * static_cast<int64_t>(sizeof(float));
+        int64_t fixed[kMaxLetters] = {};
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t batch = i / (strips * groups);
+          const int64_t strip = i / groups % strips;
+          const int64_t tile0 = i % groups * group, tile1 = std::min(tiles, tile0 + group);
+          const int64_t vector0 = strips_[strip], vector1 = strips_[strip + 1];
+          const int64_t column0 = vectors_[vector0].column;
+          const int64_t column1 = vectors_[vector1 - 1].column + vectors_[vector1 - 1].lanes;
+          locate(context.bound->stages[stage_index_], batch_, batch, fixed);
+          DirectTile tile{x + x_.batch[batch],
+                          vectors_.data(),
+                          masks_.data(),
+                          places_,
+                          place_.empty() ? nullptr : place_.data(),
+                          x_.inner.data(),
+                          depth_,
+                          nullptr,
+                          step_,
+                          x_.fill};
+          for (int64_t t = tile0; t < tile1; ++t) {
+            tile.weights = weights_->data() + slot_[batch] + t * tile_rows_ * depth_;
+            kernels.run(tile, static_cast<int>(tile_rows_), vector0, vector1,
+                        sums + (t - tile0) * tile_rows_ * ld - column0, ld);
+          }
+          epilogue_->run(context, fixed, tile0 * tile_rows_, std::min(rows_, tile1 * tile_rows_),
+                         column0, column1, sums, ld, rest);
+        }
+      });
 }
 
 }  // namespace onnx_fusion::cpu

@@ -4,8 +4,8 @@
 //     groups of 4      a a a a b b b b c c c c d d d d     outputs of one vector
 //     input            a0 a0 a0 a0 b0 b0 b0 b0 ...         their channels 0, of every pixel in turn
 //
-// Where groups do not fill lanes evenly, or windows are not 3 wide, lines are copied as planes, one for
-// each channel summed: of such vectors, or of the single channel of the one group that is met.
+// Where groups do not fill lanes evenly, or windows are not 3 wide, lines are copied as planes, one
+// for each channel summed: of such vectors, or of the single channel of the one group that is met.
 #pragma once
 
 #include <memory>
@@ -27,10 +27,15 @@ class GroupPlan final : public StagePlan {
   void run(const RunContext& context) const override;
 
  private:
+  static constexpr int64_t kMostTapRows = 16;
   struct Letters {
     int group, made, summed;
   };
-  struct Room;  // a task's buffers
+  struct Room {  // a task's buffers
+    float* lines;  // [y % ring][column][channel]
+    float* sums;
+    char* scratch;
+  };
 
   GroupPlan() = default;
   bool choose_kind();
@@ -61,9 +66,9 @@ class GroupPlan final : public StagePlan {
   int64_t blocks_ = 1;
   bool planes_ = false;
   int64_t width_ = 1;  // columns of a line, with what is outside
-  int64_t line_ = 1;   // floats of a line
+  int64_t line_ = 1;  // floats of a line
   int64_t plane_ = 1;  // of one of its planes
-  int64_t ring_ = 1;   // lines kept
+  int64_t ring_ = 1;  // lines kept
   int tile_ = 0, rest_ = 0;  // the kernels for its outputs, and for those left
   int64_t tap_row_ = 0, unit_floats_ = 0;  // weights of a line, of a unit
   int64_t strip_ = 1;  // rows of outputs carried through the epilogue at once

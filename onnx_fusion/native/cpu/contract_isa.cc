@@ -21,19 +21,19 @@ namespace onnx_fusion::cpu {
 #define ONNX_FUSION_EACH_ISA(X) X(neon)
 #endif
 
-#define X(isa)                                     \
-  namespace isa {                                  \
-  extern const GemmKernels gemm_kernels;           \
-  extern const TileKernels tile_kernels;           \
-  extern const WindowKernels window_kernels;       \
-  extern const DirectKernels direct_kernels;       \
-  extern const FinishPasses finish_passes;         \
-  extern const WinogradKernels winograd_kernels;   \
-  extern const AttentionKernels attention_kernels; \
-  extern const DepthKernels depth_kernels;         \
-  extern const NarrowKernels narrow_kernels;       \
-  extern const GroupKernels group_kernels;         \
-  extern const StrassenKernels strassen_kernels;   \
+#define X(isa)                                        \
+  namespace isa {                                     \
+  extern const GemmKernels gemm_kernels;              \
+  extern const TileKernels tile_kernels;              \
+  extern const WindowKernels window_kernels;          \
+  extern const DirectKernels direct_kernels;          \
+  extern const FinishPasses finish_passes;            \
+  extern const WinogradKernels winograd_kernels;      \
+  extern const AttentionKernels attention_kernels;    \
+  extern const DepthKernels depth_kernels;            \
+  extern const NarrowKernels narrow_kernels;          \
+  extern const GroupKernels group_kernels;            \
+  extern const StrassenKernels strassen_kernels;      \
   extern const PooledTileKernels pooled_tile_kernels; \
   extern const PooledLineKernels pooled_line_kernels; \
   }
@@ -64,24 +64,24 @@ const Chosen& chosen() {
     const std::string name = isa_name();
     Chosen choice;
     bool all = false;
-#define X(isa)                                                   \
-  if (!all) {                                                    \
-    choice.winograd[choice.depths] = &isa::winograd_kernels;     \
+#define X(isa)                                                      \
+  if (!all) {                                                       \
+    choice.winograd[choice.depths] = &isa::winograd_kernels;        \
     choice.pooled_tiles[choice.depths] = &isa::pooled_tile_kernels; \
     choice.pooled_lines[choice.depths] = &isa::pooled_line_kernels; \
-    choice.depth[choice.depths++] = &isa::depth_kernels;         \
-  }                                                              \
-  all = all || name == #isa;                                     \
-  if (choice.gemm == nullptr || name == #isa) {   \
-    choice.gemm = &isa::gemm_kernels;             \
-    choice.tile = &isa::tile_kernels;             \
-    choice.window = &isa::window_kernels;         \
-    choice.direct = &isa::direct_kernels;         \
-    choice.finish = &isa::finish_passes;          \
-    choice.attention = &isa::attention_kernels;   \
-    choice.narrow = &isa::narrow_kernels;         \
-    choice.group = &isa::group_kernels;           \
-    choice.strassen = &isa::strassen_kernels;     \
+    choice.depth[choice.depths++] = &isa::depth_kernels;            \
+  }                                                                 \
+  all = all || name == #isa;                                        \
+  if (choice.gemm == nullptr || name == #isa) {                     \
+    choice.gemm = &isa::gemm_kernels;                               \
+    choice.tile = &isa::tile_kernels;                               \
+    choice.window = &isa::window_kernels;                           \
+    choice.direct = &isa::direct_kernels;                           \
+    choice.finish = &isa::finish_passes;                            \
+    choice.attention = &isa::attention_kernels;                     \
+    choice.narrow = &isa::narrow_kernels;                           \
+    choice.group = &isa::group_kernels;                             \
+    choice.strassen = &isa::strassen_kernels;                       \
   }
     ONNX_FUSION_EACH_ISA(X)
 #undef X

@@ -140,14 +140,15 @@ struct TileKernels {
 };
 
 struct GemmKernels {
-  int lanes;        // floats in a vector
+  int lanes;  // floats in a vector
   int max_vectors;  // widest panel
-  int rows[4];      // of a tile, by its vectors of columns
+  int rows[4];  // of a tile, by its vectors of columns
   // A tile without the rest of a TileCall: c = (add ? c : 0) + the sum.
   void (*tile)(int rows, int vectors, int pieces, const int64_t* depths, const float* const* a,
                int64_t a_step, const float* b, int64_t b_step, float* c, int64_t ldc, bool add);
   void (*dots)(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
-  // `count` vectors from column `column` (of a panel's first vector) on, in panels of `vectors`, for `depth` k from k0 on; absent columns are 0 or `fill`.
+  // `count` vectors from column `column` (of a panel's first vector) on, in panels of `vectors`,
+  // for `depth` k from k0 on; absent columns are 0 or `fill`.
   void (*pack_columns)(const ColumnPack& pack, int64_t column, int64_t count, int vectors,
                        int64_t k0, int64_t depth, float* out);
   // out[c * out_step + r] = in[r * in_step + c], r < rows, c < columns.
@@ -168,12 +169,12 @@ struct WindowRow {
   const WindowVector* vectors;
   int64_t count;
   const uint16_t* masks;  // [vector][tap]: the lanes inside the input
-  const int64_t* inner;   // per tap
+  const int64_t* inner;  // per tap
   int taps;
   int step;  // 1 or 2
   const float* base;
   const float* weights;  // per tap
-  float fill;            // of what is outside
+  float fill;  // of what is outside
 };
 
 struct WindowKernels {

@@ -50,8 +50,9 @@ std::unique_ptr<NarrowPlan> NarrowPlan::make(const BoundProgram& bound, size_t s
     }
     int letter = 0;
     const bool along = least_step(s, plan->row_, *letters.store, &letter) == 1;
-    plan->transposed_ = plan->columns_ == 1 || (along && letters.store->coef[plan->column_.letters[
-                                                            plan->column_.count - 1]] != 1);
+    plan->transposed_ =
+        plan->columns_ == 1 ||
+        (along && letters.store->coef[plan->column_.letters[plan->column_.count - 1]] != 1);
     const Axis& rows = plan->transposed_ ? plan->column_ : plan->row_;
     const Axis& columns = plan->transposed_ ? plan->row_ : plan->column_;
     plan->epilogue_ = std::make_unique<Epilogue>(bound, stage, rows, columns);
@@ -61,8 +62,8 @@ std::unique_ptr<NarrowPlan> NarrowPlan::make(const BoundProgram& bound, size_t s
   return nullptr;
 }
 
-// Columns that do not lie evenly in memory are batches: a row's results then lie together, and those
-// of the next row may follow.
+// Columns that do not lie evenly in memory are batches: a row's results then lie together, and
+// those of the next row may follow.
 void NarrowPlan::split_columns(const BoundStage& stage, const Axis& own, const Linear& store) {
   Axis sorted = own;
   sort_axis(&sorted, store);
@@ -118,8 +119,9 @@ bool NarrowPlan::plan_weights(const TensorView& weights, int64_t lanes) {
         for (int64_t at = 0; at < lengths_[run]; at += lanes) {
           for (int64_t column = 0; column < columns_; ++column) {
             for (int64_t k = at; k < at + lanes; ++k) {
-              *out++ = k < lengths_[run] ? data[begin + w_.outer[column] + w_.inner[copied_[run] + k]]
-                                         : 0.0f;
+              *out++ = k < lengths_[run]
+                           ? data[begin + w_.outer[column] + w_.inner[copied_[run] + k]]
+                           : 0.0f;
             }
           }
         }
@@ -169,36 +171,38 @@ void NarrowPlan::run(const RunContext& context) const {
   const int64_t floats = round_up((strip_ + kMostNarrowRows) * columns_ + 16, 16);
   const int64_t copies = round_up(kMostNarrowRows * depth_, 16);
   const float* x = reinterpret_cast<const float*>(context.tensors[input_]);
-  const double work = static_cast<double>(batches_ * rows_) *
-                      static_cast<double>(weight_floats_ / gemm_kernels().lanes + columns_ * kAdding);
+  const double work =
+      static_cast<double>(batches_ * rows_) *
+      static_cast<double>(weight_floats_ / gemm_kernels().lanes + columns_ * kAdding);
   const int64_t tasks = task_count(*context.parallel, work * 0.3);
 
-  parallel_ranges(*context.parallel, batches_ * strips, tasks, [&](int64_t first, int64_t last, int64_t) {
-    const Scratch scratch(static_cast<size_t>(2 * floats + copies) * sizeof(float) +
-                          epilogue_->scratch_bytes() + 64);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    float* sums = reinterpret_cast<float*>(scratch.data());
-    float* turned = sums + floats;
-    char* rest = reinterpret_cast<char*>(turned + floats + copies);
-    int64_t fixed[kMaxLetters] = {};
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t batch = i / strips, row0 = i % strips * strip_;
-      const int64_t row1 = std::min(rows_, row0 + strip_), count = row1 - row0;
-      locate(context.bound->stages[stage_index_], batch_, batch, fixed);
-      run_strip(x + x_.batch[batch], weights_->data() + slot_[batch], row0, row1, sums,
-                turned + floats);
-      if (!transposed_) {
-        epilogue_->run(context, fixed, row0, row1, 0, columns_, sums, columns_, rest);
-        continue;
-      }
-      const float* from = sums;
-      if (columns_ > 1) {
-        gemm_kernels().transpose(sums, columns_, count, columns_, turned, count);
-        from = turned;
-      }
-      epilogue_->run(context, fixed, 0, columns_, row0, row1, from, count, rest);
-    }
-  });
+  parallel_ranges(
+      *context.parallel, batches_ * strips, tasks, [&](int64_t first, int64_t last, int64_t) {
+        const Scratch scratch(static_cast<size_t>(2 * floats + copies) * sizeof(float) +
+                              epilogue_->scratch_bytes() + 64);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        float* sums = reinterpret_cast<float*>(scratch.data());
+        float* turned = sums + floats;
+        char* rest = reinterpret_cast<char*>(turned + floats + copies);
+        int64_t fixed[kMaxLetters] = {};
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t batch = i / strips, row0 = i % strips * strip_;
+          const int64_t row1 = std::min(rows_, row0 + strip_), count = row1 - row0;
+          locate(context.bound->stages[stage_index_], batch_, batch, fixed);
+          run_strip(x + x_.batch[batch], weights_->data() + slot_[batch], row0, row1, sums,
+                    turned + floats);
+          if (!transposed_) {
+            epilogue_->run(context, fixed, row0, row1, 0, columns_, sums, columns_, rest);
+            continue;
+          }
+          const float* from = sums;
+          if (columns_ > 1) {
+            gemm_kernels().transpose(sums, columns_, count, columns_, turned, count);
+            from = turned;
+          }
+          epilogue_->run(context, fixed, 0, columns_, row0, row1, from, count, rest);
+        }
+      });
 }
 
 }  // namespace onnx_fusion::cpu

@@ -42,7 +42,7 @@ std::unique_ptr<StagePlan> plan_as(const BoundProgram& bound, size_t stage,
 
 // Special kinds, in the order in which they are asked; each gives null for a stage of another.
 constexpr Planner kPlanners[] = {
-    cpu::plan_phases, plan_as<cpu::DepthPlan>, plan_as<cpu::GroupPlan>,
+    cpu::plan_phases,         plan_as<cpu::DepthPlan>,    plan_as<cpu::GroupPlan>,
     plan_as<cpu::WindowPlan>, plan_as<cpu::WinogradPlan>, plan_as<cpu::DirectPlan>,
     plan_as<cpu::NarrowPlan>, plan_as<cpu::StrassenPlan>,
 };
@@ -66,7 +66,7 @@ namespace {
 
 constexpr int64_t kMostLines = 192, kMostPages = 32;  // that an indexed row touches
 constexpr int64_t kIndexedRows = 9;                   // at least
-constexpr int64_t kLongRun = 16;                      // of k: shorter pieces cost more than indices
+constexpr int64_t kLongRun = 16;  // of k: shorter pieces cost more than indices
 
 constexpr double kLoad = 0.05;  // cycles of a load beside a multiplication
 
@@ -128,7 +128,8 @@ double row_cost(const BoundStage& stage, const Candidate& x, const Axis& k) {
   return x.extent >= kIndexedRows && is_near(stage, *map, k) ? gemm_kernels().lanes / 40.0 : 1.0;
 }
 
-// Of one or two rows: so that all panels are read in the fewest goes, `most` panels of one width each.
+// Of one or two rows: so that all panels are read in the fewest goes, `most` panels of one width
+// each.
 int choose_streams(int64_t vectors, int64_t most) {
   int best = 1;
   int64_t least = 0;
@@ -155,7 +156,8 @@ int choose_width(int64_t vectors, bool halved) {
   for (int v = 1; v <= tiles.max_vectors && v <= vectors; ++v) {
     const int64_t last = (vectors - 1) % v + 1;
     if (halved && last > tiles.halved) continue;
-    const double all = static_cast<double>((vectors - last) / v) * cost(v, false) + cost(last, halved);
+    const double all =
+        static_cast<double>((vectors - last) / v) * cost(v, false) + cost(last, halved);
     if (least > 0 && all > least) continue;
     best = v;
     least = all;
@@ -174,11 +176,13 @@ ContractPlan::ContractPlan(const BoundProgram& bound, size_t stage, const Tensor
   if (scales) factor_ = take_factor(bound, stage_, &letters, constants, count);
   choose_axes(letters, constants, count);
   const bool swapped = letters.operands[0].value != row_value_;
-  const DotOperand &rows = letters.operands[swapped ? 1 : 0];
-  const DotOperand &columns = letters.operands[swapped ? 0 : 1];
-  choose_row_source(bound, rows, is_constant(rows, constants, count) ? &constants[rows.tensor] : nullptr);
-  choose_column_source(bound, columns,
-                       is_constant(columns, constants, count) ? &constants[columns.tensor] : nullptr);
+  const DotOperand& rows = letters.operands[swapped ? 1 : 0];
+  const DotOperand& columns = letters.operands[swapped ? 0 : 1];
+  choose_row_source(bound, rows,
+                    is_constant(rows, constants, count) ? &constants[rows.tensor] : nullptr);
+  choose_column_source(
+      bound, columns,
+      is_constant(columns, constants, count) ? &constants[columns.tensor] : nullptr);
   if (columns_side_.source != Source::cached) unit_ = kernels_.lanes;
   if (factor_ >= 0 && columns_side_.source == Source::cached) {
     columns_side_.source = Source::scaled;
@@ -210,8 +214,9 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
   const int lanes = kernels_.lanes;
   // What is packed at run time, or read by `stream`, is in whole vectors.
   const auto unit = [&](int columns) {
-    return tiles_.halved > 0 && operands[columns].constant && operands[1 - columns].extent > 2 ? lanes / 2
-                                                                                           : lanes;
+    return tiles_.halved > 0 && operands[columns].constant && operands[1 - columns].extent > 2
+               ? lanes / 2
+               : lanes;
   };
   double least = 0;
   int best = -1;
@@ -249,8 +254,9 @@ void ContractPlan::choose_axes(const DotLetters& letters, const TensorView* cons
 
   const int64_t vectors = round_up(columns_, lanes) / lanes;
   unit_ = unit(best);
-  vectors_ = rows_ <= 2 ? choose_streams(vectors, tile_kernels().streams[std::max<int64_t>(rows_, 1)])
-                        : choose_width(vectors, round_up(columns_, unit_) % lanes != 0);
+  vectors_ = rows_ <= 2
+                 ? choose_streams(vectors, tile_kernels().streams[std::max<int64_t>(rows_, 1)])
+                 : choose_width(vectors, round_up(columns_, unit_) % lanes != 0);
   width_ = static_cast<int64_t>(vectors_) * lanes;
   panels_ = round_up(columns_, width_) / width_;
   tile_rows_ = tiles_.rows[vectors_];

@@ -73,8 +73,8 @@ bool find_stages(const BoundProgram& bound, size_t stage, const TensorView* cons
                          found->along.letter, &found->pool)) {
       continue;
     }
-    const Axis pixels{2, {static_cast<uint8_t>(found->down.letter),
-                          static_cast<uint8_t>(found->along.letter)}};
+    const Axis pixels{
+        2, {static_cast<uint8_t>(found->down.letter), static_cast<uint8_t>(found->along.letter)}};
     for (const bool along_rows : {true, false}) {
       const Axis &rows = along_rows ? w.own : pixels, &columns = along_rows ? pixels : w.own;
       found->finish = Finish::make(s, find_dot(*s.stage), rows, columns);

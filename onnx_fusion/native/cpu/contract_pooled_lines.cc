@@ -152,58 +152,58 @@ void PooledLinesPlan::run(const RunContext& context) const {
   const int64_t reach = taps + 1, each = channels * (planes_ ? reach : taps) * stages_.along.taps;
   const int64_t planes = planes_ ? channels * reach * 2 * half_ : 0;
   const double work = static_cast<double>(stages_.images * pool.rows * stages_.filters * each) *
-                      static_cast<double>(4 * lanes_) /
-                      static_cast<double>(kernels_->lanes);
+                      static_cast<double>(4 * lanes_) / static_cast<double>(kernels_->lanes);
   const int64_t tasks = task_count(*context.parallel, work * 0.3);
   const int64_t turned = pool.column_step == 1 ? 0 : round_up(stages_.filters * lanes_, 16);
   const float* x = reinterpret_cast<const float*>(context.tensors[stages_.input]);
 
-  parallel_ranges(*context.parallel, stages_.images * bands, tasks,
-                  [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(static_cast<size_t>(most + planes + filters + turned) * sizeof(float));
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    float* const lines = reinterpret_cast<float*>(scratch.data());
-    float* const plane = lines + most;
-    float* const bias = plane + planes;
-    float* const rows = bias + filters;
-    // What lies behind a line is multiplied, too, though nobody wants it.
-    std::fill(lines, bias, 0.0f);
-    PooledLine line{};
-    line.line = 2 * half_;
-    line.channels = channels;
-    line.down = static_cast<int>(taps);
-    line.along = static_cast<int>(stages_.along.taps);
-    line.columns = pool.columns;
-    line.filter_step = turned > 0 ? lanes_ : pool.filter_step;
-    for (int64_t i = begin; i < end; ++i) {
-      const FinishRows limits = stages_.limits(context, i / bands, stages_.filters, bias);
-      line.low = limits.low;
-      line.high = limits.high;
-      const int64_t row0 = i % bands * band_, row1 = std::min(pool.rows, row0 + band_);
-      read_lines(x + stages_.image_at(i / bands), row0, row1, lines);
-      float* const out = stages_.out(context, i / bands);
-      for (int64_t row = row0; row < row1; ++row) {
-        line.channel = (2 * (row1 - row0) + taps - 1) * line.line;
-        line.lines = lines + 2 * (row - row0) * line.line;
-        if (planes_) {
-          kernels_->planes(line, used_, plane);
-          line.channel = reach * line.line;
-          line.lines = plane;
+  parallel_ranges(
+      *context.parallel, stages_.images * bands, tasks, [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(static_cast<size_t>(most + planes + filters + turned) *
+                              sizeof(float));
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        float* const lines = reinterpret_cast<float*>(scratch.data());
+        float* const plane = lines + most;
+        float* const bias = plane + planes;
+        float* const rows = bias + filters;
+        // What lies behind a line is multiplied, too, though nobody wants it.
+        std::fill(lines, bias, 0.0f);
+        PooledLine line{};
+        line.line = 2 * half_;
+        line.channels = channels;
+        line.down = static_cast<int>(taps);
+        line.along = static_cast<int>(stages_.along.taps);
+        line.columns = pool.columns;
+        line.filter_step = turned > 0 ? lanes_ : pool.filter_step;
+        for (int64_t i = begin; i < end; ++i) {
+          const FinishRows limits = stages_.limits(context, i / bands, stages_.filters, bias);
+          line.low = limits.low;
+          line.high = limits.high;
+          const int64_t row0 = i % bands * band_, row1 = std::min(pool.rows, row0 + band_);
+          read_lines(x + stages_.image_at(i / bands), row0, row1, lines);
+          float* const out = stages_.out(context, i / bands);
+          for (int64_t row = row0; row < row1; ++row) {
+            line.channel = (2 * (row1 - row0) + taps - 1) * line.line;
+            line.lines = lines + 2 * (row - row0) * line.line;
+            if (planes_) {
+              kernels_->planes(line, used_, plane);
+              line.channel = reach * line.line;
+              line.lines = plane;
+            }
+            for (int64_t group = 0; group < groups_; ++group) {
+              const int64_t first = stages_.filters * group / groups_;
+              const int64_t last = stages_.filters * (group + 1) / groups_;
+              line.weights = weights_->data() + first * each;
+              line.bias = bias + first;
+              line.out = (turned > 0 ? rows : out + row * pool.row_step) + first * line.filter_step;
+              row_(line, static_cast<int>(last - first));
+            }
+            if (turned == 0) continue;
+            gemm_kernels().transpose(rows, lanes_, stages_.filters, pool.columns,
+                                     out + row * pool.row_step, pool.column_step);
+          }
         }
-        for (int64_t group = 0; group < groups_; ++group) {
-          const int64_t first = stages_.filters * group / groups_;
-          const int64_t last = stages_.filters * (group + 1) / groups_;
-          line.weights = weights_->data() + first * each;
-          line.bias = bias + first;
-          line.out = (turned > 0 ? rows : out + row * pool.row_step) + first * line.filter_step;
-          row_(line, static_cast<int>(last - first));
-        }
-        if (turned == 0) continue;
-        gemm_kernels().transpose(rows, lanes_, stages_.filters, pool.columns,
-                                 out + row * pool.row_step, pool.column_step);
-      }
-    }
-  });
+      });
 }
 
 }  // namespace onnx_fusion::cpu

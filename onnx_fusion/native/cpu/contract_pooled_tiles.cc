@@ -112,8 +112,8 @@ void PooledTilesPlan::run_row(int64_t row, float* pooled, const FinishRows& limi
   for (int64_t piece = 0; piece < pieces_; ++piece) {
     const int64_t first = stages_.pool.columns * piece / pieces_;
     const int tiles = static_cast<int>(stages_.pool.columns * (piece + 1) / pieces_ - first);
-    kernels_->input({lines + 2 * first * room_, line, tiles, room_, buffers.columns,
-                     buffers.planes});
+    kernels_->input(
+        {lines + 2 * first * room_, line, tiles, room_, buffers.columns, buffers.planes});
     for (int64_t panel = 0; panel < panels_; ++panel) {
       kernels_->product({buffers.planes, tiles, room_, stages_.channels,
                          weights_->data() + panel * kPlanes * stages_.channels * width_, vectors_,
@@ -162,27 +162,28 @@ void PooledTilesPlan::run(const RunContext& context) const {
   const int64_t tasks = task_count(*context.parallel, work * 0.5);
   const float* x = reinterpret_cast<const float*>(context.tensors[stages_.input]);
 
-  parallel_ranges(*context.parallel, stages_.images * bands, tasks,
-                  [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(static_cast<size_t>(floats) * sizeof(float));
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    Buffers buffers;
-    buffers.lines = reinterpret_cast<float*>(scratch.data());
-    buffers.columns = buffers.lines + lines;
-    buffers.planes = buffers.columns + columns;
-    buffers.products = buffers.planes + planes;
-    buffers.pooled = buffers.products + products;
-    buffers.bias = buffers.pooled + pooled;
-    for (int64_t i = begin; i < end; ++i) {
-      const FinishRows limits = stages_.limits(context, i / bands, wide, buffers.bias);
-      const int64_t row0 = i % bands * band_, row1 = std::min(pool.rows, row0 + band_);
-      read_lines(x + stages_.image_at(i / bands), row0, row1, buffers);
-      for (int64_t row = row0; row < row1; ++row) {
-        run_row(row - row0, buffers.pooled + (row - row0) * pool.columns * wide, limits, buffers);
-      }
-      write(buffers, row0, row1, stages_.out(context, i / bands));
-    }
-  });
+  parallel_ranges(
+      *context.parallel, stages_.images * bands, tasks, [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(static_cast<size_t>(floats) * sizeof(float));
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        Buffers buffers;
+        buffers.lines = reinterpret_cast<float*>(scratch.data());
+        buffers.columns = buffers.lines + lines;
+        buffers.planes = buffers.columns + columns;
+        buffers.products = buffers.planes + planes;
+        buffers.pooled = buffers.products + products;
+        buffers.bias = buffers.pooled + pooled;
+        for (int64_t i = begin; i < end; ++i) {
+          const FinishRows limits = stages_.limits(context, i / bands, wide, buffers.bias);
+          const int64_t row0 = i % bands * band_, row1 = std::min(pool.rows, row0 + band_);
+          read_lines(x + stages_.image_at(i / bands), row0, row1, buffers);
+          for (int64_t row = row0; row < row1; ++row) {
+            run_row(row - row0, buffers.pooled + (row - row0) * pool.columns * wide, limits,
+                    buffers);
+          }
+          write(buffers, row0, row1, stages_.out(context, i / bands));
+        }
+      });
 }
 
 }  // namespace onnx_fusion::cpu

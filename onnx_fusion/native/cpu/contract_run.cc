@@ -85,8 +85,8 @@ void ContractPlan::run(const RunContext& context) const {
   const bool anywhere = rows_side_.source == Source::direct && rows_ >= 2 * tile_rows_;
   const int64_t unit = lines_.pixels > 0 ? lines_.pixels : anywhere ? 1 : tile_rows_;
   const int64_t row_units = (rows_ + unit - 1) / unit;
-  const double points = static_cast<double>(batches_) * static_cast<double>(rows_) *
-                        static_cast<double>(columns_);
+  const double points =
+      static_cast<double>(batches_) * static_cast<double>(rows_) * static_cast<double>(columns_);
   const double per_point = 1.0 + static_cast<double>(depth_) / (2.0 * kernels_.lanes);
   const double floats_read = streams_ ? points * static_cast<double>(depth_) : 0;
   const double nanoseconds =
@@ -113,8 +113,9 @@ void ContractPlan::run(const RunContext& context) const {
                     static_cast<double>(rows_) * static_cast<double>(columns_),
                     is_constant(rows_side_),
                     is_constant(columns_side_)};
-    split = split_work(tasks, work, columns_side_.source == Source::tables ||
-                                        columns_side_.source == Source::computed);
+    split = split_work(
+        tasks, work,
+        columns_side_.source == Source::tables || columns_side_.source == Source::computed);
   }
   const int64_t parts = split.rows * split.panels;
   const bool scaled = columns_side_.source == Source::scaled;
@@ -205,8 +206,8 @@ void ContractPlan::pack_rows(const RunContext& context, const Item& item, int64_
       for (int64_t i = 0; i < count; ++i) {
         bool inside = true;
         for (const TableGuard& guard : tables.guards) {
-          inside = inside &&
-                   static_cast<uint32_t>(guard.outer[row + i] + guard.inner[k]) < guard.extent;
+          inside =
+              inside && static_cast<uint32_t>(guard.outer[row + i] + guard.inner[k]) < guard.extent;
         }
         out[i] = inside ? base[tables.outer[row + i]] : tables.fill;
       }

@@ -71,8 +71,8 @@ std::unique_ptr<StrassenPlan> StrassenPlan::make(const BoundProgram& bound, size
     int letter = 0;
     plan->transposed_ = least_step(s, plan->column_, *letters.store, &letter) != 1 &&
                         least_step(s, plan->row_, *letters.store, &letter) == 1;
-    plan->epilogue_ =
-        plan->transposed_ ? std::make_unique<Epilogue>(bound, stage, plan->column_, plan->row_)
+    plan->epilogue_ = plan->transposed_
+                          ? std::make_unique<Epilogue>(bound, stage, plan->column_, plan->row_)
                           : std::make_unique<Epilogue>(bound, stage, plan->row_, plan->column_);
     return plan;
   }
@@ -139,8 +139,8 @@ bool StrassenPlan::pack(const TensorView& constant, const OperandTables& tables)
     for (int64_t panel = 0; panel < panels_; ++panel) {
       const int64_t width = panel_vectors(panel) * lanes_, count = width * half_;
       for (int q = 0; q < 4; ++q) {
-        const OperandTables part = quarter(tables, q % 2 * left_ + panel * width_, width,
-                                           q / 2 * half_, half_);
+        const OperandTables part =
+            quarter(tables, q % 2 * left_ + panel * width_, width, q / 2 * half_, half_);
         pack_panels(data, part, width, width, parts.data() + q * count);
       }
       const float* l1 = parts.data();

@@ -166,9 +166,9 @@ RunTables build_runs(const OperandTables& tables) {
   for (int64_t begin = 0; begin < count;) {
     int64_t end = begin + 1;
     while (end < count && inner[end] - inner[end - 1] == result.step &&
-           std::all_of(tables.guards.begin(), tables.guards.end(), [&](const TableGuard& guard) {
-             return guard.inner[end] == guard.inner[begin];
-           })) {
+           std::all_of(
+               tables.guards.begin(), tables.guards.end(),
+               [&](const TableGuard& guard) { return guard.inner[end] == guard.inner[begin]; })) {
       ++end;
     }
     result.runs.push_back({begin, end});

@@ -1,5 +1,5 @@
-// A rectangle of a contraction in register tiles: panels outside, so that one stays in the first-level
-// cache while all rows pass it.
+// A rectangle of a contraction in register tiles: panels outside, so that one stays in the
+// first-level cache while all rows pass it.
 #include <algorithm>
 
 #include "cpu/contract_plan.h"
@@ -9,8 +9,9 @@ namespace {
 
 constexpr int64_t kLineFloats = 16;
 constexpr int64_t kActiveColumns = 96;  // at once, at least
-constexpr int64_t kNearDepth = 64;       // of k: less is done before the rows of the next tile arrive
-constexpr int64_t kMostFetches = 12;  // lines per step: more would crowd out the product's own loads
+constexpr int64_t kNearDepth = 64;  // of k: less is done before the rows of the next tile arrive
+constexpr int64_t kMostFetches =
+    12;  // lines per step: more would crowd out the product's own loads
 
 }  // namespace
 
@@ -78,7 +79,8 @@ void ContractPlan::point_rows(const Item& item, const Buffers& buffers, const Bl
   std::fill(to, to + kMostAhead * kMostTileRows, to[-1]);
 }
 
-// Which tiles read anything but zeros outside: those of a window far from the image need not be added.
+// Which tiles read anything but zeros outside: those of a window far from the image need not be
+// added.
 bool ContractPlan::find_empty(const Buffers& buffers, int pieces, const Tiling& tiling) const {
   const float* const* a = buffers.pointers;
   uint8_t* whole = buffers.whole;
@@ -103,8 +105,8 @@ void ContractPlan::copy_border(const float* base, const Block& block, int64_t ro
     if (begin >= end) continue;
     bool inside = true;
     for (const TableGuard& guard : tables.guards) {
-      inside = inside &&
-               static_cast<uint32_t>(guard.outer[row] + guard.inner[begin]) < guard.extent;
+      inside =
+          inside && static_cast<uint32_t>(guard.outer[row] + guard.inner[begin]) < guard.extent;
     }
     for (int64_t k = begin; k < end; ++k) {
       to[k - k0] = inside ? base[tables.inner[k]] : tables.fill;
@@ -189,12 +191,12 @@ void ContractPlan::run_streams(const Item& item, const Buffers& buffers, const P
     for (int p = block.first; p < block.last; ++p) {
       const float* const* a = direct ? buffers.pointers + (p - block.first) * rows : together;
       if (columns_side_.source == Source::dots) {
-        run_dots(b, a[0], depths_[p], panel * width_,
-                 std::min(columns_, (panel + panels) * width_), to, add);
+        run_dots(b, a[0], depths_[p], panel * width_, std::min(columns_, (panel + panels) * width_),
+                 to, add);
         continue;
       }
-      const StreamCall call{depths_[p], a, direct ? row_step_ : tile_rows_, b, panel_floats, to,
-                            ldc, add || p > block.first};
+      const StreamCall call{depths_[p], a,   direct ? row_step_ : tile_rows_, b, panel_floats,
+                            to,         ldc, add || p > block.first};
       tiles_.stream(rows, static_cast<int>(panels), vectors, call);
       b += depths_[p] * vectors * kernels_.lanes;
     }
@@ -208,8 +210,8 @@ Weights ContractPlan::panel_weights(const Item& item, const Block& block, int64_
           width * (pieces_[block.last - 1].k1 - k0)};
 }
 
-// What is read after a panel of a block. The blocks of k of some panels come before the next panels;
-// further rows read the same panels again.
+// What is read after a panel of a block. The blocks of k of some panels come before the next
+// panels; further rows read the same panels again.
 Weights ContractPlan::next_weights(const Item& item, const Block& block, bool last_rows,
                                    int64_t panel0, int64_t panel1, int64_t panel) const {
   if (panel + 1 < panel1) return panel_weights(item, block, panel + 1);
@@ -225,13 +227,14 @@ ContractPlan::Fetch ContractPlan::fetch_next(const Item& item, const Block& bloc
                                              int64_t panel0, int64_t panel1, int64_t panel,
                                              int64_t tiles) const {
   const int64_t steps = (pieces_[block.last - 1].k1 - pieces_[block.first].k0) / kFetchStep;
-  if (columns_side_.source != Source::cached || rows_side_.source == Source::indexed ||
-      tiles < 2 || steps == 0) {
+  if (columns_side_.source != Source::cached || rows_side_.source == Source::indexed || tiles < 2 ||
+      steps == 0) {
     return {nullptr, 0, 0};
   }
   const Weights next = next_weights(item, block, row1 == item.row1, panel0, panel1, panel);
   const int64_t lines = (next.floats + kLineFloats - 1) / kLineFloats;
-  const int64_t each = std::min<int64_t>((lines + tiles * steps - 1) / (tiles * steps), kMostFetches);
+  const int64_t each =
+      std::min<int64_t>((lines + tiles * steps - 1) / (tiles * steps), kMostFetches);
   return {next.begin, each * steps * kLineFloats, static_cast<int>(each)};
 }
 
@@ -267,7 +270,8 @@ void ContractPlan::run_tiles(const Item& item, const Buffers& buffers, const Pla
   const int64_t depth = pieces_[block.last - 1].k1 - pieces_[block.first].k0;
   const bool skips = direct && add && finish == nullptr && !padding_.empty() &&
                      rows_side_.tables.fill == 0 && find_empty(buffers, pieces, tiling);
-  const int64_t early = std::clamp<int64_t>(kNearDepth / std::max<int64_t>(depth, 1), 1, kMostAhead);
+  const int64_t early =
+      std::clamp<int64_t>(kNearDepth / std::max<int64_t>(depth, 1), 1, kMostAhead);
   int64_t active = 0;  // columns that are activated
   for (int64_t panel = panel0; panel < panel1; ++panel) {
     int64_t panel_floats;

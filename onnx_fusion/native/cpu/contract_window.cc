@@ -30,7 +30,8 @@ std::unique_ptr<WindowPlan> WindowPlan::make(const BoundProgram& bound, size_t s
   for (int i = 0; i < 2; ++i) {
     const DotOperand& x = letters.operands[i];
     const DotOperand& w = letters.operands[1 - i];
-    if (axis_extent(s, w.own) != 1 || x.map == nullptr || w.map == nullptr || w.map->guarded) continue;
+    if (axis_extent(s, w.own) != 1 || x.map == nullptr || w.map == nullptr || w.map->guarded)
+      continue;
     if (is_constant(x, constants, count)) continue;
     std::unique_ptr<WindowPlan> plan(new WindowPlan);
     plan->stage_index_ = stage;
@@ -60,16 +61,19 @@ std::unique_ptr<WindowPlan> WindowPlan::make(const BoundProgram& bound, size_t s
     if (plan->by_channel_) {
       plan->transposed_ = channel_store != 1 && pixel_store == 1;
       plan->plan_channels(lanes, is_constant(w, constants, count) ? &constants[w.tensor] : nullptr);
-      plan->epilogue_ = plan->transposed_ ? std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_)
-                                          : std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_);
+      plan->epilogue_ =
+          plan->transposed_
+              ? std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_)
+              : std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_);
       return plan;
     }
     if (pixel_step != 1 && pixel_step != 2) continue;
     plan->step_ = static_cast<int>(pixel_step);
     plan->transposed_ = pixel_store != 1 && channel_store == 1;
     plan->plan_rows(lanes);
-    plan->epilogue_ = plan->transposed_ ? std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_)
-                                        : std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_);
+    plan->epilogue_ = plan->transposed_
+                          ? std::make_unique<Epilogue>(bound, stage, plan->pixel_, plan->channel_)
+                          : std::make_unique<Epilogue>(bound, stage, plan->channel_, plan->pixel_);
     return plan;
   }
   return nullptr;
@@ -98,7 +102,8 @@ void WindowPlan::plan_rows(int lanes) {
     at = end;
   }
   strips_.push_back(static_cast<int64_t>(vectors_.size()));
-  strip_ = strips_.size() > 2 ? 1 : std::max<int64_t>(1, kStripFloats / std::max<int64_t>(pixels_, 1));
+  strip_ =
+      strips_.size() > 2 ? 1 : std::max<int64_t>(1, kStripFloats / std::max<int64_t>(pixels_, 1));
   if (transposed_) strip_ = std::max<int64_t>(strip_, 16);
   strip_ = std::min(strip_, channels_);
 }
@@ -128,9 +133,9 @@ void WindowPlan::run(const RunContext& context) const {
 }
 
 // sums[row - row0][column - column0]; rows and columns are those of the kernel.
-void WindowPlan::finish(const RunContext& context, const int64_t* fixed, int64_t row0,
-                        int64_t row1, int64_t column0, int64_t column1, const float* sums,
-                        int64_t ld, float* turned, char* scratch) const {
+void WindowPlan::finish(const RunContext& context, const int64_t* fixed, int64_t row0, int64_t row1,
+                        int64_t column0, int64_t column1, const float* sums, int64_t ld,
+                        float* turned, char* scratch) const {
   if (!transposed_) {
     epilogue_->run(context, fixed, row0, row1, column0, column1, sums, ld, scratch);
     return;
@@ -154,42 +159,43 @@ void WindowPlan::run_rows(const RunContext& context) const {
                       static_cast<double>(taps_ + 8);
   const int64_t tasks = task_count(*context.parallel, work * 0.5);
 
-  parallel_ranges(*context.parallel, groups * strips, tasks, [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(static_cast<size_t>(2 * sums + 64) * sizeof(float) +
-                          epilogue_->scratch_bytes());
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    float* out = reinterpret_cast<float*>(scratch.data());
-    float* turned = out + (sums + 15) / 16 * 16;
-    char* rest = reinterpret_cast<char*>(turned + (sums + 15) / 16 * 16);
-    const int64_t fixed[kMaxLetters] = {};
-    float weights[kMostTaps];
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = strips_[i % strips], last = strips_[i % strips + 1];
-      const int64_t column0 = vectors_[first].column;
-      const int64_t column1 = vectors_[last - 1].column + vectors_[last - 1].lanes;
-      const int64_t channel0 = i / strips * strip_;
-      const int64_t channel1 = std::min(channels_, channel0 + strip_);
-      const int64_t ld = column1 - column0;
-      for (int64_t c = channel0; c < channel1; ++c) {
-        const float* taps = w + w_.batch[c];
-        if (!in_place) {
-          for (int64_t t = 0; t < taps_; ++t) weights[t] = taps[w_.inner[t]];
-          taps = weights;
+  parallel_ranges(
+      *context.parallel, groups * strips, tasks, [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(static_cast<size_t>(2 * sums + 64) * sizeof(float) +
+                              epilogue_->scratch_bytes());
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        float* out = reinterpret_cast<float*>(scratch.data());
+        float* turned = out + (sums + 15) / 16 * 16;
+        char* rest = reinterpret_cast<char*>(turned + (sums + 15) / 16 * 16);
+        const int64_t fixed[kMaxLetters] = {};
+        float weights[kMostTaps];
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t first = strips_[i % strips], last = strips_[i % strips + 1];
+          const int64_t column0 = vectors_[first].column;
+          const int64_t column1 = vectors_[last - 1].column + vectors_[last - 1].lanes;
+          const int64_t channel0 = i / strips * strip_;
+          const int64_t channel1 = std::min(channels_, channel0 + strip_);
+          const int64_t ld = column1 - column0;
+          for (int64_t c = channel0; c < channel1; ++c) {
+            const float* taps = w + w_.batch[c];
+            if (!in_place) {
+              for (int64_t t = 0; t < taps_; ++t) weights[t] = taps[w_.inner[t]];
+              taps = weights;
+            }
+            const WindowRow row{vectors_.data() + first,
+                                last - first,
+                                masks_.data() + first * taps_,
+                                x_.inner.data(),
+                                static_cast<int>(taps_),
+                                step_,
+                                x + x_.batch[c],
+                                taps,
+                                x_.fill};
+            kernels.row(row, out + (c - channel0) * ld - column0);
+          }
+          finish(context, fixed, channel0, channel1, column0, column1, out, ld, turned, rest);
         }
-        const WindowRow row{vectors_.data() + first,
-                            last - first,
-                            masks_.data() + first * taps_,
-                            x_.inner.data(),
-                            static_cast<int>(taps_),
-                            step_,
-                            x + x_.batch[c],
-                            taps,
-                            x_.fill};
-        kernels.row(row, out + (c - channel0) * ld - column0);
-      }
-      finish(context, fixed, channel0, channel1, column0, column1, out, ld, turned, rest);
-    }
-  });
+      });
 }
 
 void WindowPlan::run_channels(const RunContext& context) const {
@@ -223,9 +229,8 @@ void WindowPlan::run_channels(const RunContext& context) const {
         some = std::min<int64_t>(4, pixel1 - pixel);
         for (int64_t t = 0; t < taps_; ++t) {
           for (int64_t j = 0; j < some; ++j) {
-            in[t * some + j] = is_inside(x_, pixel + j, t)
-                                   ? x + x_.outer[pixel + j] + x_.inner[t]
-                                   : outside_.data();
+            in[t * some + j] = is_inside(x_, pixel + j, t) ? x + x_.outer[pixel + j] + x_.inner[t]
+                                                           : outside_.data();
           }
         }
         kernels.channels(in, static_cast<int>(taps_), static_cast<int>(some), weights, padded_,

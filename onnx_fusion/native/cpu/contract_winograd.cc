@@ -16,16 +16,16 @@ constexpr int64_t kLeastBlock = 24, kMostBlock = 48;  // tiles
 constexpr int64_t kGroupFilters = 64;  // through the epilogue at once
 constexpr double kGain = 0.9, kNextGain = 0.95;  // that planes must bring, and a larger size
 constexpr double kApartGain = 0.8, kWideGain = 0.75;  // at step 2; wide: of 16 lanes, not measured
-constexpr int64_t kMostDepth = 4096;   // of a long window
+constexpr int64_t kMostDepth = 4096;  // of a long window
 constexpr int64_t kMostListed = 1 << 18;  // of any: places in a block have 32 bits
 
-// How long a convolution takes, in products of one weight and one tile; direct convolution has tiles of
-// one output. Measured on Zen 4 with weights that come from memory, and ones that do not:
+// How long a convolution takes, in products of one weight and one tile; direct convolution has
+// tiles of one output. Measured on Zen 4 with weights that come from memory, and ones that do not:
 //   a product in Winograd's planes takes 1.1, and fewer than 4 tiles fill no register tile;
 //   transforming an element of a plane takes 6, for all filters or the whole depth together;
-//   reading a weight takes 8 from memory or the third-level cache, less from the second, of which a quarter
-//   is left where products take longer: they wait for weights, or weights for them. At step 2, where
-//   less is gained, they are taken to come from memory, as on Zen 3 (12).
+//   reading a weight takes 8 from memory or the third-level cache, less from the second, of which a
+//   quarter is left where products take longer: they wait for weights, or weights for them. At step
+//   2, where less is gained, they are taken to come from memory, as on Zen 3 (12).
 double convolution_cost(const WinogradSize& size, double images, int64_t height, int64_t width,
                         double depth, double filters) {
   const double planes = size.weights();
@@ -58,7 +58,7 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
   auto whole = make(bound, stage, constants, count, false);
   auto cut = make(bound, stage, constants, count, true);
   return cut != nullptr && (whole == nullptr || cut->cost_ < whole->cost_) ? std::move(cut)
-                                                                          : std::move(whole);
+                                                                           : std::move(whole);
 }
 
 std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size_t stage,
@@ -84,7 +84,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
     plan->fill_ = x.fill;
     plan->transposed_ = letters.store->coef[filter] != 1 && plan->along_.letter >= 0 &&
                         letters.store->coef[plan->along_.letter] == 1;
-    const int64_t least = plan->channel_step_ != 1 && plan->transposed_ ? kLeastInRows : kLeastChannels;
+    const int64_t least =
+        plan->channel_step_ != 1 && plan->transposed_ ? kLeastInRows : kLeastChannels;
     if (std::min(plan->channels_, plan->filters_) < least) continue;
     plan->kernels_ = &winograd_kernels(plan->filters_);
     if (!plan->choose_shape(plan->kernels_->lanes)) continue;
@@ -108,8 +109,8 @@ std::unique_ptr<WinogradPlan> WinogradPlan::make(const BoundProgram& bound, size
   return nullptr;
 }
 
-// A dim of the input is a tap letter and at most one output letter; or the channel; or has only letters
-// of images.
+// A dim of the input is a tap letter and at most one output letter; or the channel; or has only
+// letters of images.
 bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, const Axis& k,
                               bool cut) {
   Side sides[3];
@@ -170,7 +171,8 @@ bool WinogradPlan::find_sides(const BoundStage& stage, const DotOperand& x, cons
     side.parts = (side.all_taps + side.taps - 1) / side.taps;
   }
   for (int i = 1; i < count; ++i) {
-    for (int j = i; j > 0 && sides[j].step < sides[j - 1].step; --j) std::swap(sides[j], sides[j - 1]);
+    for (int j = i; j > 0 && sides[j].step < sides[j - 1].step; --j)
+      std::swap(sides[j], sides[j - 1]);
   }
   if (count == 0 || channel_letter_ < 0 || !std::isfinite(x.fill)) return false;
   // A square has two sides of the same length and step; else one with step 1 is transformed, the
@@ -249,9 +251,9 @@ bool WinogradPlan::choose_shape(int lanes) {
   down_.tiles = round_up(down_.outputs, size_.lines) / size_.lines;
   along_.tiles = round_up(along_.outputs, size_.pixels) / size_.pixels;
   tiles_ = images_ * down_.tiles * along_.tiles;
-  most_tiles_ = std::min(kMostBlock * 36 / planes_,
-                         std::max(kLeastBlock * size_.weights() / planes_,
-                                  kBlockFloats / (planes_ * plane_)));
+  most_tiles_ = std::min(
+      kMostBlock * 36 / planes_,
+      std::max(kLeastBlock * size_.weights() / planes_, kBlockFloats / (planes_ * plane_)));
   most_tiles_ = std::min(most_tiles_, tiles_);
   group_panels_ = std::min(panels_, std::max<int64_t>(1, kGroupFilters / width_));
   outside_.assign(static_cast<size_t>(channels_), fill_);
@@ -275,13 +277,20 @@ bool WinogradPlan::pack(const TensorView& weights, const BoundMap& map) {
                                 down_.all_taps,
                                 along_.all_taps};
   ContentHash key = hash_constant(weights);
-  const int64_t layout[] = {static_cast<int64_t>(shape_), width_,
-                            at.base,                      filters_,
-                            channels_,                    frames_.taps,
-                            filters.filter_step,          filters.channel_step,
-                            filters.frame_step,           filters.down_step,
-                            filters.along_step,           filters.down_parts,
-                            filters.along_parts,          filters.down_taps,
+  const int64_t layout[] = {static_cast<int64_t>(shape_),
+                            width_,
+                            at.base,
+                            filters_,
+                            channels_,
+                            frames_.taps,
+                            filters.filter_step,
+                            filters.channel_step,
+                            filters.frame_step,
+                            filters.down_step,
+                            filters.along_step,
+                            filters.down_parts,
+                            filters.along_parts,
+                            filters.down_taps,
                             filters.along_taps};
   key.add("winograd", 8);
   key.add(layout, sizeof layout);

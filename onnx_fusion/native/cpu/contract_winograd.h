@@ -14,6 +14,7 @@
 // soon used up. A NaN or infinity of the input reaches every output of the tiles that read it.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -70,7 +71,12 @@ class WinogradPlan final : public StagePlan {
   struct Patch {
     int64_t image, line0, line1, pixel0, pixel1, begin;
   };
-  struct Buffers;
+  struct Buffers {
+    float *planes, *products, *sums, *turned, *strip;
+    WinogradRow* rows;
+    int32_t *begins, *ends;
+    char* rest;
+  };
   static constexpr int64_t kStripTiles = 8, kStripChannels = 16;
 
   WinogradPlan() = default;
@@ -146,11 +152,26 @@ struct WinogradFilters {
   int64_t filter_step, channel_step, frame_step, down_step, along_step;
   int64_t down_parts, along_parts, down_taps, along_taps;  // taps: of the whole window
 };
-// What makes planes of taps: [plane][tap], as many planes as a tile reaches over inputs (4, 6 or 8),
-// or, of 9, 6: those that share weights have one row.
+// What makes planes of taps: [plane][tap], as many planes as a tile reaches over inputs (4, 6 or
+// 8), or, of 9, 6: those that share weights have one row.
 std::vector<double> filter_matrix(int reach, int taps);
 // To [panel][plane][frame][part down][part along][channel][filter of the panel].
 void transform_filters(const WinogradFilters& filters, WinogradShape shape, int64_t width,
                        float* out);
+
+template <typename Body>
+void WinogradPlan::each_segment(int64_t first, int64_t last, const Body& body) const {
+  int64_t pixel = 0;
+  for (int64_t tile = first; tile < last;) {
+    Segment segment = segment_at(tile, last);
+    segment.tile = tile - first;
+    segment.pixel = pixel;
+    body(segment);
+    const int64_t lines = std::min<int64_t>(size_.lines, down_.outputs - segment.row * size_.lines);
+    const int64_t begin = segment.column * size_.pixels;
+    pixel += lines * (std::min(along_.outputs, begin + segment.count * size_.pixels) - begin);
+    tile += segment.count;
+  }
+}
 
 }  // namespace onnx_fusion::cpu

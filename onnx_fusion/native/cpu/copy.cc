@@ -92,9 +92,8 @@ Copy::Copy(const TileProgram&, const TileStore& store)
 
 // Loops in the order of the output, neighbours merged, and what is innermost.
 void Copy::arrange() {
-  std::stable_sort(loops_.begin(), loops_.end(), [](const Loop& a, const Loop& b) {
-    return std::abs(a.out) > std::abs(b.out);
-  });
+  std::stable_sort(loops_.begin(), loops_.end(),
+                   [](const Loop& a, const Loop& b) { return std::abs(a.out) > std::abs(b.out); });
   std::vector<Loop> merged;
   for (const Loop& loop : loops_) {
     if (!merged.empty() && merged.back().in == loop.in * loop.extent &&

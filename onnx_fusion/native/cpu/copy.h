@@ -38,9 +38,9 @@ class Copy {
   std::vector<Loop> loops_;  // slowest first, without the innermost ones
   Kind kind_ = Kind::runs;
   Loop row_{1, 1, 1};     // runs, strided: a row; planes: the loop whose output is contiguous;
-                          // repeated: how often each element of `across_` comes
+                       // repeated: how often each element of `across_` comes
   Loop across_{1, 1, 1};  // planes: the loop whose input is contiguous
-  int64_t rows_ = 1, rows_a_tile_ = 1, pieces_ = 1;       // a long row is cut into pieces
+  int64_t rows_ = 1, rows_a_tile_ = 1, pieces_ = 1;  // a long row is cut into pieces
   int64_t row_block_ = 1, across_block_ = 1;
   int64_t tiles_ = 1;
 };

@@ -15,13 +15,13 @@ enum class DepthEnd : int32_t { clamp, gate, gated, silu };
 // and columns are those of the input under a tile: of a window of any width, output i sees column
 // step * i + reach * s at tap s.
 struct DepthTile {
-  const float* base;       // the first column of the first line, which may be outside
-  int64_t line, column;    // from one to the next
+  const float* base;  // the first column of the first line, which may be outside
+  int64_t line, column;  // from one to the next
   const float* const* in;  // of a single output: [line][column], whatever is outside replaced
-  int32_t first, last;     // lines that count
-  int64_t left, right;     // columns that count, at edges: less than a window is missing on a side
-  int64_t tiles, apart;    // from the base of one to the next
-  const float* weights;    // of each vector of channels, weight_step apart: [line][tap][lane]
+  int32_t first, last;  // lines that count
+  int64_t left, right;  // columns that count, at edges: less than a window is missing on a side
+  int64_t tiles, apart;  // from the base of one to the next
+  const float* weights;  // of each vector of channels, weight_step apart: [line][tap][lane]
   int64_t weight_step, channels;
   // Any width: lines and taps of the window; columns from a tile to the next, for which left and
   // right are those of the first and may lie outside; what counts outside, unless it adds nothing.
@@ -40,7 +40,7 @@ struct DepthTile {
 
 enum DepthShape : int {
   kTwoByFour,  // two rows of four outputs
-  kFour,       // one row of four
+  kFour,  // one row of four
   kSeven,
   kTwoBySeven,
   kOne,
@@ -56,9 +56,9 @@ constexpr int64_t rows_of(DepthShape shape) {
 }
 
 struct DepthKernels {
-  int lanes;   // floats in a vector
-  int early;   // the widest window that DepthEnd::silu may follow
-  int wide;    // the widest window of which there are tiles of two by seven
+  int lanes;  // floats in a vector
+  int early;  // the widest window that DepthEnd::silu may follow
+  int wide;  // the widest window of which there are tiles of two by seven
   int paired;  // and that of which tiles of two by four have registers for a line's weights
   // By the window's width / 2 (widths are 1, 3, 5, 7), its step - 1 (0 for width 1), the shape, and
   // whether something may be outside: then one output has pointers, and more leave out what adds

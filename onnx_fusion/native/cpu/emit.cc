@@ -263,17 +263,14 @@ uint64_t Compiler::nothing_bits(const Instruction& instruction) {
              is_min = instruction.op == Op::op_reduce_min;
   const bool one = instruction.op == Op::op_reduce_prod;
   switch (instruction.dtype) {
-    case DType::f32:
-      return is_max ? 0xff800000u : is_min ? 0x7f800000u : one ? 0x3f800000u : 0;
+    case DType::f32: return is_max ? 0xff800000u : is_min ? 0x7f800000u : one ? 0x3f800000u : 0;
     case DType::f64:
       return is_max   ? 0xfff0000000000000u
              : is_min ? 0x7ff0000000000000u
              : one    ? 0x3ff0000000000000u
                       : 0;
-    case DType::i32:
-      return is_max ? 0x80000000u : is_min ? 0x7fffffffu : one;
-    default:
-      return is_max ? 0x8000000000000000u : is_min ? 0x7fffffffffffffffu : one;
+    case DType::i32: return is_max ? 0x80000000u : is_min ? 0x7fffffffu : one;
+    default: return is_max ? 0x8000000000000000u : is_min ? 0x7fffffffffffffffu : one;
   }
 }
 
@@ -284,9 +281,9 @@ int Compiler::emit_reduce(int line, const Instruction& instruction) {
   const int operand = windowed_ ? -1 : emit(line_of(instruction.args[0]));
   step.kind = StepKind::reduce;
   step.op = instruction.op;
-  step.reduce = &kernels().reduce[static_cast<int>(instruction.op) -
-                                  static_cast<int>(Op::op_reduce_sum)]
-                                 [compute_type(instruction.dtype)];
+  step.reduce =
+      &kernels().reduce[static_cast<int>(instruction.op) - static_cast<int>(Op::op_reduce_sum)]
+                       [compute_type(instruction.dtype)];
   if (windowed_) {
     step.kind = StepKind::window;
     step.ref = load_of_[static_cast<size_t>(line_of(instruction.args[0]))];

@@ -83,8 +83,8 @@ void Finish::run(const RunContext& context, const int64_t* fixed, int64_t r0, in
       FinishRows piece = rows(context, fixed, r, row_end, c, column_end, from, ld);
       run_piece(piece);
       for (const Plane& plane : copies_) {
-        float* to = reinterpret_cast<float*>(context.tensors[plane.tensor]) +
-                    begin(plane, fixed, r, c);
+        float* to =
+            reinterpret_cast<float*>(context.tensors[plane.tensor]) + begin(plane, fixed, r, c);
         for (int64_t i = 0; i < piece.rows; ++i) {
           std::memcpy(to + i * plane.row, piece.out + i * piece.out_ld,
                       static_cast<size_t>(piece.columns) * sizeof(float));

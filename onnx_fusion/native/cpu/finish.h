@@ -59,7 +59,8 @@ struct FinishRows {
   bool again() const { return activation > Activation::gate || late || late_gain != nullptr; }
   // Leaves out the first columns; how many remain, and the accumulators, are the caller's.
   void skip(int64_t count) {
-    for (const float** along : {&column_bias, &residual, &gain, &gain_bias, &late_gain, &late_bias}) {
+    for (const float** along :
+         {&column_bias, &residual, &gain, &gain_bias, &late_gain, &late_bias}) {
       if (*along != nullptr) *along += count;
     }
     if (slope != nullptr) slope += count * slope_column;

@@ -149,8 +149,8 @@ bool match_shape(const Stage& s, const Shape& shape, int x, size_t at, float* p,
     if (at == s.body.size() || s.body[at].op != want.op) return false;
     const Instruction& line = s.body[at];
     if (line.dtype != DType::f32 && line.op != Op::op_lt) return false;
-    const int count = static_cast<int>(std::count_if(want.args, want.args + 3,
-                                                     [](int arg) { return arg != kNothing; }));
+    const int count = static_cast<int>(
+        std::count_if(want.args, want.args + 3, [](int arg) { return arg != kNothing; }));
     if (line.arg_count != count) return false;
     bool ok = true;
     for (int i = 0; i < count; ++i) ok = ok && fits(line.args[i], want.args[i]);
@@ -201,8 +201,21 @@ std::unique_ptr<Finish> Finish::make(const BoundStage& stage, int dot, const Axi
   int last = op == Op::op_dot || op == Op::op_load || op_is_reduction(op) ? dot : -1;
   // In this order, each at most once; the gain on one side of the residual.
   enum {
-    kScale = 1, kBias, kEarlyGain, kEarlyGainBias, kResidual, kGain, kGainBias, kLow, kHigh,
-    kActive, kAfterScale, kAfterShift, kLateGain, kLateGainBias, kLateResidual
+    kScale = 1,
+    kBias,
+    kEarlyGain,
+    kEarlyGainBias,
+    kResidual,
+    kGain,
+    kGainBias,
+    kLow,
+    kHigh,
+    kActive,
+    kAfterScale,
+    kAfterShift,
+    kLateGain,
+    kLateGainBias,
+    kLateResidual
   };
   int order = 0;
   bool stored = false, shifted = false;

@@ -66,11 +66,11 @@ Choice choose() {
   const bool named = wanted != nullptr && *wanted != '\0';
   Choice choice;
   std::string there;
-#define X(isa)                                                                \
-  if (supported(#isa)) {                                                      \
-    if (choice.name == nullptr) choice.name = #isa;                           \
+#define X(isa)                                                                 \
+  if (supported(#isa)) {                                                       \
+    if (choice.name == nullptr) choice.name = #isa;                            \
     if (named && std::strcmp(wanted, #isa) == 0) return {#isa, std::string()}; \
-    there += there.empty() ? #isa : ", " #isa;                                \
+    there += there.empty() ? #isa : ", " #isa;                                 \
   }
   ONNX_FUSION_EACH_ISA(X)
 #undef X
@@ -90,22 +90,22 @@ const char* chosen() { return choice().name; }
 
 Kernels make() {
   Kernels k{};
-#define X(isa)                             \
-  if (std::strcmp(chosen(), #isa) == 0) {  \
-    isa::fill_unary(&k);                   \
-    isa::fill_binary(&k);                  \
-    isa::fill_chain(&k);                   \
-    isa::fill_move(&k);                    \
-    isa::fill_copy(&k);                    \
-    isa::fill_activate(&k);                \
-    isa::fill_rows(&k);                    \
-    isa::fill_softmax(&k);                 \
-    isa::fill_norm(&k);                    \
-    isa::fill_cast(&k);                    \
-    isa::fill_reduce(&k);                  \
-    isa::fill_window(&k);                  \
-    isa::fill_pool(&k);                    \
-    isa::fill_extremes(&k);                \
+#define X(isa)                            \
+  if (std::strcmp(chosen(), #isa) == 0) { \
+    isa::fill_unary(&k);                  \
+    isa::fill_binary(&k);                 \
+    isa::fill_chain(&k);                  \
+    isa::fill_move(&k);                   \
+    isa::fill_copy(&k);                   \
+    isa::fill_activate(&k);               \
+    isa::fill_rows(&k);                   \
+    isa::fill_softmax(&k);                \
+    isa::fill_norm(&k);                   \
+    isa::fill_cast(&k);                   \
+    isa::fill_reduce(&k);                 \
+    isa::fill_window(&k);                 \
+    isa::fill_pool(&k);                   \
+    isa::fill_extremes(&k);               \
   }
   ONNX_FUSION_EACH_ISA(X)
 #undef X

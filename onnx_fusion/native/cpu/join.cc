@@ -32,18 +32,12 @@ namespace {
 
 int chain_op(Op op) {
   switch (op) {
-    case Op::op_add:
-      return kChainAdd;
-    case Op::op_sub:
-      return kChainSub;
-    case Op::op_mul:
-      return kChainMul;
-    case Op::op_min:
-      return kChainMin;
-    case Op::op_max:
-      return kChainMax;
-    default:
-      return -1;
+    case Op::op_add: return kChainAdd;
+    case Op::op_sub: return kChainSub;
+    case Op::op_mul: return kChainMul;
+    case Op::op_min: return kChainMin;
+    case Op::op_max: return kChainMax;
+    default: return -1;
   }
 }
 

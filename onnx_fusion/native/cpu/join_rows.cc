@@ -244,8 +244,7 @@ bool join_scale(Joining& at, size_t i) {
       set_idiom(&outer, kernels().scale[mean >= 0][how][0][once], in, value, other, -1, mean);
       at.drop(inner);
       join_norm(at, &outer);
-    } else if (Idiom idiom = nullptr;
-               outer.op == Op::op_add && with_bias(*inner, once, &idiom)) {
+    } else if (Idiom idiom = nullptr; outer.op == Op::op_add && with_bias(*inner, once, &idiom)) {
       set_idiom(&outer, idiom, inner->a, inner->b, inner->c, other, inner->e);
     } else {
       continue;
@@ -259,8 +258,7 @@ bool join_scale(Joining& at, size_t i) {
 }  // namespace
 
 bool join_rows(Joining& at, size_t i) {
-  return join_squares(at, i) || join_softmax(at, i) || join_log_softmax(at, i) ||
-         join_scale(at, i);
+  return join_squares(at, i) || join_softmax(at, i) || join_log_softmax(at, i) || join_scale(at, i);
 }
 
 }  // namespace onnx_fusion::cpu

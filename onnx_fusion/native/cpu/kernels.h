@@ -117,9 +117,9 @@ struct Kernels {
   // row; a less its mean, if the first index is 1; plus d, if the second is.
   Idiom norm[2][2];
   Idiom norm_past[2][2];  // the same, written past the caches where rows are whole lines
-  WindowPass window[3];                         // sum, max, min of f32
-  void (*pairs[3])(const PairRows& rows);       // the same
-  void (*pool[3])(const PoolRows& rows);        // the same
+  WindowPass window[3];  // sum, max, min of f32
+  void (*pairs[3])(const PairRows& rows);  // the same
+  void (*pool[3])(const PoolRows& rows);  // the same
   // x[r * ld + i] over divisors[r], whose reciprocals are `apart` behind.
   void (*divide)(float* x, int64_t ld, const float* divisors, int64_t apart, int64_t rows,
                  int64_t n);
@@ -150,10 +150,10 @@ struct Kernels {
 const Kernels& kernels();
 
 constexpr int compute_type(DType d) {
-  return d == DType::f32   ? 0
-         : d == DType::f64 ? 1
-         : d == DType::i32 ? 2
-         : d == DType::i64 ? 3
+  return d == DType::f32       ? 0
+         : d == DType::f64     ? 1
+         : d == DType::i32     ? 2
+         : d == DType::i64     ? 3
          : d == DType::boolean ? 4
                                : -1;
 }

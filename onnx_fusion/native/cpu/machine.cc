@@ -291,8 +291,8 @@ bool Kernel::State::may_attend(size_t stage) const {
          forms[stage + 1] == StageForm::rows && forms[stage + 2] == StageForm::contraction;
 }
 
-// Temps share memory where one is last loaded before the other is first stored. What one plan stores
-// and loads itself never is in memory.
+// Temps share memory where one is last loaded before the other is first stored. What one plan
+// stores and loads itself never is in memory.
 void Kernel::State::place_temps(const std::vector<size_t>& plan_of, Bound* bound) const {
   struct Use {
     size_t temp, first, last, bytes;
@@ -301,7 +301,8 @@ void Kernel::State::place_temps(const std::vector<size_t>& plan_of, Bound* bound
   for (size_t t = 0; t < program.temps; ++t) {
     const size_t index = program.inputs + t;
     const BoundTensor& tensor = bound->program.tensors[index];
-    Use use{t, program.stages.size(), 0, static_cast<size_t>(tensor.elements) * dtype_size(tensor.dtype)};
+    Use use{t, program.stages.size(), 0,
+            static_cast<size_t>(tensor.elements) * dtype_size(tensor.dtype)};
     use.bytes = (use.bytes + kAlignment) / kAlignment * kAlignment;
     bool loaded = false;
     for (size_t s = 0; s < program.stages.size(); ++s) {
@@ -366,7 +367,8 @@ Status Kernel::run(const Bound& bound, const TensorView* inputs, void* const* ou
     const int line = failed_line.load(std::memory_order_relaxed);
     if (line < 0) return Status("out of memory");
     if (line > 0) {
-      return Status("line " + std::to_string(line) + ": an index read from a tensor is out of range");
+      return Status("line " + std::to_string(line) +
+                    ": an index read from a tensor is out of range");
     }
   }
   return Status();

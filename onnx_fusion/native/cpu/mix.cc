@@ -28,20 +28,16 @@ class Scalar {
   bool knows(int value, int depth = 0) const {
     const Instruction& line = of(value);
     switch (line.op) {
-      case Op::op_index:
-        return true;
-      case Op::op_const:
-        return line.dtype == DType::f32;
-      case Op::op_cast:
-        return line.dtype == DType::f32 && of(line.args[0]).op == Op::op_index;
+      case Op::op_index: return true;
+      case Op::op_const: return line.dtype == DType::f32;
+      case Op::op_cast: return line.dtype == DType::f32 && of(line.args[0]).op == Op::op_index;
       case Op::op_add:
       case Op::op_sub:
       case Op::op_mul:
       case Op::op_div:
-        return line.dtype == DType::f32 && depth < kDeepest &&
-               knows(line.args[0], depth + 1) && knows(line.args[1], depth + 1);
-      default:
-        return false;
+        return line.dtype == DType::f32 && depth < kDeepest && knows(line.args[0], depth + 1) &&
+               knows(line.args[1], depth + 1);
+      default: return false;
     }
   }
 
@@ -74,7 +70,8 @@ class Scalar {
 };
 
 // The load and the weight among a product's two values.
-bool find_term(const Scalar& scalar, const Instruction& product, LetterSet own, int* load, int* weight) {
+bool find_term(const Scalar& scalar, const Instruction& product, LetterSet own, int* load,
+               int* weight) {
   if (product.op != Op::op_mul || product.dtype != DType::f32) return false;
   const bool first = scalar.of(product.args[0]).op == Op::op_load;
   *load = product.args[first ? 0 : 1];
@@ -147,7 +144,8 @@ std::unique_ptr<MixPlan> MixPlan::make(const BoundProgram& bound, size_t stage) 
       pair.places[k] = from[k].base + from[k].coef[letter] * at;
       for (const BoundIndex& dim : maps[k]->dims) {
         if (dim.linear) continue;
-        pair.places[k] += dim.stride * evaluate(*bound.program, bound.dims.data(), letters, dim.expr);
+        pair.places[k] +=
+            dim.stride * evaluate(*bound.program, bound.dims.data(), letters, dim.expr);
       }
       pair.weights[k] = scalar.at(weights[k], letters);
     }
@@ -228,8 +226,7 @@ void MixPlan::run(const RunContext& context) const {
   }
   const bool lines = run_ == 1;
   const bool turns = turned_.extent > 1;
-  const int64_t elements =
-      lines ? static_cast<int64_t>(pairs_.size()) * turned_.extent : run_;
+  const int64_t elements = lines ? static_cast<int64_t>(pairs_.size()) * turned_.extent : run_;
   const double each = (lines ? kLineNanoseconds : kRunNanoseconds) * static_cast<double>(elements);
   const int64_t tasks = task_count(*context.parallel, each * static_cast<double>(points));
   parallel_ranges(*context.parallel, points, tasks, [&](int64_t begin, int64_t end, int64_t) {

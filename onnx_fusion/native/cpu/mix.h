@@ -1,5 +1,6 @@
-// Two neighbours along one axis, weighed by where an output lies between them: a resized image's rows, or
-// its columns. Places and weights depend on one letter only, and are computed when shapes are bound.
+// Two neighbours along one axis, weighed by where an output lies between them: a resized image's
+// rows, or its columns. Places and weights depend on one letter only, and are computed when shapes
+// are bound.
 #pragma once
 
 #include <cstdint>
@@ -37,8 +38,8 @@ class MixPlan final : public StagePlan {
   std::vector<Pair> pairs_;
   std::vector<Loop> loops_;  // slowest first, without the elements of a run
   size_t mixed_ = 0;         // which of them is the mixed axis; of lines, none
-  int64_t run_ = 1;          // elements that lie side by side on both sides; 1: lines of mixed ones
-  Loop turned_{1, 1, 1};     // where lines are mixed: what lies side by side in the input
+  int64_t run_ = 1;  // elements that lie side by side on both sides; 1: lines of mixed ones
+  Loop turned_{1, 1, 1};  // where lines are mixed: what lies side by side in the input
 };
 
 }  // namespace onnx_fusion::cpu

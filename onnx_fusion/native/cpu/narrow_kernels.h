@@ -20,8 +20,8 @@ struct NarrowTile {
 };
 
 struct NarrowKernels {
-  int columns;                 // most
-  int rows[kMostNarrow + 1];   // of a tile, by columns
+  int columns;  // most
+  int rows[kMostNarrow + 1];  // of a tile, by columns
   void (*tile)(int columns, const NarrowTile& tile);
 };
 

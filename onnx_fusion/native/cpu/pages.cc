@@ -41,12 +41,12 @@ size_t give_back_pages(const void* data, size_t bytes) {
   for (uintptr_t at = first; at < end;) {
     const size_t count = std::min<size_t>(kBatch, end - at);
     const ssize_t size = static_cast<ssize_t>(count * sizeof(uint64_t));
-    if (pread(map, entries, static_cast<size_t>(size),
-              static_cast<off_t>(at * sizeof(uint64_t))) != size) {
+    if (pread(map, entries, static_cast<size_t>(size), static_cast<off_t>(at * sizeof(uint64_t))) !=
+        size) {
       break;
     }
-    const size_t good = static_cast<size_t>(std::find_if_not(entries, entries + count, can_return) -
-                                            entries);
+    const size_t good =
+        static_cast<size_t>(std::find_if_not(entries, entries + count, can_return) - entries);
     if (good > 0 && madvise(reinterpret_cast<void*>(at * page), good * page, MADV_DONTNEED) != 0) {
       break;
     }

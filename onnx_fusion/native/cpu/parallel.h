@@ -25,7 +25,7 @@ void parallel_ranges(const Parallel& parallel, int64_t count, int64_t tasks, con
       [](void* arg, size_t index) {
         const Context& c = *static_cast<Context*>(arg);
         const int64_t i = static_cast<int64_t>(index);
-        (*c.body)(c.count * i / c.tasks, c.count * (i + 1) / c.tasks, i);
+        (*c.body)(c.count* i / c.tasks, c.count * (i + 1) / c.tasks, i);
       },
       &context);
 }

@@ -1,5 +1,5 @@
-// Outputs too large to be found in a cache again are written past them: a plain store first reads the
-// line that it overwrites, and throws out others.
+// Outputs too large to be found in a cache again are written past them: a plain store first reads
+// the line that it overwrites, and throws out others.
 #pragma once
 
 #include <cstdint>

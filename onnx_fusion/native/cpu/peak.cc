@@ -12,8 +12,8 @@ namespace onnx_fusion::cpu {
 #define ONNX_FUSION_EACH_ISA(X) X(neon)
 #endif
 
-#define X(isa)                                \
-  namespace isa {                             \
+#define X(isa)                                 \
+  namespace isa {                              \
   double multiply_add(int64_t rounds, float*); \
   }
 ONNX_FUSION_EACH_ISA(X)

@@ -130,9 +130,9 @@ class Cutter {
 };
 
 constexpr int64_t kLeastOthers = 8;
-constexpr int64_t kFewPhases = 16;       // positions of an axis, each of which may be a tile's only one
-constexpr int64_t kLeastBesides = 128;   // points that must be left for such a tile
-constexpr int64_t kTile = 1024;      // points, where values between steps are to stay in L1
+constexpr int64_t kFewPhases = 16;  // positions of an axis, each of which may be a tile's only one
+constexpr int64_t kLeastBesides = 128;  // points that must be left for such a tile
+constexpr int64_t kTile = 1024;  // points, where values between steps are to stay in L1
 constexpr int64_t kUnbuffered = 16384;  // where there are none: memory to memory
 
 // Tiles of about `budget` points, long along memory; where a load runs across, a plane of both.
@@ -141,15 +141,16 @@ void choose_chunks(Compiler* compiler, int64_t budget) {
   if (axes.empty()) return;
   const size_t last = axes.size() - 1;
   for (TileAxis& axis : axes) axis.chunk = 1;
-  // Indices that are no linear form are computed once per tile, if enough of it is left without them.
+  // Indices that are no linear form are computed once per tile, if enough of it is left without
+  // them.
   uint16_t computed = compiler->computed_axes();
   int64_t others = 1;
   for (size_t a = 0; a < axes.size(); ++a) {
     if (!(computed >> a & 1)) others *= axes[a].extent;
   }
   if (others < kLeastOthers) computed = 0;
-  // What is computed from the position on a short axis (how two neighbours are weighed) is a scalar of a
-  // tile that has one position there.
+  // What is computed from the position on a short axis (how two neighbours are weighed) is a scalar
+  // of a tile that has one position there.
   uint16_t counted = 0;
   int64_t besides = 1;
   for (size_t a = 0; a < axes.size(); ++a) {
@@ -182,11 +183,12 @@ void choose_chunks(Compiler* compiler, int64_t budget) {
   }
 }
 
-// Gathered rows: the innermost axis is treated as a reduction's, so that the rows' indices are computed
-// once for each and not for every element.
+// Gathered rows: the innermost axis is treated as a reduction's, so that the rows' indices are
+// computed once for each and not for every element.
 bool gathers_rows(const Compiler& compiler, Slice* slice) {
   const std::vector<TileAxis>& axes = compiler.axes();
-  if (axes.size() < 2 || axes.back().extent < 8 || axes.back().extent > kUnbuffered / 2) return false;
+  if (axes.size() < 2 || axes.back().extent < 8 || axes.back().extent > kUnbuffered / 2)
+    return false;
   const uint16_t last = static_cast<uint16_t>(1u << (axes.size() - 1));
   bool found = false;
   for (size_t i = 0; i < compiler.loads().size(); ++i) {
@@ -231,7 +233,7 @@ std::unique_ptr<TileProgram> tile(const Slice& slice) {
   row.axes().back().chunk = even_chunk(row.axes().back().extent, kUnbuffered);
   longer = row.whole(false);
   return longer->buffers == 0 && longer->tiles() < program->tiles() ? std::move(longer)
-                                                                   : std::move(program);
+                                                                    : std::move(program);
 }
 
 }  // namespace
@@ -248,7 +250,8 @@ std::unique_ptr<StagePlan> plan_pointwise(const BoundProgram& bound, size_t inde
   slice.stores = cpu::stores_of(stage);
   if (slice.stores.empty()) return plan;
   const auto size = [&](int line) {
-    return bound.tensors[static_cast<size_t>(stage.stage->body[static_cast<size_t>(line)].tensor)].elements;
+    return bound.tensors[static_cast<size_t>(stage.stage->body[static_cast<size_t>(line)].tensor)]
+        .elements;
   };
   const int largest = *std::max_element(slice.stores.begin(), slice.stores.end(),
                                         [&](int a, int b) { return size(a) < size(b); });

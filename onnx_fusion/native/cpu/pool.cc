@@ -49,8 +49,7 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
   const int line = find_reduction(*s.stage);
   if (line < 0 || s.empty) return nullptr;
   const Instruction& reduction = s.stage->body[static_cast<size_t>(line)];
-  const size_t from =
-      static_cast<size_t>(s.stage->values[static_cast<size_t>(reduction.args[0])]);
+  const size_t from = static_cast<size_t>(s.stage->values[static_cast<size_t>(reduction.args[0])]);
   const Instruction& load = s.stage->body[from];
   const BoundMap& map = s.maps[from];
   if (!map.linear || map.indirect) return nullptr;
@@ -108,7 +107,8 @@ std::unique_ptr<PoolPlan> PoolPlan::make(const BoundProgram& bound, size_t stage
   if (plan->channel_ < 0) plan->lines_ = kernels().pool[op];
   if (slides) return plan;
   const bool divides = plan->divisor_.line() >= 0;
-  if (plan->out_ < 0 || plan->channel_ >= 0 || (divides && plan->divisor_.uniform() == 0)) return nullptr;
+  if (plan->out_ < 0 || plan->channel_ >= 0 || (divides && plan->divisor_.uniform() == 0))
+    return nullptr;
   plan->pairs_ = kernels().pairs[op];
   return plan;
 }
@@ -164,8 +164,8 @@ bool PoolPlan::find_lanes(const BoundStage& stage) {
   if (channel >= 0) {
     channel_ = channel;
     channels_ = stage.extents[channel];
-    uint8_t* end = std::remove(outer_.letters, outer_.letters + outer_.count,
-                               static_cast<uint8_t>(channel));
+    uint8_t* end =
+        std::remove(outer_.letters, outer_.letters + outer_.count, static_cast<uint8_t>(channel));
     outer_.count = static_cast<int>(end - outer_.letters);
     if (channels_ < kLeastLanes) return false;
   }
@@ -246,29 +246,29 @@ void PoolPlan::run_images(const RunContext& context) const {
   const size_t bytes = static_cast<size_t>(floats + (group * line + 15) / 16 * 16) * sizeof(float) +
                        epilogue_->scratch_bytes() + 64;
 
-  parallel_ranges(*context.parallel, outers_ * blocks * lines, tasks,
-                  [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(bytes);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    Room room{};
-    room.buffer = reinterpret_cast<float*>(scratch.data());
-    room.sums = room.buffer + floats;
-    room.scratch = reinterpret_cast<char*>(room.sums + (group * line + 15) / 16 * 16);
-    int64_t filled = 0;  // channels for which the buffer's border is
-    for (int64_t first = begin; first < end; first += group) {
-      const int64_t last = std::min(end, first + group);
-      for (int64_t i = first; i < last; ++i) {
-        const int64_t lanes = std::min(block_, channels_ - i / lines % blocks * block_);
-        if (filled != lanes) {
-          std::fill(room.buffer, room.buffer + inside0_ * lanes, nothing_);
-          std::fill(room.buffer + inside1_ * lanes, room.buffer + width_ * lanes, nothing_);
-          filled = lanes;
+  parallel_ranges(
+      *context.parallel, outers_ * blocks * lines, tasks, [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(bytes);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        Room room{};
+        room.buffer = reinterpret_cast<float*>(scratch.data());
+        room.sums = room.buffer + floats;
+        room.scratch = reinterpret_cast<char*>(room.sums + (group * line + 15) / 16 * 16);
+        int64_t filled = 0;  // channels for which the buffer's border is
+        for (int64_t first = begin; first < end; first += group) {
+          const int64_t last = std::min(end, first + group);
+          for (int64_t i = first; i < last; ++i) {
+            const int64_t lanes = std::min(block_, channels_ - i / lines % blocks * block_);
+            if (filled != lanes) {
+              std::fill(room.buffer, room.buffer + inside0_ * lanes, nothing_);
+              std::fill(room.buffer + inside1_ * lanes, room.buffer + width_ * lanes, nothing_);
+              filled = lanes;
+            }
+            run_row(context, i, lanes, room.sums + (i - first) * line, room);
+          }
+          if (out_ < 0) finish(context, first, last, filled, room);
         }
-        run_row(context, i, lanes, room.sums + (i - first) * line, room);
-      }
-      if (out_ < 0) finish(context, first, last, filled, room);
-    }
-  });
+      });
 }
 
 // Row i of all, counted over the outer letters, the blocks of channels and the rows.
@@ -301,9 +301,8 @@ void PoolPlan::finish(const RunContext& context, int64_t first, int64_t last, in
   const int64_t fixed[kMaxLetters] = {};
   const int64_t lines = planes_.outputs * rows_.outputs, part = first / lines;
   const int64_t channel = part % blocks * block_, line = part / blocks * lines + first % lines;
-  epilogue_->run(context, fixed, line * columns_.outputs,
-                 (line + last - first) * columns_.outputs, channel, channel + lanes, room.sums,
-                 lanes, room.scratch);
+  epilogue_->run(context, fixed, line * columns_.outputs, (line + last - first) * columns_.outputs,
+                 channel, channel + lanes, room.sums, lanes, room.scratch);
 }
 
 }  // namespace onnx_fusion::cpu

@@ -8,7 +8,7 @@ namespace onnx_fusion::cpu {
 
 struct PoolAfter {
   int64_t rows = 1, columns = 1;  // of maxima
-  int tensor = -1;                // where they go
+  int tensor = -1;  // where they go
   int64_t base = 0, image_step = 0, filter_step = 0, row_step = 0, column_step = 0;
 };
 

@@ -48,54 +48,56 @@ void PoolPlan::run_lines(const RunContext& context) const {
                        static_cast<size_t>((pointers + 63) / 64 * 64) + epilogue_->scratch_bytes() +
                        64;
 
-  parallel_ranges(*context.parallel, outers_ * planes.outputs * blocks, tasks,
-                  [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(bytes);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    PoolRows p = shared;
-    float* const room = reinterpret_cast<float*>(scratch.data());
-    p.buffer = room + (kAligned - before) % kAligned;  // what is inside begins at a cache line
-    float* const sums = room + buffered;
-    const float** const divisors = reinterpret_cast<const float**>(sums + summed);
-    char* const rest = reinterpret_cast<char*>(divisors) + (pointers + 63) / 64 * 64;
-    std::fill(room, sums, nothing_);
-    int64_t offsets[kMostPlanes], letters[kMaxLetters] = {};
-    p.planes = offsets;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t part = i % blocks, plane = i / blocks % planes.outputs;
-      const int64_t outer = i / blocks / planes.outputs;
-      locate(context.bound->stages[stage_index_], outer_, outer, letters);
-      int64_t in = address_->base + planes.step * plane * planes.stride, to = store_->base;
-      for (int k = 0; k < outer_.count; ++k) {
-        in += address_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
-        to += store_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
-      }
-      if (planes.letter >= 0) to += store_->coef[planes.letter] * plane;
-      p.plane_count = 0;
-      for (int64_t t = 0; t < planes.taps; ++t) {
-        if (!planes.inside(planes.step * plane + planes.reach * t + planes.base, 1, 0)) continue;
-        offsets[p.plane_count++] = planes.reach * t * planes.stride;
-      }
-      p.x = reinterpret_cast<const float*>(context.tensors[input_]) + in;
-      p.first = part * block;
-      p.last = std::min(p.first + block, rows.outputs);
-      p.out_row = out_ < 0 ? columns.outputs : rows.letter >= 0 ? store_->coef[rows.letter] : 0;
-      p.out = sums;
-      if (out_ >= 0) {
-        p.out = reinterpret_cast<float*>(context.tensors[out_]) + to + p.first * p.out_row;
-      }
-      if (divisor_.line() >= 0) {
-        for (int64_t r = p.first; r < p.last; ++r) divisors[r] = divisor_.row(plane, r);
-        p.divisors = divisors;
-      }
-      lines_(p);
-      if (out_ >= 0) continue;
-      const int64_t fixed[kMaxLetters] = {};
-      const int64_t row = (outer * planes.outputs + plane) * rows.outputs;
-      epilogue_->run(context, fixed, row + p.first, row + p.last, 0, columns.outputs, sums,
-                     columns.outputs, rest);
-    }
-  });
+  parallel_ranges(
+      *context.parallel, outers_ * planes.outputs * blocks, tasks,
+      [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(bytes);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        PoolRows p = shared;
+        float* const room = reinterpret_cast<float*>(scratch.data());
+        p.buffer = room + (kAligned - before) % kAligned;  // what is inside begins at a cache line
+        float* const sums = room + buffered;
+        const float** const divisors = reinterpret_cast<const float**>(sums + summed);
+        char* const rest = reinterpret_cast<char*>(divisors) + (pointers + 63) / 64 * 64;
+        std::fill(room, sums, nothing_);
+        int64_t offsets[kMostPlanes], letters[kMaxLetters] = {};
+        p.planes = offsets;
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t part = i % blocks, plane = i / blocks % planes.outputs;
+          const int64_t outer = i / blocks / planes.outputs;
+          locate(context.bound->stages[stage_index_], outer_, outer, letters);
+          int64_t in = address_->base + planes.step * plane * planes.stride, to = store_->base;
+          for (int k = 0; k < outer_.count; ++k) {
+            in += address_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
+            to += store_->coef[outer_.letters[k]] * letters[outer_.letters[k]];
+          }
+          if (planes.letter >= 0) to += store_->coef[planes.letter] * plane;
+          p.plane_count = 0;
+          for (int64_t t = 0; t < planes.taps; ++t) {
+            if (!planes.inside(planes.step * plane + planes.reach * t + planes.base, 1, 0))
+              continue;
+            offsets[p.plane_count++] = planes.reach * t * planes.stride;
+          }
+          p.x = reinterpret_cast<const float*>(context.tensors[input_]) + in;
+          p.first = part * block;
+          p.last = std::min(p.first + block, rows.outputs);
+          p.out_row = out_ < 0 ? columns.outputs : rows.letter >= 0 ? store_->coef[rows.letter] : 0;
+          p.out = sums;
+          if (out_ >= 0) {
+            p.out = reinterpret_cast<float*>(context.tensors[out_]) + to + p.first * p.out_row;
+          }
+          if (divisor_.line() >= 0) {
+            for (int64_t r = p.first; r < p.last; ++r) divisors[r] = divisor_.row(plane, r);
+            p.divisors = divisors;
+          }
+          lines_(p);
+          if (out_ >= 0) continue;
+          const int64_t fixed[kMaxLetters] = {};
+          const int64_t row = (outer * planes.outputs + plane) * rows.outputs;
+          epilogue_->run(context, fixed, row + p.first, row + p.last, 0, columns.outputs, sums,
+                         columns.outputs, rest);
+        }
+      });
 }
 
 }  // namespace onnx_fusion::cpu

@@ -63,16 +63,16 @@ struct PooledLine {
   int64_t channels;
   int down, along;       // taps; `down` of them has down + 1 planes
   const float* weights;  // [channel][tap down][tap along][filter]; [plane][channel][along][filter]
-  const float* bias;     // per filter
+  const float* bias;  // per filter
   float low, high;
   int64_t columns;  // maxima; `lines` may be read as if they were whole vectors
-  float* out;       // a row's maxima lie together
+  float* out;  // a row's maxima lie together
   int64_t filter_step;
 };
 
 struct PooledLineKernels {
   int lanes;
-  int rest;     // lanes of a row's last vector, if they are enough
+  int rest;  // lanes of a row's last vector, if they are enough
   int filters;  // most at once
   int plane_filters, folded_filters;  // `folded_row` is faster, if it is there (not 0)
   // even[i] = x[2 * i], odd[i] = x[2 * i + 1] of `count` pixels.

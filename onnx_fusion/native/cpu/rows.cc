@@ -2,7 +2,8 @@
 //
 //   reduced letters   a tile is a few rows; a row too long for the cache is streamed, once for each
 //                     reduction that waits for another
-//   other letters     a tile is many columns; the reduced letters lie in the tile before them, or are
+//   other letters     a tile is many columns; the reduced letters lie in the tile before them, or
+//   are
 //                     streamed a few positions at a time (window pooling, sums over rows)
 #include <algorithm>
 
@@ -14,7 +15,7 @@ namespace onnx_fusion {
 namespace cpu {
 namespace {
 
-constexpr int64_t kTile = 1024;      // points of a tile that is free to choose
+constexpr int64_t kTile = 1024;  // points of a tile that is free to choose
 constexpr int64_t kUnbuffered = 16384;  // of one whose values are nowhere but in memory
 constexpr int64_t kWholeRow = 65536;  // the longest row that is kept whole
 
@@ -29,8 +30,7 @@ double worth(int64_t extent, int64_t stride) {
 
 class RowsPlanner {
  public:
-  RowsPlanner(const BoundProgram& bound, size_t index)
-      : stage_(bound.stages[index]), slice_{} {
+  RowsPlanner(const BoundProgram& bound, size_t index) : stage_(bound.stages[index]), slice_{} {
     slice_.bound = &bound;
     slice_.stage = index;
     slice_.stores = stores_of(stage_);
@@ -81,7 +81,8 @@ class RowsPlanner {
       const Instruction& line = stage_.stage->body[i];
       if (line.op != Op::op_load || stage_.maps[i].dims.size() != line.map.size()) continue;
       int letters = 0;
-      for (int l = 0; l < kMaxLetters; ++l) letters += (line.letters >> l & 1) && stage_.extents[l] > 1;
+      for (int l = 0; l < kMaxLetters; ++l)
+        letters += (line.letters >> l & 1) && stage_.extents[l] > 1;
       if (letters > most && (line.letters & slice_.reduced)) {
         most = letters;
         form = stage_.maps[i].address;
@@ -97,7 +98,8 @@ class RowsPlanner {
     Linear store;
     for (int line : slice_.stores) {
       const size_t i = static_cast<size_t>(line);
-      const int64_t size = slice_.bound->tensors[static_cast<size_t>(stage_.stage->body[i].tensor)].elements;
+      const int64_t size =
+          slice_.bound->tensors[static_cast<size_t>(stage_.stage->body[i].tensor)].elements;
       if (size > largest) {
         largest = size;
         store = stage_.maps[i].address;

@@ -160,9 +160,9 @@ std::unique_ptr<TileProgram> Compiler::streamed(bool lanes_inner) {
       if (!live_[i] || !op_is_reduction(instruction.op) || level_[i] != level + 1) continue;
       Step gather;
       gather.kind = StepKind::gather;
-      gather.reduce = &kernels().reduce[static_cast<int>(instruction.op) -
-                                        static_cast<int>(Op::op_reduce_sum)]
-                                       [compute_type(instruction.dtype)];
+      gather.reduce =
+          &kernels().reduce[static_cast<int>(instruction.op) - static_cast<int>(Op::op_reduce_sum)]
+                           [compute_type(instruction.dtype)];
       gather.width = width_of(depends_[i]);
       const bool chunked = out_->full_axes.size() != out_->row_axes.size();
       const int operand = emit(line_of(instruction.args[0]));
@@ -255,8 +255,7 @@ bool Compiler::writes_past(const TileStore& store, Step* producer) {
   if (store.tensor < 0 || slice_.leaf >= 0 || slice_.sink >= 0) return false;
   const auto tensor = static_cast<size_t>(store.tensor);
   if (bound_.band && bound_.program->tensors[tensor].kind == TensorKind::temp) return false;
-  const int64_t bytes = bound_.tensors[tensor].elements *
-                        static_cast<int64_t>(store.bytes);
+  const int64_t bytes = bound_.tensors[tensor].elements * static_cast<int64_t>(store.bytes);
   if (bytes < past_cache_bytes() || store.width != Width::full ||
       !lies_flat(store.address, store.width, store.axes)) {
     return false;
@@ -294,10 +293,8 @@ bool Compiler::place_store(const Step& step, const std::vector<Step>& places, Se
     case StepKind::index:
     case StepKind::window:
     case StepKind::row_pass:
-    case StepKind::idiom:
-      break;
-    default:
-      return false;
+    case StepKind::idiom: break;
+    default: return false;
   }
   if (writes_past(store, &*producer)) {
     out_->stores[static_cast<size_t>(step.ref)].past = true;

@@ -27,19 +27,13 @@ constexpr int kChains[kChainOps] = {kStrandAdd, kStrandSub, kStrandRsub,   kStra
 int reversed(int op) {
   switch (op) {
     case kStrandAdd:
-    case kStrandMul:
-      return op;
-    case kStrandSub:
-      return kStrandRsub;
-    case kStrandRsub:
-      return kStrandSub;
-    case kStrandDiv:
-      return kStrandRdiv;
+    case kStrandMul: return op;
+    case kStrandSub: return kStrandRsub;
+    case kStrandRsub: return kStrandSub;
+    case kStrandDiv: return kStrandRdiv;
     case kStrandMin:
-    case kStrandMax:
-      return op;
-    default:
-      return -1;
+    case kStrandMax: return op;
+    default: return -1;
   }
 }
 
@@ -167,10 +161,8 @@ class Joiner {
       case StepKind::place:
       case StepKind::load:
       case StepKind::fill:
-      case StepKind::repeat:
-        break;
-      default:
-        return false;
+      case StepKind::repeat: break;
+      default: return false;
     }
     bool waits = false;
     each_read(step, [&](int s) {

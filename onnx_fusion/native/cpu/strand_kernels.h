@@ -59,7 +59,8 @@ struct StrandLink {
 
 struct StrandKernels {
   StrandFunction links[kStrandOps][2];  // the second: the other operand is as many elements
-  // Runs links, the first of which takes and the last of which is kStrandLast or kStrandPast, over n elements.
+  // Runs links, the first of which takes and the last of which is kStrandLast or kStrandPast, over
+  // n elements.
   void (*run)(const StrandLink* links, int64_t n);
 };
 

@@ -175,8 +175,8 @@ void StrassenPlan::finish_half(const Ends& ends, int64_t pairs, int64_t columns,
     strassen_kernels().meet(meeting);
   }
   for (int h = 0; h < 2; ++h) {
-    FinishRows f = h == 0 ? take_rows(ends.halves[0], 1, ends.rows / 2)
-                          : take_rows(ends.halves[1], 0, pairs);
+    FinishRows f =
+        h == 0 ? take_rows(ends.halves[0], 1, ends.rows / 2) : take_rows(ends.halves[1], 0, pairs);
     f.accumulators = buffers.products + (h == 0 ? 3 : 2) * pairs_ * ld_;
     f.ld = ld_;
     if (f.columns > 0) finish_passes().all(f);
@@ -185,8 +185,7 @@ void StrassenPlan::finish_half(const Ends& ends, int64_t pairs, int64_t columns,
 
 // The products of one block of k; with `ends` it is the last one.
 void StrassenPlan::run_block(int64_t pairs, int64_t block, int64_t panel0, int64_t panel1,
-                             int64_t last, const Buffers& buffers,
-                             const Ends* ends) const {
+                             int64_t last, const Buffers& buffers, const Ends* ends) const {
   const TileKernels& kernels = tile_kernels();
   const int64_t depth = block_begin(block + 1) - block_begin(block);
   const int64_t steps = std::max<int64_t>(1, depth / kFetchStep);
@@ -291,7 +290,9 @@ void StrassenPlan::run_chunk(const RunContext& context, int64_t row0, int64_t ro
     if (finishes && !sorted) continue;
     for (int64_t p = 0; p < pairs; ++p) {
       const int64_t upper = buffers.upper[p] * ld_, lower = buffers.lower[p] * ld_;
-      strassen_kernels().join({buffers.products + p * ld_, pairs_ * ld_, column1 - column0,
+      strassen_kernels().join({buffers.products + p * ld_,
+                               pairs_ * ld_,
+                               column1 - column0,
                                {buffers.left + upper, buffers.right + upper},
                                {buffers.left + lower, buffers.right + lower}});
     }

@@ -154,9 +154,8 @@ struct Plane {
     int64_t position[kMaxLetters] = {}, size[kMaxLetters];
     std::fill(size, size + kMaxLetters, 1);
     for (const auto& [axis, letter] : fixed) position[axis] = letters[letter];
-    ranges(0, 0, r0, r1, position, size, [&] {
-      ranges(1, 0, c0, c1, position, size, [&] { tiles(run, position, size); });
-    });
+    ranges(0, 0, r0, r1, position, size,
+           [&] { ranges(1, 0, c0, c1, position, size, [&] { tiles(run, position, size); }); });
   }
 };
 

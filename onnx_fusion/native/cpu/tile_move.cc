@@ -109,7 +109,8 @@ void TileRun::run_load(const Step& step) {
     pointers_[step.out] = scratch_ + program_.slots[static_cast<size_t>(step.out)].offset;
   }
   char* const out = pointers_[step.out];
-  const bool stays = step.op == Op::op_store && program_.slots[static_cast<size_t>(step.out)].pointed;
+  const bool stays =
+      step.op == Op::op_store && program_.slots[static_cast<size_t>(step.out)].pointed;
   const Walk walk = collapse(runs, form, &load);
   const bool computed = !load.indirects.empty() || !load.exprs.empty();
   if (walk.inner >= 0 && has_axis(moving_axes(load), walk.inner)) {
@@ -156,7 +157,7 @@ void TileRun::run_load(const Step& step) {
     for (size_t g = 0; g < load.guards.size(); ++g) {
       const Linear& guard = load.guards[g].form;
       clip_run(guard_at[g] + dot_axes(guard, runs.axis, inside, walk.outer),
-           walk.inner >= 0 ? guard.coef[walk.inner] : 0, load.guards[g].extent, &lo, &hi);
+               walk.inner >= 0 ? guard.coef[walk.inner] : 0, load.guards[g].extent, &lo, &hi);
     }
     if (computed && load_outside(load, inside, runs, &address)) hi = lo;
     const int64_t n = hi - lo;
@@ -204,8 +205,8 @@ void TileRun::load_transposed(const TileLoad& load, const Runs& runs, const Walk
 }
 
 // Writes the addresses of `length` elements along the fastest axis, negative where one is outside.
-bool TileRun::addresses(const TileLoad& load, const Runs& runs, const int64_t* inside, int64_t first,
-                        int64_t element, int64_t length, int64_t* to) const {
+bool TileRun::addresses(const TileLoad& load, const Runs& runs, const int64_t* inside,
+                        int64_t first, int64_t element, int64_t length, int64_t* to) const {
   const int last = runs.count - 1;
   const int64_t step = load.address.coef[runs.axis[last]];
   for (int64_t i = 0; i < length; ++i) to[i] = first + i * step;
@@ -252,7 +253,8 @@ bool TileRun::addresses(const TileLoad& load, const Runs& runs, const int64_t* i
   return outside;
 }
 
-void TileRun::load_scattered(const Step& step, const TileLoad& load, const char* source, char* out) {
+void TileRun::load_scattered(const Step& step, const TileLoad& load, const char* source,
+                             char* out) {
   const Runs& runs = this->runs(step.width);
   const int64_t start = at(load.address);
   int64_t inside[kMaxLetters] = {};
@@ -267,7 +269,8 @@ void TileRun::load_scattered(const Step& step, const TileLoad& load, const char*
     bool outside = false;
     do {
       const int64_t first = start + dot_axes(load.address, runs.axis, inside, runs.count);
-      outside = addresses(load, runs, inside, first, element, length, offsets_ + element) || outside;
+      outside =
+          addresses(load, runs, inside, first, element, length, offsets_ + element) || outside;
       element += length;
     } while (next_position(runs.count - 1, runs.size, inside));
     if (outside && !load.has_else) fail(load.line);
@@ -339,8 +342,8 @@ void TileRun::run_store(const TileStore& store) {
     if (store.past && walk.stride == 1 && walk.outer == 0 && step == 1) {
       kernels_.stream(to, in, walk.length * bytes);
     } else if (among >= 0) {
-      kernels_.copy[store.size](to, form.coef[runs.axis[among]], walk.stride, in, runs.step[among], 1,
-                                walk.length, runs.size[among]);
+      kernels_.copy[store.size](to, form.coef[runs.axis[among]], walk.stride, in, runs.step[among],
+                                1, walk.length, runs.size[among]);
     } else if (plane >= 0) {
       kernels_.transpose[store.size](to, walk.stride, in, runs.step[plane], runs.size[plane],
                                      walk.length);

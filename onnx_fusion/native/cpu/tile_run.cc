@@ -68,9 +68,7 @@ int64_t TileRun::at(const Linear& form) const {
   return value;
 }
 
-void TileRun::fail(int line) const {
-  context_.failed_line->store(line, std::memory_order_relaxed);
-}
+void TileRun::fail(int line) const { context_.failed_line->store(line, std::memory_order_relaxed); }
 
 void TileRun::run_tiles(int64_t begin, int64_t end) {
   const std::vector<TileAxis>& axes = program_.axes;
@@ -158,9 +156,7 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
   for (const Step& step : steps) {
     const int64_t n = runs(step.width).total;
     switch (step.kind) {
-      case StepKind::pass:
-        step.pass(p[step.out], p[step.a], p[step.b], p[step.c], n);
-        break;
+      case StepKind::pass: step.pass(p[step.out], p[step.a], p[step.b], p[step.c], n); break;
       case StepKind::strand: {
         StrandLink links[kMostLinks];
         size_t count = 0;
@@ -176,15 +172,9 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         p[step.out] = context_.tensors[point.tensor] + at(point.address) * point.bytes;
         break;
       }
-      case StepKind::load:
-        run_load(step);
-        break;
-      case StepKind::index:
-        run_index(step);
-        break;
-      case StepKind::mask:
-        run_mask(step);
-        break;
+      case StepKind::load: run_load(step); break;
+      case StepKind::index: run_index(step); break;
+      case StepKind::mask: run_mask(step); break;
       case StepKind::choose: {
         const Slot& slot = program_.slots[static_cast<size_t>(step.out)];
         const char* from = *reinterpret_cast<const uint8_t*>(p[step.a]) ? p[step.b] : p[step.c];
@@ -193,9 +183,7 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         }
         break;
       }
-      case StepKind::fill:
-        kernels_.fill[step.ref](p[step.out], p[step.a], n);
-        break;
+      case StepKind::fill: kernels_.fill[step.ref](p[step.out], p[step.a], n); break;
       case StepKind::repeat: {
         const int64_t rows = runs(Width::row).total;
         if (program_.lanes_inner) {
@@ -224,15 +212,9 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
                    runs(Width::full).total / rows);
         break;
       }
-      case StepKind::row_pass:
-        run_row_pass(step);
-        break;
-      case StepKind::window:
-        run_window(step);
-        break;
-      case StepKind::gather:
-        run_gather(step);
-        break;
+      case StepKind::row_pass: run_row_pass(step); break;
+      case StepKind::window: run_window(step); break;
+      case StepKind::gather: run_gather(step); break;
       case StepKind::finish: {
         std::memcpy(p[step.out], p[step.a],
                     static_cast<size_t>(n) * program_.slots[static_cast<size_t>(step.out)].bytes);
@@ -249,9 +231,7 @@ void TileRun::run_steps(const std::vector<Step>& steps) {
         p[store.slot] = whole ? target : buffer(store.slot);
         break;
       }
-      case StepKind::store:
-        run_store(program_.stores[static_cast<size_t>(step.ref)]);
-        break;
+      case StepKind::store: run_store(program_.stores[static_cast<size_t>(step.ref)]); break;
     }
   }
 }
@@ -289,8 +269,7 @@ void TileRun::run_gather(const Step& step) {
     }
     operand = pointers_[step.c];
   }
-  const size_t bytes =
-      static_cast<size_t>(n) * program_.slots[static_cast<size_t>(step.out)].bytes;
+  const size_t bytes = static_cast<size_t>(n) * program_.slots[static_cast<size_t>(step.out)].bytes;
   int64_t& joined = joined_[step.ref];
   if (joined % kBlock == 0) {
     if (joined == kBlock) {

@@ -19,8 +19,8 @@ float join(int op, float a, float b) {
   return first || a != a ? a : b;
 }
 
-// Some positions of a window, relative to its first one, and the lanes [lo, hi) that the guards which
-// are the same for every run leave them.
+// Some positions of a window, relative to its first one, and the lanes [lo, hi) that the guards
+// which are the same for every run leave them.
 struct Points {
   int count = 0;
   int64_t offset[kPoints];
@@ -50,8 +50,8 @@ bool list_points(const Linear& form, const int* axis, const int64_t* size, int r
   return more;
 }
 
-// Of one run of lanes: the points with a lane inside, the lanes [lo, hi) for which all of them are, and
-// for each other lane its own points.
+// Of one run of lanes: the points with a lane inside, the lanes [lo, hi) for which all of them are,
+// and for each other lane its own points.
 struct Inside {
   int count = 0;
   int64_t lo = 0, hi = 0;
@@ -196,7 +196,8 @@ void TileRun::run_window(const Step& step) {
             int64_t from = points.lo[k], to = points.hi[k];
             for (size_t g = 0; g < guards && from < to; ++g) {
               if (same[g]) continue;
-              clip_run(at[g] + points.guard[g][k], guard_step[g], load.guards[g].extent, &from, &to);
+              clip_run(at[g] + points.guard[g][k], guard_step[g], load.guards[g].extent, &from,
+                       &to);
             }
             some.add(points.offset[k], from, to);
           }

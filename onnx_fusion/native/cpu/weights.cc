@@ -14,8 +14,8 @@
 
 namespace onnx_fusion::cpu {
 
-// Where many packings lie one after the other, on huge pages where the system has them: a core reads
-// weights from memory a fifth faster so, since its prefetchers stop at the end of a page.
+// Where many packings lie one after the other, on huge pages where the system has them: a core
+// reads weights from memory a fifth faster so, since its prefetchers stop at the end of a page.
 class WeightSlab {
  public:
   static constexpr size_t kPage = size_t{1} << 21;
@@ -171,7 +171,7 @@ std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_
     for (auto it = all.entries.begin(); it != all.entries.end();) {
       // An entry nobody packs (use_count 1) and nobody holds any more.
       it = it->second.use_count() == 1 && it->second->weights.expired() ? all.entries.erase(it)
-                                                                       : std::next(it);
+                                                                        : std::next(it);
     }
     std::shared_ptr<Entry>& slot = all.entries[{key.a, key.b}];
     if (slot == nullptr) slot = std::make_shared<Entry>();

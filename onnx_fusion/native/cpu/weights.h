@@ -27,8 +27,8 @@ struct ContentHash {
   bool operator==(const ContentHash& other) const { return a == other.a && b == other.b; }
 };
 
-// The contents of constants that were hashed before, so that planning another shape of the same kernel
-// does not read its weights again. Belongs to one kernel, whose constants never change.
+// The contents of constants that were hashed before, so that planning another shape of the same
+// kernel does not read its weights again. Belongs to one kernel, whose constants never change.
 class ConstantHashes {
  public:
   // While it lives, this thread's hash_constant calls use `hashes`.
@@ -43,8 +43,8 @@ class ConstantHashes {
     ConstantHashes* before_;
   };
 
-  // Once constants are packed nobody reads them but to pack them again: gives back the memory of those
-  // that lie in a mapped file.
+  // Once constants are packed nobody reads them but to pack them again: gives back the memory of
+  // those that lie in a mapped file.
   void give_back() const;
 
  private:
@@ -76,8 +76,8 @@ class PackedWeights {
   std::shared_ptr<WeightSlab> slab_;  // null: of its own
 };
 
-// What `pack` writes into `floats` floats: computed once per key while anyone holds it. Keys that are
-// equal must mean equal contents. Null if memory ran out.
+// What `pack` writes into `floats` floats: computed once per key while anyone holds it. Keys that
+// are equal must mean equal contents. Null if memory ran out.
 std::shared_ptr<const PackedWeights> share_weights(const ContentHash& key, size_t floats,
                                                    const std::function<void(float*)>& pack);
 

@@ -32,9 +32,8 @@ int find_sides(const BoundStage& stage, const BoundMap& map, LetterSet taps, Win
   for (int l = 0; l < kMaxLetters; ++l) {
     if ((taps >> l & 1) && stage.extents[l] != 1 && !(seen >> l & 1)) return 0;
   }
-  std::stable_sort(sides, sides + count, [](const WindowSide& a, const WindowSide& b) {
-    return a.stride > b.stride;
-  });
+  std::stable_sort(sides, sides + count,
+                   [](const WindowSide& a, const WindowSide& b) { return a.stride > b.stride; });
   return count;
 }
 

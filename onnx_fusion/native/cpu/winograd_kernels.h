@@ -9,7 +9,15 @@ namespace onnx_fusion::cpu {
 // stand for them: square tiles for windows of 3 x 3 and 5 x 5, an oblong of 2 lines of 4 for 3 x 3,
 // lines for windows of 3 and 5; a square of outputs that are two inputs apart for 3 x 3.
 enum class WinogradShape : int {
-  square2, square4, line4, line6, square2_of_5, line2_of_5, line4_of_5, oblong, apart4
+  square2,
+  square4,
+  line4,
+  line6,
+  square2_of_5,
+  line2_of_5,
+  line4_of_5,
+  oblong,
+  apart4
 };
 
 // Where outputs are two inputs apart, the even inputs of a side stand under a window of two taps:
@@ -88,9 +96,9 @@ struct WinogradProduct {
   float* out;
 };
 
-// The outputs of neighbouring tiles of a line: x = clamp(result * scale + bias + shift + residual, low, high), or with
-// `gate` four numbers p x * clamp(x * p0 + p1, p2, p3); then, with `after`, times after[0] plus
-// after[1].
+// The outputs of neighbouring tiles of a line: x = clamp(result * scale + bias + shift + residual,
+// low, high), or with `gate` four numbers p x * clamp(x * p0 + p1, p2, p3); then, with `after`,
+// times after[0] plus after[1].
 struct WinogradOutput {
   const float* in;  // [plane][filter]
   int vectors;

@@ -15,15 +15,8 @@ constexpr int kMostPlanes = 81;
 
 }  // namespace
 
-struct WinogradPlan::Buffers {
-  float *planes, *products, *sums, *turned, *strip;
-  WinogradRow* rows;
-  int32_t *begins, *ends;
-  char* rest;
-};
-
-// Blocks and parts so that every thread has as much to do: few tiles are not split further, but their
-// filters are, and each part transforms the input again.
+// Blocks and parts so that every thread has as much to do: few tiles are not split further, but
+// their filters are, and each part transforms the input again.
 WinogradPlan::Split WinogradPlan::choose_split(const Parallel& parallel) const {
   const int64_t units = tiles_ / unit_;
   const int64_t fewest =
@@ -57,23 +50,12 @@ int WinogradPlan::left_of(const Side& side, int64_t tile, int outputs) {
 
 WinogradPlan::Segment WinogradPlan::segment_at(int64_t tile, int64_t end) const {
   const int64_t row = tile / along_.tiles, column = tile % along_.tiles;
-  return {row / down_.tiles, row % down_.tiles, column, std::min(end - tile, along_.tiles - column),
-          0, 0};
-}
-
-template <typename Body>
-void WinogradPlan::each_segment(int64_t first, int64_t last, const Body& body) const {
-  int64_t pixel = 0;
-  for (int64_t tile = first; tile < last;) {
-    Segment segment = segment_at(tile, last);
-    segment.tile = tile - first;
-    segment.pixel = pixel;
-    body(segment);
-    const int64_t lines = std::min<int64_t>(size_.lines, down_.outputs - segment.row * size_.lines);
-    const int64_t begin = segment.column * size_.pixels;
-    pixel += lines * (std::min(along_.outputs, begin + segment.count * size_.pixels) - begin);
-    tile += segment.count;
-  }
+  return {row / down_.tiles,
+          row % down_.tiles,
+          column,
+          std::min(end - tile, along_.tiles - column),
+          0,
+          0};
 }
 
 // The planes of tiles that the same weights multiply.
@@ -131,59 +113,61 @@ void WinogradPlan::run(const RunContext& context) const {
   const int64_t planes = round_up(most * planes_ * plane_, 16);
   const int64_t products = round_up(most * planes_ * width_, 16);
   const int64_t sums = finish_ != nullptr ? 0 : round_up(pixels * group, 16);
-  const int64_t strip = channel_step_ == 1 ? 0
-                                           : size_.reach_lines * strip_columns(kStripTiles) * kStripChannels;
+  const int64_t strip =
+      channel_step_ == 1 ? 0 : size_.reach_lines * strip_columns(kStripTiles) * kStripChannels;
   const int64_t rows = round_up(most * planes_ * 2, 16);
   const int64_t floats = planes + products + (transposed_ ? 2 : 1) * sums + strip + rows +
                          2 * round_up(size_.weights(), 16);
 
-  parallel_ranges(*context.parallel, split.blocks * split.parts, split.tasks,
-                  [&](int64_t begin, int64_t end, int64_t) {
-    const Scratch scratch(static_cast<size_t>(floats + 16) * sizeof(float) +
-                          epilogue_->scratch_bytes() + 64);
-    if (scratch.data() == nullptr) return context.failed_line->store(-1);
-    Buffers buffers;
-    buffers.planes = reinterpret_cast<float*>(scratch.data());
-    buffers.products = buffers.planes + planes;
-    buffers.sums = buffers.products + products;
-    buffers.turned = buffers.sums + sums;
-    buffers.strip = buffers.sums + (transposed_ ? 2 : 1) * sums;
-    buffers.rows = reinterpret_cast<WinogradRow*>(buffers.strip + strip);
-    buffers.begins = reinterpret_cast<int32_t*>(buffers.rows) + rows;
-    buffers.ends = buffers.begins + round_up(size_.weights(), 16);
-    buffers.rest = reinterpret_cast<char*>(buffers.ends + round_up(size_.weights(), 16));
-    int64_t held = -1, listed = 0;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = i / split.parts, part = i % split.parts;
-      const int64_t first = units * block / split.blocks * unit_;
-      const int64_t last = units * (block + 1) / split.blocks * unit_;
-      if (block != held) {
-        // At step 1 they depend on nothing but the number of tiles.
-        if (size_.apart > 1 || last - first != listed) list_rows(first, last, buffers);
-        listed = last - first;
-        read_block(context, first, last, buffers);
-        held = block;
-      }
-      const int64_t panel0 = panels_ * part / split.parts;
-      const int64_t panel1 = panels_ * (part + 1) / split.parts;
-      for (int64_t panel = panel0; panel < panel1;) {
-        const int64_t group_end = std::min(panel1, panel + group_panels_);
-        const int64_t filter0 = panel * width_, filter1 = std::min(filters_, group_end * width_);
-        for (; panel < group_end; ++panel) {
-          kernels_->product({buffers.planes,
-                             weights_->data() + panel * size_.weights() * depth_ * width_,
-                             buffers.rows, buffers.begins, buffers.ends, size_.weights(),
-                             depth_, vectors_, buffers.products});
-          if (finish_ != nullptr) {
-            write_direct(context, first, last, panel, buffers);
-          } else {
-            write_sums(first, last, panel * width_ - filter0, buffers);
+  parallel_ranges(
+      *context.parallel, split.blocks * split.parts, split.tasks,
+      [&](int64_t begin, int64_t end, int64_t) {
+        const Scratch scratch(static_cast<size_t>(floats + 16) * sizeof(float) +
+                              epilogue_->scratch_bytes() + 64);
+        if (scratch.data() == nullptr) return context.failed_line->store(-1);
+        Buffers buffers;
+        buffers.planes = reinterpret_cast<float*>(scratch.data());
+        buffers.products = buffers.planes + planes;
+        buffers.sums = buffers.products + products;
+        buffers.turned = buffers.sums + sums;
+        buffers.strip = buffers.sums + (transposed_ ? 2 : 1) * sums;
+        buffers.rows = reinterpret_cast<WinogradRow*>(buffers.strip + strip);
+        buffers.begins = reinterpret_cast<int32_t*>(buffers.rows) + rows;
+        buffers.ends = buffers.begins + round_up(size_.weights(), 16);
+        buffers.rest = reinterpret_cast<char*>(buffers.ends + round_up(size_.weights(), 16));
+        int64_t held = -1, listed = 0;
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t block = i / split.parts, part = i % split.parts;
+          const int64_t first = units * block / split.blocks * unit_;
+          const int64_t last = units * (block + 1) / split.blocks * unit_;
+          if (block != held) {
+            // At step 1 they depend on nothing but the number of tiles.
+            if (size_.apart > 1 || last - first != listed) list_rows(first, last, buffers);
+            listed = last - first;
+            read_block(context, first, last, buffers);
+            held = block;
+          }
+          const int64_t panel0 = panels_ * part / split.parts;
+          const int64_t panel1 = panels_ * (part + 1) / split.parts;
+          for (int64_t panel = panel0; panel < panel1;) {
+            const int64_t group_end = std::min(panel1, panel + group_panels_);
+            const int64_t filter0 = panel * width_,
+                          filter1 = std::min(filters_, group_end * width_);
+            for (; panel < group_end; ++panel) {
+              kernels_->product({buffers.planes,
+                                 weights_->data() + panel * size_.weights() * depth_ * width_,
+                                 buffers.rows, buffers.begins, buffers.ends, size_.weights(),
+                                 depth_, vectors_, buffers.products});
+              if (finish_ != nullptr) {
+                write_direct(context, first, last, panel, buffers);
+              } else {
+                write_sums(first, last, panel * width_ - filter0, buffers);
+              }
+            }
+            if (finish_ == nullptr) finish_sums(context, first, last, filter0, filter1, buffers);
           }
         }
-        if (finish_ == nullptr) finish_sums(context, first, last, filter0, filter1, buffers);
-      }
-    }
-  });
+      });
 }
 
 void WinogradPlan::read_block(const RunContext& context, int64_t first, int64_t last,
@@ -220,14 +204,16 @@ void WinogradPlan::read_tiles(const float* x, bool exists, const Segment& segmen
   const int lines = left_of(down_, segment.row, size_.lines);
   const bool whole_lines = exists && top >= 0 && top + size_.reach_lines <= down_.inputs;
   const float* places[kMostPlanes];
-  for (int64_t j = segment.column; j < segment.column + segment.count; ++j, out += planes_ * plane_) {
+  for (int64_t j = segment.column; j < segment.column + segment.count;
+       ++j, out += planes_ * plane_) {
     for (int64_t part = 0; part < along_.parts; ++part) {
       const int64_t pixel0 = j * size_.pixels * size_.apart + part * along_.taps;
       const int64_t left = pixel0 + along_.first;
       const float* base = x + line0 * down_.step + pixel0 * along_.step;
       const int pixels = left_of(along_, j, size_.pixels);
-      WinogradInput tile{base,   down_.step, along_.step, nullptr, channels_, out + part * channels_,
-                         plane_, lines,      pixels};
+      WinogradInput tile{base,    down_.step, along_.step,
+                         nullptr, channels_,  out + part * channels_,
+                         plane_,  lines,      pixels};
       if (!whole_lines || left < 0 || left + size_.reach_pixels > along_.inputs) {
         const float** place = places;
         for (int64_t i = 0; i < size_.reach_lines; ++i) {
@@ -288,121 +274,6 @@ void WinogradPlan::read_rows(const float* x, bool exists, const Segment& segment
           }
         }
       }
-    }
-  }
-}
-
-// The tiles of `pixels` outputs in a line: whole ones, and one that the border cuts.
-void WinogradPlan::write_tiles(WinogradOutput tiles, int64_t pixels) const {
-  while (pixels > 0) {
-    tiles.pixels = static_cast<int>(std::min<int64_t>(size_.pixels, pixels));
-    tiles.tiles = static_cast<int>(std::max<int64_t>(1, pixels / size_.pixels));
-    kernels_->output(shape_, tiles);
-    const int64_t written = tiles.tiles * size_.pixels;
-    pixels -= written;
-    tiles.in += tiles.tiles * planes_ * width_;
-    tiles.out += written * tiles.pixel;
-    if (tiles.residual != nullptr) tiles.residual += written * tiles.residual_pixel;
-  }
-}
-
-void WinogradPlan::write_direct(const RunContext& context, int64_t first, int64_t last,
-                                int64_t panel, const Buffers& from) const {
-  int64_t fixed[kMaxLetters] = {};
-  const int64_t filter = panel * width_, filters = std::min(width_, filters_ - filter);
-  each_segment(first, last, [&](const Segment& segment) {
-    locate(*stage_, image_, segment.image, fixed);
-    const int64_t line = segment.row * size_.lines, begin = segment.column * size_.pixels;
-    const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
-    const int64_t lines = std::min<int64_t>(size_.lines, down_.outputs - line);
-    const int64_t at = line * along_.outputs + begin;
-    FinishRows f = finish_->rows(context, fixed, at, at + end - begin, filter, filter + filters,
-                                 nullptr, 0);
-    const float* residual = f.late ? nullptr : f.residual;
-    WinogradOutput tiles{from.products + segment.tile * planes_ * width_,
-                        vectors_,
-                        filters,
-                        0,
-                        static_cast<int>(lines),
-                        0,
-                        f.out,
-                        along_.outputs * f.out_ld,
-                        f.out_ld,
-                        residual,
-                        along_.outputs * f.residual_ld,
-                        f.residual_ld,
-                        f.column_bias,
-                        f.scale,
-                        f.low,
-                        f.high,
-                        f.activation == Activation::gate ? f.p : nullptr,
-                        f.shift,
-                        f.scaled && f.activation <= Activation::gate ? f.after : nullptr};
-    write_tiles(tiles, end - begin);
-    for (int64_t i = 0; i < lines && f.again(); ++i) {
-      finish_passes().activate(f);
-      f.out += along_.outputs * f.out_ld;
-      if (f.late) f.residual += along_.outputs * f.residual_ld;
-    }
-  });
-}
-
-void WinogradPlan::write_sums(int64_t first, int64_t last, int64_t column,
-                              const Buffers& from) const {
-  const int64_t ld = group_panels_ * width_;
-  const float infinity = __builtin_inff();
-  each_segment(first, last, [&](const Segment& segment) {
-    const int64_t line = segment.row * size_.lines, begin = segment.column * size_.pixels;
-    const int64_t end = std::min(along_.outputs, begin + segment.count * size_.pixels);
-    const int lines = static_cast<int>(std::min<int64_t>(size_.lines, down_.outputs - line));
-    write_tiles({from.products + segment.tile * planes_ * width_, vectors_, width_, 0, lines, 0,
-                 from.sums + segment.pixel * ld + column, (end - begin) * ld, ld, nullptr, 0, 0,
-                 nullptr, 1.0f, -infinity, infinity, nullptr, 0.0f, nullptr},
-                end - begin);
-  });
-}
-
-// Rows of tiles that are whole are taken together.
-void WinogradPlan::finish_sums(const RunContext& context, int64_t first, int64_t last,
-                               int64_t filter0, int64_t filter1, const Buffers& from) const {
-  Patch patch{};
-  each_segment(first, last, [&](const Segment& segment) {
-    const int64_t line0 = segment.row * size_.lines, pixel0 = segment.column * size_.pixels;
-    const int64_t line1 = std::min(down_.outputs, line0 + size_.lines);
-    const int64_t pixel1 = std::min(along_.outputs, pixel0 + segment.count * size_.pixels);
-    const bool whole = pixel0 == 0 && pixel1 == along_.outputs;
-    if (whole && patch.line1 == line0 && line0 > 0 && patch.image == segment.image &&
-        patch.pixel0 == 0 && patch.pixel1 == along_.outputs) {
-      patch.line1 = line1;
-      return;
-    }
-    finish_patch(context, patch, filter0, filter1, from);
-    patch = {segment.image, line0, line1, pixel0, pixel1, segment.pixel};
-  });
-  finish_patch(context, patch, filter0, filter1, from);
-}
-
-void WinogradPlan::finish_patch(const RunContext& context, const Patch& patch, int64_t filter0,
-                                int64_t filter1, const Buffers& from) const {
-  const int64_t lines = patch.line1 - patch.line0, wide = patch.pixel1 - patch.pixel0;
-  if (lines == 0) return;
-  const int64_t ld = group_panels_ * width_, pixels = lines * wide;
-  const float* sums = from.sums + patch.begin * ld;
-  if (transposed_) {
-    gemm_kernels().transpose(sums, ld, pixels, filter1 - filter0, from.turned, pixels);
-  }
-  int64_t fixed[kMaxLetters] = {};
-  locate(*stage_, image_, patch.image, fixed);
-  const bool whole = wide == along_.outputs;
-  const int64_t step = whole ? pixels : wide;
-  for (int64_t at = 0; at < pixels; at += step) {
-    const int64_t pixel0 = (patch.line0 + at / wide) * along_.outputs + patch.pixel0;
-    if (transposed_) {
-      epilogue_->run(context, fixed, filter0, filter1, pixel0, pixel0 + step, from.turned + at,
-                     pixels, from.rest);
-    } else {
-      epilogue_->run(context, fixed, pixel0, pixel0 + step, filter0, filter1, sums + at * ld, ld,
-                     from.rest);
     }
   }
 }

@@ -81,10 +81,10 @@ void Printer::fill(const Nest& nest, const Product& product, const Operand& oper
   body.need(operand.line);
   std::vector<std::string> values;
   for (int lane = 0; lane < lanes; ++lane) {
-    values.push_back("sum_at < " + sum_all + " ? " +
-                     as_element(product.unit, nest.dtype(operand.line),
-                                body.name(operand.line, lane)) +
-                     (tile_.cores() ? " : 0" : " : 0.0f"));
+    values.push_back(
+        "sum_at < " + sum_all + " ? " +
+        as_element(product.unit, nest.dtype(operand.line), body.name(operand.line, lane)) +
+        (tile_.cores() ? " : 0" : " : 0.0f"));
   }
   keep(part, operand.sum_fastest, values);
   body.leave();
@@ -240,8 +240,8 @@ void Printer::finish() {
   if (lanes > 1) text_.line("const int run = n / " + s(lanes) + ";");
   body.decompose(lanes > 1 ? "run" : "n", p.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
-    text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") +
-               " = " + tile_.value("sums", "d", lane) + " * share;");
+    text_.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = " +
+               tile_.value("sums", "d", lane) + " * share;");
   }
   body.give(p.dot, "sum", lanes > 1);
   for (int line : result_.stores) body.store(line);

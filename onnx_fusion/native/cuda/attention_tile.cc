@@ -22,8 +22,12 @@ std::string four(const std::string& tile, const std::string& sum, int64_t stride
 
 AttentionTile::AttentionTile(const Attention& attention, const Device& device)
     : unit(attention.scores.unit),
-      depth(round_up(attention.scores.k, halves() ? 16 : cores() ? 8 : 4)),
-      width(round_up(attention.result.n, halves() ? 16 : cores() ? 8 : 32)) {
+      depth(round_up(attention.scores.k, halves()  ? 16
+                                         : cores() ? 8
+                                                   : 4)),
+      width(round_up(attention.result.n, halves()  ? 16
+                                         : cores() ? 8
+                                                   : 32)) {
   // More blocks, where there are fewer than processors.
   const int64_t blocks = attention.scores.batches * ((attention.scores.m + 63) / 64);
   const bool few = attention.scores.m <= 32 || blocks < device.processors;
@@ -183,9 +187,8 @@ void add_floats(const AttentionTile& tile, Text& text) {
   for (int i = 0; i < 4; ++i) {
     list += (i > 0 ? ", scores[h * 4 + " : "scores[h * 4 + ") + s(i) + "][j]";
   }
-  text.line("*(Pack<float, 4>*)" +
-            four("tile_p", "column", tile.block_rows(), run_of_rows(tile)) + " = {{" + list +
-            "}};");
+  text.line("*(Pack<float, 4>*)" + four("tile_p", "column", tile.block_rows(), run_of_rows(tile)) +
+            " = {{" + list + "}};");
   text.close();
   text.close();
   text.line("__syncwarp();");

@@ -126,7 +126,7 @@ bool Multiplication::layout(void** made, DType dtype, int64_t rows, int64_t colu
   const auto batches = static_cast<int32_t>(sizes_.batches);
   return sizes_.batches <= INT32_MAX &&
          t_.create_layout(made, type_of(dtype), static_cast<uint64_t>(rows),
-                         static_cast<uint64_t>(columns), lead) == 0 &&
+                          static_cast<uint64_t>(columns), lead) == 0 &&
          t_.set_layout(*made, kBatches, &batches, sizeof batches) == 0 &&
          t_.set_layout(*made, kBatchStride, &batch, sizeof batch) == 0;
 }
@@ -166,16 +166,16 @@ bool Multiplication::choose(int algorithm) {
   const uint64_t most = call_.most_workspace;
   bool fine = t_.set_preference(preference, kMostWorkspace, &most, sizeof most) == 0;
   // Parts of a sum are added up in float32, never in the result's type.
-  fine = fine && t_.set_preference(preference, kReductions, &kByComputeType,
-                                  sizeof kByComputeType) == 0;
+  fine = fine &&
+         t_.set_preference(preference, kReductions, &kByComputeType, sizeof kByComputeType) == 0;
   for (int k = 0; k < 4; ++k) {
-    fine = fine && t_.set_preference(preference, kAlignmentA + k, &kAlignment,
-                                    sizeof kAlignment) == 0;
+    fine =
+        fine && t_.set_preference(preference, kAlignmentA + k, &kAlignment, sizeof kAlignment) == 0;
   }
   Found found[kMostAlgorithms] = {};
   int count = 0;
   fine = fine && t_.find_algorithms(handle_, operation_, layouts_[0], layouts_[1], layouts_[2],
-                                   layouts_[3], preference, algorithm + 1, found, &count) == 0;
+                                    layouts_[3], preference, algorithm + 1, found, &count) == 0;
   t_.destroy_preference(preference);
   if (!fine || count <= algorithm || found[algorithm].status != 0 ||
       found[algorithm].workspace_bytes > call_.most_workspace) {
@@ -201,9 +201,9 @@ int Multiplication::run(const uint64_t* pointers, Stream stream, bool) const {
     if (const int status = t_.set_operation(operation_, kBias, &bias, sizeof bias)) return status;
   }
   return t_.multiply(handle_, operation_, &one, at(1, c.operands, c.at_b), layouts_[0],
-                    at(0, c.operands, c.at_a), layouts_[1], &beta,
-                    c.has_c ? at(4, c.result, c.at_c) : d, layouts_[2], d, layouts_[3],
-                    &algorithm_, reinterpret_cast<void*>(pointers[3]), workspace_bytes_, stream);
+                     at(0, c.operands, c.at_a), layouts_[1], &beta,
+                     c.has_c ? at(4, c.result, c.at_c) : d, layouts_[2], d, layouts_[3],
+                     &algorithm_, reinterpret_cast<void*>(pointers[3]), workspace_bytes_, stream);
 }
 
 }  // namespace

@@ -277,18 +277,14 @@ std::string Body::expression(ExprId id, int lane, bool narrow) {
   if (node.op == ExprOp::neg) return "(-" + a + ")";
   const std::string b = expression(node.b, lane, narrow);
   switch (node.op) {
-    case ExprOp::add:
-      return "(" + a + " + " + b + ")";
-    case ExprOp::sub:
-      return "(" + a + " - " + b + ")";
-    case ExprOp::mul:
-      return "(" + a + " * " + b + ")";
+    case ExprOp::add: return "(" + a + " + " + b + ")";
+    case ExprOp::sub: return "(" + a + " - " + b + ")";
+    case ExprOp::mul: return "(" + a + " * " + b + ")";
     case ExprOp::min:
     case ExprOp::max:
       return std::string(node.op == ExprOp::min ? "min" : "max") + "((" + type + ")" + a + ", (" +
              type + ")" + b + ")";
-    default:
-      break;
+    default: break;
   }
   Interval box[kMaxLetters], range{-1, -1}, divisor{-1, -1};
   for (int l = 0; l < kMaxLetters; ++l) box[l] = {0, std::max<int64_t>(nest.extents[l] - 1, 0)};

@@ -75,8 +75,8 @@ class Body {
   void define(int line, int lane, const std::string& value);
   bool static_program() const { return nest.bound.program->dims.empty(); }
 
-  int turns_ = 0;                   // of a thread of the team over a row, where rows are kept
-  std::vector<std::string> kept_;   // per line: the array that holds a load's row, or ""
+  int turns_ = 0;  // of a thread of the team over a row, where rows are kept
+  std::vector<std::string> kept_;  // per line: the array that holds a load's row, or ""
   std::vector<std::string> names_;
   std::vector<uint8_t> with_lanes_;
   std::vector<int> printed_;

@@ -68,10 +68,10 @@ void Body::print_select(int line) {
     for (const Condition& cond : nest.conditions[static_cast<size_t>(line)]) {
       const bool is_narrow = narrow(cond.a) && narrow(cond.b);
       const std::string sign = signs[static_cast<size_t>(cond.op)];
-      const std::string test = cond.linear && is_narrow
-                                   ? linear(cond.form, static_program(), lane) + sign + "0"
-                                   : expression(cond.a, lane, is_narrow) + sign +
-                                         expression(cond.b, lane, is_narrow);
+      const std::string test =
+          cond.linear && is_narrow
+              ? linear(cond.form, static_program(), lane) + sign + "0"
+              : expression(cond.a, lane, is_narrow) + sign + expression(cond.b, lane, is_narrow);
       holds += (holds.empty() ? "" : " && ") + test;
     }
     define(line, lane, "(" + holds + ") ? " + name(from[0], lane) + " : " + name(from[1], lane));
@@ -148,7 +148,8 @@ void Body::keep_rows(const std::vector<int>& loads, LetterSet over, const Team& 
     const std::string memory = text.pointer(access.tensor, false), place = offset(access, 0);
     text.line(kept_[static_cast<size_t>(line)] + "[turn] = " +
               (lanes > 1 ? "*(const " + type(line) + "*)(" + memory + " + " + place + ")"
-                         : memory + "[" + place + "]") + ";");
+                         : memory + "[" + place + "]") +
+              ";");
   }
   for (int i = 0; i < blocks; ++i) leave();
 }
@@ -163,9 +164,9 @@ void Body::print_load(int line) {
   }
   const Access& access = nest.access[static_cast<size_t>(line)];
   const std::string memory = text.pointer(access.tensor, false);
-  const std::string otherwise =
-      instruction.has_else ? literal(instruction.dtype, instruction.literal)
-                           : convert(DType::i32, instruction.dtype, "0");
+  const std::string otherwise = instruction.has_else
+                                    ? literal(instruction.dtype, instruction.literal)
+                                    : convert(DType::i32, instruction.dtype, "0");
   const int count = by_lane(line) ? lanes : 1;
   const bool vector = by_lane(line) && aligned(access);
   for (int lane = 0; lane < (vector ? 1 : count); ++lane) {
@@ -194,9 +195,8 @@ void Body::print_load(int line) {
     }
     for (int part = 0; part < lanes / per; ++part) {
       const std::string name = "p" + std::to_string(line) + "_" + std::to_string(part);
-      const std::string address =
-          "(const " + pack + "*)(" + memory + " + " + from +
-          (part > 0 ? " + " + std::to_string(part * per) : "") + ")";
+      const std::string address = "(const " + pack + "*)(" + memory + " + " + from +
+                                  (part > 0 ? " + " + std::to_string(part * per) : "") + ")";
       if (inside.empty()) {
         text.line("const " + pack + " " + name + " = *" + address + ";");
       } else {
@@ -207,8 +207,9 @@ void Body::print_load(int line) {
       }
     }
     for (int e = 0; e < lanes; ++e) {
-      define(line, e, "p" + std::to_string(line) + "_" + std::to_string(e / per) + ".at[" +
-                          std::to_string(e % per) + "]");
+      define(line, e,
+             "p" + std::to_string(line) + "_" + std::to_string(e / per) + ".at[" +
+                 std::to_string(e % per) + "]");
     }
   }
 }

@@ -22,8 +22,13 @@ void add_order(const std::vector<int64_t>& strides, std::vector<int64_t>* kind) 
 }
 
 std::vector<int64_t> kind_of(const Call& call) {
-  std::vector<int64_t> kind{static_cast<int64_t>(call.operands), static_cast<int64_t>(call.result),
-                            call.tf32, call.strict, call.relu, call.has_c, call.has_bias};
+  std::vector<int64_t> kind{static_cast<int64_t>(call.operands),
+                            static_cast<int64_t>(call.result),
+                            call.tf32,
+                            call.strict,
+                            call.relu,
+                            call.has_c,
+                            call.has_bias};
   if (const auto* p = std::get_if<Matrices>(&call.sizes)) {
     for (const Strides* at : {&p->a, &p->b, &p->c, &p->d}) {
       add_order({at->batch, at->row, at->column}, &kind);
@@ -120,7 +125,8 @@ void add_whole(Work& work, const LibraryCall& found) {
   const Program& program = *work.bound.program;
   const Call& call = found.call;
   const int workspace = work.buffer(static_cast<int64_t>(call.workspace_bytes));
-  std::vector<Argument> arguments{argument_of(program, found.a), argument_of(program, found.b),
+  std::vector<Argument> arguments{argument_of(program, found.a),
+                                  argument_of(program, found.b),
                                   argument_of(program, found.d),
                                   {Argument::Kind::workspace, workspace}};
   if (call.has_c) arguments.push_back(argument_of(program, found.c));

@@ -11,9 +11,9 @@ namespace onnx_fusion::cuda {
 
 struct LibraryCall {
   Call call;
-  int a = -1, b = -1;             // tensors
+  int a = -1, b = -1;  // tensors
   int d = -1, c = -1, bias = -1;  // where the call itself can do all that follows the dot
-  int64_t rows = 0;               // of a part
+  int64_t rows = 0;  // of a part
   int64_t parts = 1;
 };
 

@@ -155,8 +155,7 @@ bool Matcher::is_bias(const Access& access) const {
 }
 
 bool Matcher::match(int images, int filters, size_t channel_dim) {
-  const std::vector<BoundIndex>& dims =
-      nest_.stage.maps[static_cast<size_t>(images)].dims;
+  const std::vector<BoundIndex>& dims = nest_.stage.maps[static_cast<size_t>(images)].dims;
   const LetterSet own = nest_.letters[static_cast<size_t>(images)],
                   other = nest_.letters[static_cast<size_t>(filters)];
   const Access& access = access_of(nest_, images);
@@ -181,8 +180,7 @@ bool Matcher::match(int images, int filters, size_t channel_dim) {
     return false;
   }
   if (channel.guarded || !split(channel, shared, &group, &roles_.channel) ||
-      group != roles_.group ||
-      (roles_.channel >= 0 && channel.form.coef[roles_.channel] != 1) ||
+      group != roles_.group || (roles_.channel >= 0 && channel.form.coef[roles_.channel] != 1) ||
       (group >= 0 && channel.form.coef[group] != extent(roles_.channel))) {
     return false;
   }

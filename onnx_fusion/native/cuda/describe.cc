@@ -47,8 +47,9 @@ std::string sizes_text(const Matrices& p) {
 std::string sizes_text(const Convolution& p) {
   std::string out = "\"sizes\": [" + list({p.images, p.groups, p.channels, p.filters}) + "]";
   const std::pair<const char*, const int64_t*> each[] = {
-      {"in", p.in},     {"out", p.out},           {"taps", p.taps}, {"step", p.step},
-      {"dilation", p.dilation}, {"before", p.before}, {"after", p.after}};
+      {"in", p.in},      {"out", p.out},           {"taps", p.taps},
+      {"step", p.step},  {"dilation", p.dilation}, {"before", p.before},
+      {"after", p.after}};
   for (const auto& [name, n] : each) {
     out += ", " + quoted(name) + ": [" + list({n[0], n[1], n[2]}) + "]";
   }
@@ -63,8 +64,8 @@ std::string call_text(const Call& call) {
   const std::string places = std::visit(
       [&](const auto& p) {
         return "\"a\": [" + strides(call.at_a, p.a) + "], \"b\": [" + strides(call.at_b, p.b) +
-               "], \"c\": [" + strides(call.at_c, p.c) + "], \"d\": [" +
-               strides(call.at_d, p.d) + "]";
+               "], \"c\": [" + strides(call.at_c, p.c) + "], \"d\": [" + strides(call.at_d, p.d) +
+               "]";
       },
       call.sizes);
   return "{\"operands\": " + type(call.operands) + ", \"result\": " + type(call.result) +
@@ -76,8 +77,8 @@ std::string call_text(const Call& call) {
 
 std::string describe(const Plan& plan) {
   static const char* const kinds[] = {"input", "output", "workspace", "failure", "int32", "int64"};
-  std::string out = "{\"workspace\": " + std::to_string(plan.workspace_bytes) + ", \"may_fail\": " +
-                    (plan.may_fail ? "true" : "false") + ", \"sources\": [";
+  std::string out = "{\"workspace\": " + std::to_string(plan.workspace_bytes) +
+                    ", \"may_fail\": " + (plan.may_fail ? "true" : "false") + ", \"sources\": [";
   for (size_t i = 0; i < plan.sources.size(); ++i) {
     out += (i > 0 ? ", " : "") + std::string("{\"entry\": ") + quoted(plan.sources[i].entry) +
            ", \"body\": " + quoted(plan.sources[i].body) +

@@ -89,7 +89,8 @@ class Descriptor {
   Descriptor& set(int name, const std::vector<int64_t>& values) {
     return set(name, kTypeInt, values.data(), static_cast<int64_t>(values.size()));
   }
-  // Returns how many there are of it, of which at most `most` were written; -1 if it cannot be told.
+  // Returns how many there are of it, of which at most `most` were written; -1 if it cannot be
+  // told.
   int64_t get(int name, int type, int64_t most, void* values) const {
     int64_t count = 0;
     return status_ == 0 && t_.get(made_, name, type, most, &count, values) == 0 ? count : -1;
@@ -275,8 +276,7 @@ bool PreparedConvolution::allows(const Descriptor& engine) const {
   const bool numerical = has(kEngineNumerical, kTypeNumerical, [&](int note) {
     const bool transforms = note == kFourier || (note >= kWinograd && note <= kWinogradLast);
     return note == kConvertsInputs || note == kReducedSums || note == kNondeterministic ||
-           (note == kTensorCores && !half && !call_.tf32) ||
-           (transforms && (half || call_.strict));
+           (note == kTensorCores && !half && !call_.tf32) || (transforms && (half || call_.strict));
   });
   return !numerical && !has(kEngineBehavior, kTypeBehavior, [](int n) { return n == kCompiles; });
 }
@@ -286,8 +286,8 @@ bool PreparedConvolution::plan(void* config) {
   plan_->set(kPlanHandle, kTypeHandle, &handle_);
   plan_->set(kPlanConfig, kTypeDescriptor, &config);
   int64_t bytes = 0;
-  if (plan_->finalize() != 0 || plan_->get(kPlanWorkspace, kTypeInt, 1, &bytes) != 1 ||
-      bytes < 0 || bytes > static_cast<int64_t>(call_.most_workspace)) {
+  if (plan_->finalize() != 0 || plan_->get(kPlanWorkspace, kTypeInt, 1, &bytes) != 1 || bytes < 0 ||
+      bytes > static_cast<int64_t>(call_.most_workspace)) {
     plan_ = nullptr;
     return false;
   }
@@ -306,8 +306,7 @@ bool PreparedConvolution::choose(int algorithm) {
       configs.push_back(std::make_unique<Descriptor>(t_, kConfig));
       config = configs.back()->made();
     }
-    const int64_t count =
-        heuristics.get(kHeuristicResults, kTypeDescriptor, kMostConfigs, made);
+    const int64_t count = heuristics.get(kHeuristicResults, kTypeDescriptor, kMostConfigs, made);
     for (int64_t i = 0; i < std::min<int64_t>(count, kMostConfigs); ++i) {
       Descriptor engine(t_, kEngine);
       void* of = engine.made();

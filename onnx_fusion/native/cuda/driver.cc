@@ -38,9 +38,9 @@ std::unique_ptr<Driver> open() {
   if (library == nullptr) {
     throw ProgramError(driver->path + ": the CUDA driver cannot be loaded: " + dlerror());
   }
-#define X(member, name, ...)                                                           \
-  driver->member = reinterpret_cast<decltype(driver->member)>(dlsym(library, name));   \
-  if (driver->member == nullptr) {                                                     \
+#define X(member, name, ...)                                                            \
+  driver->member = reinterpret_cast<decltype(driver->member)>(dlsym(library, name));    \
+  if (driver->member == nullptr) {                                                      \
     throw ProgramError(driver->path + ": has no " name ": the CUDA driver is too old"); \
   }
   ONNX_FUSION_DRIVER(X)

@@ -20,44 +20,44 @@ using Event = struct CUevent_st*;
 using Address = uint64_t;  // of device memory
 
 // X(member, name in libcuda, type)
-#define ONNX_FUSION_DRIVER(X)                                                                  \
-  X(init, "cuInit", int(unsigned))                                                             \
-  X(version, "cuDriverGetVersion", int(int*))                                                  \
-  X(error_name, "cuGetErrorName", int(int, const char**))                                      \
-  X(error_text, "cuGetErrorString", int(int, const char**))                                    \
-  X(device, "cuDeviceGet", int(int*, int))                                                     \
-  X(attribute, "cuDeviceGetAttribute", int(int*, int, int))                                    \
-  X(retain_primary, "cuDevicePrimaryCtxRetain", int(Context*, int))                            \
-  X(current, "cuCtxGetCurrent", int(Context*))                                                 \
-  X(device_of_current, "cuCtxGetDevice", int(int*))                                            \
-  X(push, "cuCtxPushCurrent_v2", int(Context))                                                 \
-  X(pop, "cuCtxPopCurrent_v2", int(Context*))                                                  \
-  X(load_module, "cuModuleLoadDataEx", int(Module*, const void*, unsigned, int*, void**))      \
-  X(unload_module, "cuModuleUnload", int(Module))                                              \
-  X(function, "cuModuleGetFunction", int(Function*, Module, const char*))                      \
-  X(function_attribute, "cuFuncGetAttribute", int(int*, int, Function))                        \
-  X(set_function_attribute, "cuFuncSetAttribute", int(Function, int, int))                     \
-  X(launch, "cuLaunchKernel",                                                                  \
+#define ONNX_FUSION_DRIVER(X)                                                                   \
+  X(init, "cuInit", int(unsigned))                                                              \
+  X(version, "cuDriverGetVersion", int(int*))                                                   \
+  X(error_name, "cuGetErrorName", int(int, const char**))                                       \
+  X(error_text, "cuGetErrorString", int(int, const char**))                                     \
+  X(device, "cuDeviceGet", int(int*, int))                                                      \
+  X(attribute, "cuDeviceGetAttribute", int(int*, int, int))                                     \
+  X(retain_primary, "cuDevicePrimaryCtxRetain", int(Context*, int))                             \
+  X(current, "cuCtxGetCurrent", int(Context*))                                                  \
+  X(device_of_current, "cuCtxGetDevice", int(int*))                                             \
+  X(push, "cuCtxPushCurrent_v2", int(Context))                                                  \
+  X(pop, "cuCtxPopCurrent_v2", int(Context*))                                                   \
+  X(load_module, "cuModuleLoadDataEx", int(Module*, const void*, unsigned, int*, void**))       \
+  X(unload_module, "cuModuleUnload", int(Module))                                               \
+  X(function, "cuModuleGetFunction", int(Function*, Module, const char*))                       \
+  X(function_attribute, "cuFuncGetAttribute", int(int*, int, Function))                         \
+  X(set_function_attribute, "cuFuncSetAttribute", int(Function, int, int))                      \
+  X(launch, "cuLaunchKernel",                                                                   \
     int(Function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream, \
-        void**, void**))                                                                       \
-  X(host_alloc, "cuMemHostAlloc", int(void**, size_t, unsigned))                               \
-  X(host_free, "cuMemFreeHost", int(void*))                                                    \
-  X(host_address, "cuMemHostGetDevicePointer_v2", int(Address*, void*, unsigned))              \
-  X(device_name, "cuDeviceGetName", int(char*, int, int))                                      \
-  X(copy_to_host, "cuMemcpyDtoHAsync_v2", int(void*, Address, size_t, Stream))                 \
-  X(set_bytes, "cuMemsetD8Async", int(Address, unsigned char, size_t, Stream))                 \
-  X(await, "cuStreamSynchronize", int(Stream))                                                 \
-  X(is_capturing, "cuStreamIsCapturing", int(Stream, int*))                                    \
-  X(exchange_capture, "cuThreadExchangeStreamCaptureMode", int(int*))                          \
-  X(create_event, "cuEventCreate", int(Event*, unsigned))                                      \
-  X(destroy_event, "cuEventDestroy_v2", int(Event))                                            \
-  X(record, "cuEventRecord", int(Event, Stream))                                               \
-  X(await_event, "cuEventSynchronize", int(Event))                                             \
+        void**, void**))                                                                        \
+  X(host_alloc, "cuMemHostAlloc", int(void**, size_t, unsigned))                                \
+  X(host_free, "cuMemFreeHost", int(void*))                                                     \
+  X(host_address, "cuMemHostGetDevicePointer_v2", int(Address*, void*, unsigned))               \
+  X(device_name, "cuDeviceGetName", int(char*, int, int))                                       \
+  X(copy_to_host, "cuMemcpyDtoHAsync_v2", int(void*, Address, size_t, Stream))                  \
+  X(set_bytes, "cuMemsetD8Async", int(Address, unsigned char, size_t, Stream))                  \
+  X(await, "cuStreamSynchronize", int(Stream))                                                  \
+  X(is_capturing, "cuStreamIsCapturing", int(Stream, int*))                                     \
+  X(exchange_capture, "cuThreadExchangeStreamCaptureMode", int(int*))                           \
+  X(create_event, "cuEventCreate", int(Event*, unsigned))                                       \
+  X(destroy_event, "cuEventDestroy_v2", int(Event))                                             \
+  X(record, "cuEventRecord", int(Event, Stream))                                                \
+  X(await_event, "cuEventSynchronize", int(Event))                                              \
   X(elapsed, "cuEventElapsedTime", int(float*, Event, Event))
 
 // What the driver answers; the names are those of cuda.h without CUDA_ERROR_.
-inline constexpr int kInvalidImage = 200, kNoBinary = 209, kInvalidPtx = 218,
-                     kUnsupportedPtx = 222, kNotFound = 500;
+inline constexpr int kInvalidImage = 200, kNoBinary = 209, kInvalidPtx = 218, kUnsupportedPtx = 222,
+                     kNotFound = 500;
 
 struct Driver {
 #define X(member, name, ...) std::add_pointer_t<__VA_ARGS__> member = nullptr;
@@ -118,9 +118,7 @@ class Entered {
 // While it lives, this thread may wait and allocate though another's stream is captured.
 class Uncaptured {
  public:
-  explicit Uncaptured(const Driver& driver) : driver_(driver) {
-    driver_.exchange_capture(&mode_);
-  }
+  explicit Uncaptured(const Driver& driver) : driver_(driver) { driver_.exchange_capture(&mode_); }
   ~Uncaptured() { driver_.exchange_capture(&mode_); }
   Uncaptured(const Uncaptured&) = delete;
   Uncaptured& operator=(const Uncaptured&) = delete;

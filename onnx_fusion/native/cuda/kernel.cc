@@ -60,8 +60,7 @@ Plan Kernel::State::plan(const BoundProgram& bound, bool aligned, const Device& 
 }
 
 std::unique_ptr<Launches> Kernel::State::prepare(const BoundProgram& bound, bool aligned) const {
-  auto ready =
-      load_launches(*driver, place, plan(bound, aligned, Device()), ptx, settings.nvrtc);
+  auto ready = load_launches(*driver, place, plan(bound, aligned, Device()), ptx, settings.nvrtc);
   keep(*ready);
   return ready;
 }

@@ -14,8 +14,7 @@ constexpr size_t kLeastWorkspace = 256;  // bytes that a call has, though it nee
 
 // With calls, which have as much workspace as their algorithms need.
 std::unique_ptr<Launches> Kernel::State::prepare(const Bound& bound, const Choice& choice,
-                                                 const Libraries& libraries,
-                                                 Loaded* loaded) const {
+                                                 const Libraries& libraries, Loaded* loaded) const {
   Device makers;
   makers.makers = choice.makers;
   const auto load = [&] {

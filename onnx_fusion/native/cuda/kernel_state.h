@@ -22,7 +22,7 @@ class Bound {
   // What is used in place of `aligned` where libraries are faster: settled once.
   mutable std::unique_ptr<const Launches> chosen;
   mutable std::atomic<bool> settled{true};
-  bool refused = false;   // what was remembered of it is not for these libraries
+  bool refused = false;  // what was remembered of it is not for these libraries
   mutable int tries = 0;  // to settle it
 };
 

@@ -56,16 +56,11 @@ uint64_t value_of(const Argument& argument, const TensorView* inputs, void* cons
                   void* workspace, Address failure) {
   const auto value = static_cast<uint64_t>(argument.value);
   switch (argument.kind) {
-    case Argument::Kind::input:
-      return reinterpret_cast<uintptr_t>(inputs[value].data);
-    case Argument::Kind::output:
-      return reinterpret_cast<uintptr_t>(outputs[value]);
-    case Argument::Kind::workspace:
-      return reinterpret_cast<uintptr_t>(workspace) + value;
-    case Argument::Kind::failure:
-      return failure;
-    default:
-      return value;
+    case Argument::Kind::input: return reinterpret_cast<uintptr_t>(inputs[value].data);
+    case Argument::Kind::output: return reinterpret_cast<uintptr_t>(outputs[value]);
+    case Argument::Kind::workspace: return reinterpret_cast<uintptr_t>(workspace) + value;
+    case Argument::Kind::failure: return failure;
+    default: return value;
   }
 }
 
@@ -174,10 +169,9 @@ Status start(const Driver& driver, const Launches& launches, const TensorView* i
       launches.broken = true;
       return start(driver, *launches.otherwise, inputs, outputs, workspace, failure, stream);
     }
-    const int code =
-        driver.launch(step.function, launch.grid[0], launch.grid[1], launch.grid[2],
-                      launch.block[0], launch.block[1], launch.block[2], launch.shared_bytes,
-                      stream, pointers, nullptr);
+    const int code = driver.launch(step.function, launch.grid[0], launch.grid[1], launch.grid[2],
+                                   launch.block[0], launch.block[1], launch.block[2],
+                                   launch.shared_bytes, stream, pointers, nullptr);
     if (code != 0) return Status(driver.describe("cuLaunchKernel", code));
   }
   return Status();

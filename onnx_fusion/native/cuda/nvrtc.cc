@@ -112,19 +112,19 @@ bool stay_loaded() {
          dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
 }
 
-#define ONNX_FUSION_NVRTC_TABLE(X)                                                               \
-  X(version, "nvrtcVersion", int(int*, int*))                                                    \
-  X(arch_count, "nvrtcGetNumSupportedArchs", int(int*))                                          \
-  X(archs, "nvrtcGetSupportedArchs", int(int*))                                                  \
-  X(create, "nvrtcCreateProgram",                                                                \
-    int(Code*, const char*, const char*, int, const char* const*, const char* const*))           \
-  X(destroy, "nvrtcDestroyProgram", int(Code*))                                                  \
-  X(compile, "nvrtcCompileProgram", int(Code, int, const char* const*))                          \
-  X(ptx_size, "nvrtcGetPTXSize", int(Code, size_t*))                                             \
-  X(ptx, "nvrtcGetPTX", int(Code, char*))                                                        \
-  X(cubin_size, "nvrtcGetCUBINSize", int(Code, size_t*))                                         \
-  X(cubin, "nvrtcGetCUBIN", int(Code, char*))                                                    \
-  X(log_size, "nvrtcGetProgramLogSize", int(Code, size_t*))                                      \
+#define ONNX_FUSION_NVRTC_TABLE(X)                                                     \
+  X(version, "nvrtcVersion", int(int*, int*))                                          \
+  X(arch_count, "nvrtcGetNumSupportedArchs", int(int*))                                \
+  X(archs, "nvrtcGetSupportedArchs", int(int*))                                        \
+  X(create, "nvrtcCreateProgram",                                                      \
+    int(Code*, const char*, const char*, int, const char* const*, const char* const*)) \
+  X(destroy, "nvrtcDestroyProgram", int(Code*))                                        \
+  X(compile, "nvrtcCompileProgram", int(Code, int, const char* const*))                \
+  X(ptx_size, "nvrtcGetPTXSize", int(Code, size_t*))                                   \
+  X(ptx, "nvrtcGetPTX", int(Code, char*))                                              \
+  X(cubin_size, "nvrtcGetCUBINSize", int(Code, size_t*))                               \
+  X(cubin, "nvrtcGetCUBIN", int(Code, char*))                                          \
+  X(log_size, "nvrtcGetProgramLogSize", int(Code, size_t*))                            \
   X(log, "nvrtcGetProgramLog", int(Code, char*))
 
 struct Compiler::Table {
@@ -146,8 +146,8 @@ const Compiler& Compiler::get(const std::string& path) {
 Compiler::Compiler(const std::string& path) {
   void* library = find(path, &path_);
   auto table = std::make_unique<Table>();
-#define X(member, name, ...)                                                        \
-  table->member = reinterpret_cast<decltype(table->member)>(dlsym(library, name));  \
+#define X(member, name, ...)                                                       \
+  table->member = reinterpret_cast<decltype(table->member)>(dlsym(library, name)); \
   if (table->member == nullptr) throw ProgramError(path_ + ": has no " name);
   ONNX_FUSION_NVRTC_TABLE(X)
 #undef X

@@ -50,8 +50,8 @@ bool complete(const Program& program, const TensorView* given, int64_t guess, Sh
     shapes->dims[i].push_back(0);  // never without an address
   }
   for (size_t i = 0; i < program.inputs; ++i) {
-    shapes->views.push_back({nullptr, shapes->dims[i].data(), program.tensors[i].rank(),
-                             program.tensors[i].dtype});
+    shapes->views.push_back(
+        {nullptr, shapes->dims[i].data(), program.tensors[i].rank(), program.tensors[i].dtype});
   }
   return true;
 }

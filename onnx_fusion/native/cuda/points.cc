@@ -26,8 +26,8 @@ Status plan_points(Work& work, size_t stage, const Nest& nest) {
   return work.add(stage, "points", text, shape);
 }
 
-Status plan_rest(Work& work, size_t stage, const Nest& nest, int dot,
-                 const std::vector<int>& order, int sums) {
+Status plan_rest(Work& work, size_t stage, const Nest& nest, int dot, const std::vector<int>& order,
+                 int sums) {
   Text text(work.bound, nest.wide());
   Body body(nest, text);
   body.memory_aligned = work.device.aligned;

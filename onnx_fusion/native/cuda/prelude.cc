@@ -14,18 +14,31 @@ struct Function {
   bool machine = false;  // the emulator has its own
 };
 
-#define FLOATS(name, f)                                                                      \
-  {name, "DEVICE float " name "(float a) { return " f "f(a); }\n"                            \
+#define FLOATS(name, f)                               \
+  {name, "DEVICE float " name "(float a) { return " f \
+         "f(a); }\n"                                  \
          "DEVICE double " name "(double a) { return " f "(a); }\n"}
 
 // Later ones may call earlier ones.
 const Function kFunctions[] = {
-    FLOATS("m_sqrt", "sqrt"), FLOATS("m_exp", "exp"), FLOATS("m_log", "log"),
-    FLOATS("m_sin", "sin"), FLOATS("m_cos", "cos"), FLOATS("m_tan", "tan"),
-    FLOATS("m_asin", "asin"), FLOATS("m_acos", "acos"), FLOATS("m_atan", "atan"),
-    FLOATS("m_sinh", "sinh"), FLOATS("m_cosh", "cosh"), FLOATS("m_tanh", "tanh"),
-    FLOATS("m_asinh", "asinh"), FLOATS("m_acosh", "acosh"), FLOATS("m_atanh", "atanh"),
-    FLOATS("m_erf", "erf"), FLOATS("m_floor", "floor"), FLOATS("m_ceil", "ceil"),
+    FLOATS("m_sqrt", "sqrt"),
+    FLOATS("m_exp", "exp"),
+    FLOATS("m_log", "log"),
+    FLOATS("m_sin", "sin"),
+    FLOATS("m_cos", "cos"),
+    FLOATS("m_tan", "tan"),
+    FLOATS("m_asin", "asin"),
+    FLOATS("m_acos", "acos"),
+    FLOATS("m_atan", "atan"),
+    FLOATS("m_sinh", "sinh"),
+    FLOATS("m_cosh", "cosh"),
+    FLOATS("m_tanh", "tanh"),
+    FLOATS("m_asinh", "asinh"),
+    FLOATS("m_acosh", "acosh"),
+    FLOATS("m_atanh", "atanh"),
+    FLOATS("m_erf", "erf"),
+    FLOATS("m_floor", "floor"),
+    FLOATS("m_ceil", "ceil"),
     FLOATS("m_round", "rint"),
     {"m_sigmoid",
      "DEVICE float m_sigmoid(float a) { return __fdividef(1.0f, 1.0f + expf(-a)); }\n"
@@ -54,14 +67,21 @@ const Function kFunctions[] = {
      "DEVICE bool m_not(bool a) { return !a; }\n"
      "DEVICE int m_not(int a) { return ~a; }\n"
      "DEVICE long long m_not(long long a) { return ~a; }\n"},
-#define WRAPPING(name, op)                                                                    \
-  {name, "DEVICE float " name "(float a, float b) { return a " op " b; }\n"                   \
-         "DEVICE double " name "(double a, double b) { return a " op " b; }\n"                \
-         "DEVICE int " name "(int a, int b) { return (int)((unsigned)a " op " (unsigned)b); }\n" \
-         "DEVICE long long " name "(long long a, long long b) {\n"                            \
-         "  return (long long)((unsigned long long)a " op " (unsigned long long)b);\n"        \
+#define WRAPPING(name, op)                                                  \
+  {name, "DEVICE float " name "(float a, float b) { return a " op           \
+         " b; }\n"                                                          \
+         "DEVICE double " name "(double a, double b) { return a " op        \
+         " b; }\n"                                                          \
+         "DEVICE int " name "(int a, int b) { return (int)((unsigned)a " op \
+         " (unsigned)b); }\n"                                               \
+         "DEVICE long long " name                                           \
+         "(long long a, long long b) {\n"                                   \
+         "  return (long long)((unsigned long long)a " op                   \
+         " (unsigned long long)b);\n"                                       \
          "}\n"}
-    WRAPPING("m_add", "+"), WRAPPING("m_sub", "-"), WRAPPING("m_mul", "*"),
+    WRAPPING("m_add", "+"),
+    WRAPPING("m_sub", "-"),
+    WRAPPING("m_mul", "*"),
     {"m_div",
      "DEVICE float m_div(float a, float b) { return a / b; }\n"
      "DEVICE double m_div(double a, double b) { return a / b; }\n"
@@ -114,13 +134,15 @@ const Function kFunctions[] = {
      "  float b;\n"
      "  asm(\"cvt.f32.f16 %0, %1;\" : \"=f\"(b) : \"h\"(a));\n"
      "  return b;\n"
-     "}\n", true},
+     "}\n",
+     true},
     {"float_to_half",
      "DEVICE unsigned short float_to_half(float a) {\n"
      "  unsigned short b;\n"
      "  asm(\"cvt.rn.f16.f32 %0, %1;\" : \"=h\"(b) : \"f\"(a));\n"
      "  return b;\n"
-     "}\n", true},
+     "}\n",
+     true},
     {"float_to_bf16",
      "DEVICE unsigned short float_to_bf16(float a) {\n"
      "  const unsigned u = __float_as_uint(a);\n"
@@ -137,27 +159,30 @@ const Function kFunctions[] = {
      "  unsigned b;\n"
      "  asm(\"cvt.rna.tf32.f32 %0, %1;\" : \"=r\"(b) : \"f\"(a));\n"
      "  return b;\n"
-     "}\n", true},
-#define MULTIPLY(name, shape, type)                                                           \
-  "  asm(\"mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0, %1, %2, %3}, \"\n" \
-  "      \"{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\"\n"                                \
-  "      : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n"                         \
+     "}\n",
+     true},
+#define MULTIPLY(name, shape, type)                                  \
+  "  asm(\"mma.sync.aligned." shape ".row.col.f32." type "." type    \
+  ".f32 {%0, %1, %2, %3}, \"\n"                                      \
+  "      \"{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\"\n"        \
+  "      : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n" \
   "      : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"r\"(b[0]), \"r\"(b[1]));\n"
-#define SIGNATURE(name) \
-  "DEVICE void multiply_" name "(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {\n"
+#define SIGNATURE(name)                                                                           \
+  "DEVICE void multiply_" name "(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) " \
+                               "{\n"
     {"multiply_f16",
-     SIGNATURE("f16")
-     "#if __CUDA_ARCH__ >= 800\n"
-     MULTIPLY("f16", "m16n8k16", "f16")
-     "#else\n"
-     "  for (int i = 0; i < 2; ++i) {\n"
-     "    asm(\"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, \"\n"
-     "        \"{%4, %5}, {%6}, {%0, %1, %2, %3};\"\n"
-     "        : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n"
-     "        : \"r\"(a[2 * i]), \"r\"(a[2 * i + 1]), \"r\"(b[i]));\n"
-     "  }\n"
-     "#endif\n"
-     "}\n", true},
+     SIGNATURE("f16") "#if __CUDA_ARCH__ >= 800\n" MULTIPLY(
+         "f16", "m16n8k16",
+         "f16") "#else\n"
+                "  for (int i = 0; i < 2; ++i) {\n"
+                "    asm(\"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, \"\n"
+                "        \"{%4, %5}, {%6}, {%0, %1, %2, %3};\"\n"
+                "        : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n"
+                "        : \"r\"(a[2 * i]), \"r\"(a[2 * i + 1]), \"r\"(b[i]));\n"
+                "  }\n"
+                "#endif\n"
+                "}\n",
+     true},
     {"multiply_bf16", SIGNATURE("bf16") MULTIPLY("bf16", "m16n8k16", "bf16") "}\n", true},
     {"multiply_tf32", SIGNATURE("tf32") MULTIPLY("tf32", "m16n8k8", "tf32") "}\n", true},
 #undef MULTIPLY
@@ -168,7 +193,8 @@ const Function kFunctions[] = {
      "  asm volatile(\"cp.async.cg.shared.global [%0], [%1], 16, %2;\"\n"
      "               :: \"r\"((unsigned)__cvta_generic_to_shared(to)), \"l\"(from), \"r\"(bytes) "
      ": \"memory\");\n"
-     "}\n", true},
+     "}\n",
+     true},
     {"commit_copies",
      "DEVICE void commit_copies() { asm volatile(\"cp.async.commit_group;\" ::: \"memory\"); }\n",
      true},
@@ -177,48 +203,64 @@ const Function kFunctions[] = {
      "DEVICE void wait_copies() { asm volatile(\"cp.async.wait_group %0;\" :: \"n\"(N) : "
      "\"memory\"); }\n",
      true},
-#define MATRICES(name, form)                                                                      \
-  {name,                                                                                          \
-   "DEVICE void " name "(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* row) {\n" \
-   "  asm volatile(\"ldmatrix.sync.aligned.m8n8.x4" form ".shared.b16 {%0, %1, %2, %3}, [%4];\"\n" \
-   "               : \"=r\"(a), \"=r\"(b), \"=r\"(c), \"=r\"(d)\n"                                \
-   "               : \"r\"((unsigned)__cvta_generic_to_shared(row)) : \"memory\");\n"             \
-   "}\n", true}
-    MATRICES("load_matrices", ""), MATRICES("load_transposed", ".trans"),
+#define MATRICES(name, form)                                                          \
+  {name,                                                                              \
+   "DEVICE void " name                                                                \
+   "(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const void* row) {\n"        \
+   "  asm volatile(\"ldmatrix.sync.aligned.m8n8.x4" form                              \
+   ".shared.b16 {%0, %1, %2, %3}, [%4];\"\n"                                          \
+   "               : \"=r\"(a), \"=r\"(b), \"=r\"(c), \"=r\"(d)\n"                    \
+   "               : \"r\"((unsigned)__cvta_generic_to_shared(row)) : \"memory\");\n" \
+   "}\n",                                                                             \
+   true}
+    MATRICES("load_matrices", ""),
+    MATRICES("load_transposed", ".trans"),
 #undef MATRICES
-    {"shared_bytes", "extern __shared__ uint4 shared_memory[];\n"
-     "DEVICE unsigned char* shared_bytes() { return (unsigned char*)shared_memory; }\n", true},
-#define FOLDS(name, functor)                                                                  \
-  {"warp_" name,                                                                              \
-   "template <class T>\n"                                                                     \
-   "DEVICE T warp_" name "(T a, int lanes) {\n"                                               \
-   "  for (int d = lanes / 2; d > 0; d /= 2) {\n"                                             \
-   "    a = " functor "(a, __shfl_xor_sync(0xffffffffu, a, d));\n"                            \
-   "  }\n"                                                                                    \
-   "  return a;\n"                                                                            \
-   "}\n"},                                                                                    \
-  {"block_" name,                                                                             \
-   "template <class T>\n"                                                                     \
-   "DEVICE T block_" name "(T a, T* shared, int thread, int threads) {\n"                     \
-   "  for (int d = 16; d > 0; d /= 2) a = " functor "(a, __shfl_xor_sync(0xffffffffu, a, d));\n" \
-   "  __syncthreads();\n"                                                                     \
-   "  if (thread % 32 == 0) shared[thread / 32] = a;\n"                                       \
-   "  __syncthreads();\n"                                                                     \
-   "  a = shared[0];\n"                                                                       \
-   "  for (int w = 1; w < threads / 32; ++w) a = " functor "(a, shared[w]);\n"                \
-   "  return a;\n"                                                                            \
-   "}\n"},                                                                                    \
-  {"column_" name,                                                                            \
-   "template <class T>\n"                                                                     \
-   "DEVICE T column_" name "(T a, T* shared, int x, int y, int width, int height) {\n"        \
-   "  __syncthreads();\n"                                                                     \
-   "  shared[y * width + x] = a;\n"                                                           \
-   "  __syncthreads();\n"                                                                     \
-   "  a = shared[x];\n"                                                                       \
-   "  for (int i = 1; i < height; ++i) a = " functor "(a, shared[i * width + x]);\n"          \
-   "  return a;\n"                                                                            \
-   "}\n"}
-    FOLDS("sum", "m_add"), FOLDS("max", "m_max"), FOLDS("min", "m_min"), FOLDS("prod", "m_mul"),
+    {"shared_bytes",
+     "extern __shared__ uint4 shared_memory[];\n"
+     "DEVICE unsigned char* shared_bytes() { return (unsigned char*)shared_memory; }\n",
+     true},
+#define FOLDS(name, functor)                                       \
+  {"warp_" name,                                                   \
+   "template <class T>\n"                                          \
+   "DEVICE T warp_" name                                           \
+   "(T a, int lanes) {\n"                                          \
+   "  for (int d = lanes / 2; d > 0; d /= 2) {\n"                  \
+   "    a = " functor                                              \
+   "(a, __shfl_xor_sync(0xffffffffu, a, d));\n"                    \
+   "  }\n"                                                         \
+   "  return a;\n"                                                 \
+   "}\n"},                                                         \
+      {"block_" name,                                              \
+       "template <class T>\n"                                      \
+       "DEVICE T block_" name                                      \
+       "(T a, T* shared, int thread, int threads) {\n"             \
+       "  for (int d = 16; d > 0; d /= 2) a = " functor            \
+       "(a, __shfl_xor_sync(0xffffffffu, a, d));\n"                \
+       "  __syncthreads();\n"                                      \
+       "  if (thread % 32 == 0) shared[thread / 32] = a;\n"        \
+       "  __syncthreads();\n"                                      \
+       "  a = shared[0];\n"                                        \
+       "  for (int w = 1; w < threads / 32; ++w) a = " functor     \
+       "(a, shared[w]);\n"                                         \
+       "  return a;\n"                                             \
+       "}\n"},                                                     \
+      {"column_" name,                                             \
+       "template <class T>\n"                                      \
+       "DEVICE T column_" name                                     \
+       "(T a, T* shared, int x, int y, int width, int height) {\n" \
+       "  __syncthreads();\n"                                      \
+       "  shared[y * width + x] = a;\n"                            \
+       "  __syncthreads();\n"                                      \
+       "  a = shared[x];\n"                                        \
+       "  for (int i = 1; i < height; ++i) a = " functor           \
+       "(a, shared[i * width + x]);\n"                             \
+       "  return a;\n"                                             \
+       "}\n"}
+    FOLDS("sum", "m_add"),
+    FOLDS("max", "m_max"),
+    FOLDS("min", "m_min"),
+    FOLDS("prod", "m_mul"),
 };
 
 bool calls(const std::string& text, const std::string& name) {

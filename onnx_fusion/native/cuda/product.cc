@@ -9,7 +9,7 @@
 namespace onnx_fusion::cuda {
 namespace {
 
-constexpr int kPad = 4;     // words, so that neighbouring rows of a tile lie in other banks
+constexpr int kPad = 4;  // words, so that neighbouring rows of a tile lie in other banks
 constexpr int kWords = 16;  // 32-bit words of a step, for tensor cores
 constexpr int64_t kMostSplits = 16,
                   kLongest = 256;  // a sum is split where each part has so many terms

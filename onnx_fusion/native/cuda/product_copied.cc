@@ -30,7 +30,11 @@ bool is_run(const Work& work, const Nest& nest, const Operand& operand, DType ha
 class Printer {
  public:
   Printer(Work& work, const Nest& nest, const Product& product, const Tile& tile)
-      : work_(work), nest_(nest), p_(product), tile_(tile), text_(work.bound, false),
+      : work_(work),
+        nest_(nest),
+        p_(product),
+        tile_(tile),
+        text_(work.bound, false),
         stages_(work.device.shared_bytes >= kRoomy ? 3 : 2) {}
 
   Text& print();

@@ -11,8 +11,7 @@ std::string s(int64_t value) { return std::to_string(value); }
 
 }  // namespace
 
-Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& p,
-                 const Parts& parts) {
+Status add_parts(Work& work, size_t stage, const Nest& nest, const Product& p, const Parts& parts) {
   Text text(work.bound, false);
   Body body(nest, text);
   body.memory_aligned = work.device.aligned;

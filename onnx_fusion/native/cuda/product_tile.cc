@@ -31,10 +31,10 @@ void place_tile(Text& text, const Product& p, const Tile& tile) {
   text.line("const int tile = blockIdx.x;");
   text.line("const int tile_row = " + text.quotient("tile", columns, false) + ";");
   text.line("const int first_column = (tile - tile_row * " + text.number(columns, false) + ") * " +
-             s(tile.columns) + ";");
+            s(tile.columns) + ";");
   text.line("const int batch = " + text.quotient("tile_row", rows, false) + ";");
   text.line("const int first_row = (tile_row - batch * " + text.number(rows, false) + ") * " +
-             s(tile.rows) + ";");
+            s(tile.rows) + ";");
 }
 
 void place_warp(Text& text, const Tile& tile) {
@@ -89,7 +89,7 @@ void finish_product(const Work& work, const Nest& nest, const Product& p, const 
   if (!splits) body.decompose(lanes > 1 ? "run" : "n", p.b.own, lanes);
   for (int lane = 0; lane < lanes; ++lane) {
     text.line("const float sum" + (lanes > 1 ? "_" + s(lane) : "") + " = " + sum +
-               (lane > 0 ? " + " + s(lane) : "") + "];");
+              (lane > 0 ? " + " + s(lane) : "") + "];");
   }
   if (splits) {
     keep_partial(p, tile, text, lanes);

@@ -32,9 +32,9 @@ struct Device {
   int64_t shared_default = 48 << 10;     // of a block, without
   int64_t max_grid_x = 2147483647, max_grid_yz = 65535;
   bool tf32 = false;                     // may f32 dots round their operands to tf32
-  bool aligned = true;                   // do all inputs and outputs lie at multiples of 16 bytes
-  bool wide = false;                     // 64-bit indices for small tensors too, to test them
-  int64_t cache_bytes = 40 << 20;        // of the cache that all processors share
+  bool aligned = true;  // do all inputs and outputs lie at multiples of 16 bytes
+  bool wide = false;  // 64-bit indices for small tensors too, to test them
+  int64_t cache_bytes = 40 << 20;  // of the cache that all processors share
   // By number of offer: who makes it, and how many bytes of workspace the calls have (0: as many
   // as they may need).
   std::array<Maker, kMostMade> makers{};
@@ -49,11 +49,11 @@ struct Source {
 
 struct Argument {
   enum class Kind : uint8_t {
-    input,      // device pointer to input `value`
-    output,     // device pointer to output `value`
+    input,  // device pointer to input `value`
+    output,  // device pointer to output `value`
     workspace,  // device pointer to byte `value` of the workspace
-    failure,    // device pointer to an int32 (see Plan::may_fail)
-    int32,      // `value`
+    failure,  // device pointer to an int32 (see Plan::may_fail)
+    int32,  // `value`
     int64,
   };
   Kind kind;
@@ -95,8 +95,8 @@ struct Call {
   DType operands = DType::f32, result = DType::f32;  // of a and b; of all else
   bool tf32 = false, strict = false, relu = false;
   bool has_c = false, has_bias = false;  // the bias has an element for each column or filter
-  size_t most_workspace = 0;             // bytes that an algorithm may need
-  size_t workspace_bytes = 0;            // that it has
+  size_t most_workspace = 0;  // bytes that an algorithm may need
+  size_t workspace_bytes = 0;  // that it has
   // The elements between each pointer among the launch's arguments and the first element that
   // counts; they are a, b, d, the workspace, then c and the bias if there are any.
   int64_t at_a = 0, at_b = 0, at_d = 0, at_c = 0, at_bias = 0;
@@ -106,7 +106,7 @@ struct Call {
 
 struct Launch {
   std::optional<Call> call;  // then there is no source, grid or block
-  size_t source;             // in Plan::sources
+  size_t source;  // in Plan::sources
   unsigned grid[3], block[3];
   unsigned shared_bytes;  // dynamic; above Device::shared_default the function must opt in
   std::vector<Argument> arguments;
@@ -117,17 +117,17 @@ struct Launch {
 struct Offer {
   size_t stage;
   LibraryName library;
-  bool parts, sums;            // by parts, too; as sums, too
+  bool parts, sums;  // by parts, too; as sums, too
   int64_t multiplications;
   std::vector<int64_t> sizes;  // what its speed depends on, roughly
-  std::vector<int64_t> kind;   // and exactly: types, what the call does, how its tensors lie
+  std::vector<int64_t> kind;  // and exactly: types, what the call does, how its tensors lie
 };
 
 // What one run is: the launches one after the other on one stream.
 struct Plan {
   std::vector<Source> sources;  // no two alike
   std::vector<Launch> launches;
-  std::vector<Offer> offers;   // whether taken or not; at most kMostMade
+  std::vector<Offer> offers;  // whether taken or not; at most kMostMade
   size_t workspace_bytes = 0;  // aligned to 256 bytes
   // Some launch has a failure argument. Its int32 is 0 before a run; a kernel that meets an index
   // out of range (docs/tile_program.md, section 5) stores its line number there and goes on.

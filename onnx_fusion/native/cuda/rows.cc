@@ -141,7 +141,8 @@ Team block_team(int threads) {
 Team column_team(int height) {
   return {height, "threadIdx.y", "column_",
           ", ($*)shared_bytes(), threadIdx.x, threadIdx.y, " + std::to_string(kWidth) + ", " +
-              std::to_string(height), ""};
+              std::to_string(height),
+          ""};
 }
 
 Status plan_rows(Work& work, size_t stage, const Nest& nest) {

@@ -36,7 +36,6 @@ int blocks_of(const Work& work, int threads);
 
 // Adds launches in which several blocks share each row, where rows are long and fewer than
 // processors; `split` is whether it did.
-Status split_rows(Work& work, size_t stage, const Nest& nest, const Row& row, Way way,
-                  bool* split);
+Status split_rows(Work& work, size_t stage, const Nest& nest, const Row& row, Way way, bool* split);
 
 }  // namespace onnx_fusion::cuda

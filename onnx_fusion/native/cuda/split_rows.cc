@@ -9,10 +9,10 @@ namespace onnx_fusion::cuda {
 namespace {
 
 constexpr int kSplitThreads = 512;
-constexpr int64_t kTurns = 8;   // of a thread over its part: less is not worth a block
-constexpr int64_t kLeast = 4;   // parts that are worth the launches
+constexpr int64_t kTurns = 8;  // of a thread over its part: less is not worth a block
+constexpr int64_t kLeast = 4;  // parts that are worth the launches
 constexpr int64_t kBlocks = 4;  // of a processor
-constexpr int kWarps = 8;       // of a block of the last launch
+constexpr int kWarps = 8;  // of a block of the last launch
 
 struct Split {
   Work& work;
@@ -23,7 +23,7 @@ struct Split {
   std::vector<int> kept;
   int lanes = 1, lane_letter = -1;
   int64_t runs = 1, chunk = 1, parts = 1;  // chunk: runs of a part
-  std::vector<int> buffers{};              // per line: of a reduction's parts
+  std::vector<int> buffers{};  // per line: of a reduction's parts
 
   bool divide();
   Status plan();
@@ -122,8 +122,8 @@ void Split::combine(Body& body, const Team& team, const std::vector<int>& lines)
     text.line("#pragma unroll 4");
     text.open("for (int " + part + " = " + team.rank + "; " + part + " < " + count + "; " + part +
               " += " + std::to_string(team.threads) + ")");
-    text.line(sum + " = " + fold_functor(reduction.op) + "(" + sum + ", " + from + "[i * " +
-              count + " + " + part + "]);");
+    text.line(sum + " = " + fold_functor(reduction.op) + "(" + sum + ", " + from + "[i * " + count +
+              " + " + part + "]);");
     text.close();
     text.line(sum + " = " + team.fold(reduction, sum) + ";");
     body.give(line, sum);

@@ -40,10 +40,11 @@ uint64_t hash(const std::string& text) {
 }  // namespace
 
 const char* type_name(DType dtype) {
-  static const char* names[] = {"float",          "double", "unsigned short", "unsigned short",
-                                "signed char",    "unsigned char", "short",   "unsigned short",
-                                "int",            "unsigned",      "long long",
-                                "unsigned long long", "bool"};
+  static const char* names[] = {
+      "float",       "double",        "unsigned short", "unsigned short",
+      "signed char", "unsigned char", "short",          "unsigned short",
+      "int",         "unsigned",      "long long",      "unsigned long long",
+      "bool"};
   return names[static_cast<size_t>(dtype)];
 }
 
@@ -61,16 +62,11 @@ std::string literal(DType dtype, uint64_t bits) {
     }
     case DType::f16:
     case DType::bf16:
-    case DType::u16:
-      return std::to_string(from_bits<uint16_t>(bits));
-    case DType::i8:
-      return std::to_string(from_bits<int8_t>(bits));
-    case DType::u8:
-      return std::to_string(from_bits<uint8_t>(bits));
-    case DType::i16:
-      return std::to_string(from_bits<int16_t>(bits));
-    case DType::u32:
-      return std::to_string(from_bits<uint32_t>(bits)) + "u";
+    case DType::u16: return std::to_string(from_bits<uint16_t>(bits));
+    case DType::i8: return std::to_string(from_bits<int8_t>(bits));
+    case DType::u8: return std::to_string(from_bits<uint8_t>(bits));
+    case DType::i16: return std::to_string(from_bits<int16_t>(bits));
+    case DType::u32: return std::to_string(from_bits<uint32_t>(bits)) + "u";
     case DType::i32: {
       const int32_t value = from_bits<int32_t>(bits);
       if (value == INT32_MIN) return "(-2147483647 - 1)";
@@ -81,10 +77,8 @@ std::string literal(DType dtype, uint64_t bits) {
       if (value == INT64_MIN) return "(-9223372036854775807ll - 1)";
       return (value < 0 ? "(" : "") + std::to_string(value) + "ll" + (value < 0 ? ")" : "");
     }
-    case DType::u64:
-      return std::to_string(bits) + "ull";
-    default:
-      return (bits & 0xff) != 0 ? "true" : "false";
+    case DType::u64: return std::to_string(bits) + "ull";
+    default: return (bits & 0xff) != 0 ? "true" : "false";
   }
 }
 
@@ -132,8 +126,8 @@ std::string Text::scratch(int buffer, DType dtype, bool writes) {
   const auto found = pointers_.find(buffer);
   if (found != pointers_.end()) return found->second;
   const std::string type = std::string(writes ? "" : "const ") + type_name(dtype);
-  return pointers_[buffer] = parameter(type + "* __restrict__ ", fresh("w"),
-                                       {Argument::Kind::workspace, buffer});
+  return pointers_[buffer] =
+             parameter(type + "* __restrict__ ", fresh("w"), {Argument::Kind::workspace, buffer});
 }
 
 std::string Text::failure() {
@@ -175,7 +169,8 @@ std::string Text::quotient(const std::string& n, int64_t divisor, bool fixed) {
     while ((int64_t{1} << shift) < divisor) ++shift;
     const uint64_t magic =
         ((uint64_t{1} << 32) * ((uint64_t{1} << shift) - static_cast<uint64_t>(divisor))) /
-            static_cast<uint64_t>(divisor) + 1;
+            static_cast<uint64_t>(divisor) +
+        1;
     const std::string name = fresh("d");
     parameter("const unsigned ", name + "m", {Argument::Kind::int32, static_cast<int32_t>(magic)});
     parameter("const int ", name + "s", {Argument::Kind::int32, shift});

@@ -43,8 +43,7 @@ class Results {
       const int64_t bytes = out.elements * size;
       const int64_t pieces = bytes <= kWhole ? 1 : kPieces;
       for (int64_t i = 0; i < pieces; ++i) {
-        const int64_t start =
-            pieces == 1 ? 0 : (bytes - kPiece) / size * i / (pieces - 1) * size;
+        const int64_t start = pieces == 1 ? 0 : (bytes - kPiece) / size * i / (pieces - 1) * size;
         parts_.push_back({&out, start, pieces == 1 ? bytes : kPiece, {}});
         parts_.back().content.resize(static_cast<size_t>(parts_.back().bytes));
       }
@@ -63,11 +62,11 @@ class Results {
   void read() {
     for (Part& part : parts_) {
       if (part.bytes == 0) continue;
-      trial_.driver.check("cuMemcpyDtoHAsync",
-                          trial_.driver.copy_to_host(
-                              part.content.data(),
-                              address(part.of->data) + static_cast<Address>(part.start),
-                              static_cast<size_t>(part.bytes), trial_.stream));
+      trial_.driver.check(
+          "cuMemcpyDtoHAsync",
+          trial_.driver.copy_to_host(part.content.data(),
+                                     address(part.of->data) + static_cast<Address>(part.start),
+                                     static_cast<size_t>(part.bytes), trial_.stream));
     }
     trial_.driver.check("cuStreamSynchronize", trial_.driver.await(trial_.stream));
   }
@@ -132,14 +131,10 @@ class Results {
         return value;
       };
       switch (of->dtype) {
-        case DType::f16:
-          return half_value(as(uint16_t{}));
-        case DType::bf16:
-          return brain_value(as(uint16_t{}));
-        case DType::f64:
-          return as(double{});
-        default:
-          return as(float{});
+        case DType::f16: return half_value(as(uint16_t{}));
+        case DType::bf16: return brain_value(as(uint16_t{}));
+        case DType::f64: return as(double{});
+        default: return as(float{});
       }
     }
   };
@@ -301,7 +296,8 @@ class Search {
 
   void tell(const Offer& offer, const Library& library) const {
     std::string sizes;
-    for (const int64_t size : offer.sizes) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+    for (const int64_t size : offer.sizes)
+      sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
     std::fprintf(stderr,
                  "onnx_fusion: %s computes something else than our kernel on %s for a %s of sizes "
                  "%s; that one stays our kernel's\n",

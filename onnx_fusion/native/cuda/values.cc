@@ -65,27 +65,19 @@ std::string convert(DType from, DType to, const std::string& value) {
 
 const char* fold_name(Op op) {
   switch (op) {
-    case Op::op_reduce_max:
-      return "max";
-    case Op::op_reduce_min:
-      return "min";
-    case Op::op_reduce_prod:
-      return "prod";
-    default:
-      return "sum";
+    case Op::op_reduce_max: return "max";
+    case Op::op_reduce_min: return "min";
+    case Op::op_reduce_prod: return "prod";
+    default: return "sum";
   }
 }
 
 const char* fold_functor(Op op) {
   switch (op) {
-    case Op::op_reduce_max:
-      return "m_max";
-    case Op::op_reduce_min:
-      return "m_min";
-    case Op::op_reduce_prod:
-      return "m_mul";
-    default:
-      return "m_add";
+    case Op::op_reduce_max: return "m_max";
+    case Op::op_reduce_min: return "m_min";
+    case Op::op_reduce_prod: return "m_mul";
+    default: return "m_add";
   }
 }
 
@@ -99,10 +91,8 @@ std::string nothing_value(const Instruction& line) {
       return literal(line.dtype, bits_of(lowest ? -__builtin_inff() : __builtin_inff()));
     case DType::f64:
       return literal(line.dtype, bits_of(lowest ? -__builtin_inf() : __builtin_inf()));
-    case DType::i32:
-      return literal(line.dtype, bits_of(lowest ? INT32_MIN : INT32_MAX));
-    default:
-      return literal(line.dtype, bits_of(lowest ? INT64_MIN : INT64_MAX));
+    case DType::i32: return literal(line.dtype, bits_of(lowest ? INT32_MIN : INT32_MAX));
+    default: return literal(line.dtype, bits_of(lowest ? INT64_MIN : INT64_MAX));
   }
 }
 

@@ -52,8 +52,8 @@ constexpr int kThreads = 256;  // of a block, unless there are reasons
 // cannot run them.
 Status plan_points(Work& work, size_t stage, const Nest& nest);  // no reduction
 // What follows a dot whose sums lie in a buffer, these letters' slowest first.
-Status plan_rest(Work& work, size_t stage, const Nest& nest, int dot,
-                 const std::vector<int>& order, int sums);
+Status plan_rest(Work& work, size_t stage, const Nest& nest, int dot, const std::vector<int>& order,
+                 int sums);
 bool crosses(const Nest& nest);  // do loads and stores run along different letters
 Status plan_transpose(Work& work, size_t stage, const Nest& nest);
 Status plan_rows(Work& work, size_t stage, const Nest& nest);    // any reductions, in any form

@@ -21,14 +21,10 @@ bool is_known(const Program& program, const std::vector<Extent>& dims, ExprId ex
   if (expr < 0) return true;
   const ExprNode& node = program.exprs[static_cast<size_t>(expr)];
   switch (node.op) {
-    case ExprOp::number:
-      return true;
-    case ExprOp::dim:
-      return dims[static_cast<size_t>(node.value)].value.has_value();
-    case ExprOp::letter:
-      return false;
-    default:
-      return is_known(program, dims, node.a) && is_known(program, dims, node.b);
+    case ExprOp::number: return true;
+    case ExprOp::dim: return dims[static_cast<size_t>(node.value)].value.has_value();
+    case ExprOp::letter: return false;
+    default: return is_known(program, dims, node.a) && is_known(program, dims, node.b);
   }
 }
 

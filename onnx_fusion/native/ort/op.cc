@@ -23,8 +23,7 @@ struct Pool {
 
   static void run(void* self, size_t count, Task task, void* arg) {
     Pool& pool = *static_cast<Pool*>(self);
-    OrtStatus* status =
-        pool.session->run(pool.api, pool.context, pool.threads, count, task, arg);
+    OrtStatus* status = pool.session->run(pool.api, pool.context, pool.threads, count, task, arg);
     if (status == nullptr) return;
     if (pool.status != nullptr) release_status(pool.api, pool.status);
     pool.status = status;

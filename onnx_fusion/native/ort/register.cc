@@ -20,11 +20,11 @@ constexpr const char* kNamesEntry = "onnx_fusion.names";
 // is not given, there are both kinds where the machine has a CUDA driver.
 constexpr const char* kCudaEntry = "onnx_fusion.cuda";
 constexpr const char* kProviderEntry = "onnx_fusion.cuda_provider";  // whom they are registered for
-constexpr const char* kNvrtcEntry = "onnx_fusion.nvrtc";             // the compiler's path
+constexpr const char* kNvrtcEntry = "onnx_fusion.nvrtc";  // the compiler's path
 constexpr const char* kPtxEntry = "onnx_fusion.cuda_ptx";  // "1": what models carry runs as it is
-constexpr const char* kTf32Entry = "onnx_fusion.tf32";               // "1": products may use tf32
+constexpr const char* kTf32Entry = "onnx_fusion.tf32";  // "1": products may use tf32
 constexpr const char* kBlasEntry = "onnx_fusion.cuda_blas";  // "0": no products by cuBLASLt
-constexpr const char* kDnnEntry = "onnx_fusion.cuda_dnn";    // "0": no convolutions by cuDNN
+constexpr const char* kDnnEntry = "onnx_fusion.cuda_dnn";  // "0": no convolutions by cuDNN
 constexpr const char* kCpuProvider = "CPUExecutionProvider";
 
 // What a session asked for.

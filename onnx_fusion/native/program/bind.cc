@@ -235,9 +235,9 @@ class Binder {
         }
         index.guarded = range.lo < 0 || range.hi >= index.extent;
         if (index.guarded && !line.has_else) {
-          return Status("index " + number(static_cast<int64_t>(d)) + " of " + name +
-                        " spans [" + number(range.lo) + ", " + number(range.hi) +
-                        "], outside a dim of " + number(index.extent));
+          return Status("index " + number(static_cast<int64_t>(d)) + " of " + name + " spans [" +
+                        number(range.lo) + ", " + number(range.hi) + "], outside a dim of " +
+                        number(index.extent));
         }
         // Addresses of points outside must not overflow either, or the slow path computes them.
         const int64_t reach = std::max(std::abs(range.lo), std::abs(range.hi));

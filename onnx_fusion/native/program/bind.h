@@ -20,18 +20,18 @@ struct Interval {
 };
 
 struct BoundIndex {
-  bool linear = false;   // `form` holds; never for an indirect index
+  bool linear = false;  // `form` holds; never for an indirect index
   bool guarded = false;  // may be outside [0, extent): then the load's `else` value
-  int value = -1;        // the indirect index's value
+  int value = -1;  // the indirect index's value
   ExprId expr = -1;
   int64_t extent = 0;  // of this logical dim
   int64_t stride = 0;  // in elements
-  Linear form;         // the index in letters
+  Linear form;  // the index in letters
 };
 
 // A load's or store's index map.
 struct BoundMap {
-  bool linear = false;   // every index is: the element's address is `address`
+  bool linear = false;  // every index is: the element's address is `address`
   bool guarded = false;  // any index is
   bool indirect = false;
   Linear address;  // in elements from the tensor's start; for indirect maps, of the linear indices
@@ -46,8 +46,8 @@ struct BoundCond {
 
 struct BoundTensor {
   DType dtype;
-  std::vector<int64_t> shape;     // logical
-  std::vector<int64_t> strides;   // of the logical dims, in elements
+  std::vector<int64_t> shape;  // logical
+  std::vector<int64_t> strides;  // of the logical dims, in elements
   std::vector<int64_t> physical;  // what ONNX Runtime sees
   int64_t elements = 0;
 };
@@ -56,10 +56,10 @@ struct BoundStage {
   const Stage* stage = nullptr;
   LetterSet empty = 0;  // letters of extent 0: what depends on them is neither computed nor stored
   int64_t extents[kMaxLetters] = {};
-  std::vector<BoundMap> maps;                  // per body line; empty but for load and store
-  std::vector<std::vector<BoundCond>> conds;   // per body line; empty but for select
-  std::vector<Linear> indices;                 // per body line; of `index` if is_linear
-  std::vector<uint8_t> is_linear;              // per body line; of `index`
+  std::vector<BoundMap> maps;  // per body line; empty but for load and store
+  std::vector<std::vector<BoundCond>> conds;  // per body line; empty but for select
+  std::vector<Linear> indices;  // per body line; of `index` if is_linear
+  std::vector<uint8_t> is_linear;  // per body line; of `index`
 };
 
 struct BoundProgram {

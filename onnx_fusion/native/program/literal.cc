@@ -133,8 +133,7 @@ uint64_t Reader::literal(DType d) {
     magnitude = magnitude * 10 + static_cast<unsigned>(text[i] - '0');
     if (magnitude > (static_cast<unsigned __int128>(1) << 64)) wrong(": out of range");
   }
-  const bool is_signed =
-      d == DType::i8 || d == DType::i16 || d == DType::i32 || d == DType::i64;
+  const bool is_signed = d == DType::i8 || d == DType::i16 || d == DType::i32 || d == DType::i64;
   const int width = static_cast<int>(dtype_size(d)) * 8;
   const unsigned __int128 one = 1;
   const unsigned __int128 limit = negative ? (is_signed ? one << (width - 1) : 0)

@@ -121,8 +121,7 @@ void Parser::parse_instruction(Reader& reader, Instruction& line) {
   }
   line.op = static_cast<Op>(op);
   switch (line.op) {
-    case Op::op_load:
-      return parse_load(reader, line);
+    case Op::op_load: return parse_load(reader, line);
     case Op::op_index:
       line.dtype = DType::i64;
       line.expr = parse_expr(reader, Scope{true, true});
@@ -136,8 +135,7 @@ void Parser::parse_instruction(Reader& reader, Instruction& line) {
       line.dtype = dtype(reader);
       operand(reader, line);
       return;
-    case Op::op_select:
-      return parse_select(reader, line);
+    case Op::op_select: return parse_select(reader, line);
     case Op::op_where: {
       const int condition = operand(reader, line);
       const int a = operand(reader, line);
@@ -147,8 +145,7 @@ void Parser::parse_instruction(Reader& reader, Instruction& line) {
       line.dtype = defined(a).dtype;
       return;
     }
-    default:
-      break;
+    default: break;
   }
   if (line.op == Op::op_dot || op_is_reduction(line.op)) return parse_reduction(reader, line);
   parse_elementwise(reader, line);

@@ -40,13 +40,13 @@ struct Tensor {
   std::vector<ExprId> shape;   // logical
   std::vector<int> binds;      // per entry: the dim this entry binds, or -1
   std::vector<uint8_t> order;  // order[place in memory] = logical dim; identity for `row`
-  std::vector<int> contents;   // the dims that `as` binds, or compares with what is bound already
+  std::vector<int> contents;  // the dims that `as` binds, or compares with what is bound already
   size_t rank() const { return shape.size(); }
 };
 
 struct Index {
   ExprId expr = -1;  // -1: indirect
-  int value = -1;    // the value that is the index
+  int value = -1;  // the value that is the index
 };
 
 enum class CondOp : uint8_t { lt, le, eq };
@@ -61,13 +61,13 @@ struct Instruction {
   Op op;
   DType dtype;
   LetterSet letters = 0;  // L of the result; for a store, of its map
-  LetterSet over = 0;     // reductions and dot
+  LetterSet over = 0;  // reductions and dot
   bool has_else = false;
   int args[3] = {-1, -1, -1};  // values; a store's value is args[0]
   int arg_count = 0;
   int tensor = -1;
-  ExprId expr = -1;        // index
-  uint64_t literal = 0;    // const, else: the bits in `dtype`
+  ExprId expr = -1;  // index
+  uint64_t literal = 0;  // const, else: the bits in `dtype`
   std::vector<Index> map;  // load, store
   std::vector<Cond> conds;
   int line = 0;
@@ -81,14 +81,14 @@ struct Letter {
 struct Stage {
   std::vector<Letter> letters;
   std::vector<Instruction> body;  // in the text's order, stores included
-  std::vector<int> values;        // values[k]: where in `body` %k is defined
+  std::vector<int> values;  // values[k]: where in `body` %k is defined
   int line = 0;
 };
 
 struct Program {
   bool strict = false;
   std::vector<ExprNode> exprs;
-  std::vector<Dim> dims;        // in the order defined
+  std::vector<Dim> dims;  // in the order defined
   std::vector<Tensor> tensors;  // inputs, temps, outputs
   size_t inputs = 0, temps = 0, outputs = 0;
   std::vector<Stage> stages;
@@ -101,8 +101,8 @@ Program parse(std::string_view text);
 
 // What every instruction's name is.
 const char* op_name(Op op);
-int op_arity(Op op);                        // elementwise instructions and where
-bool op_accepts(Op op, DType dtype);        // elementwise: does it exist for operands of this type
+int op_arity(Op op);  // elementwise instructions and where
+bool op_accepts(Op op, DType dtype);  // elementwise: does it exist for operands of this type
 bool op_gives_bool(Op op);
 inline bool op_is_reduction(Op op) { return op >= Op::op_reduce_sum && op <= Op::op_reduce_prod; }
 

@@ -87,11 +87,9 @@ class Analysis {
         out->range = {a.range.lo - b.range.hi, a.range.hi - b.range.lo};
         plus(b, -1, out);
         return true;
-      case ExprOp::mul:
-        return multiply(a, b, out);
+      case ExprOp::mul: return multiply(a, b, out);
       case ExprOp::div:
-      case ExprOp::mod:
-        return is_constant(b) && b.range.lo > 0 && divide(op, a, b.range.lo, out);
+      case ExprOp::mod: return is_constant(b) && b.range.lo > 0 && divide(op, a, b.range.lo, out);
       case ExprOp::min:
       case ExprOp::max: {
         const bool low = op == ExprOp::min;
@@ -107,8 +105,7 @@ class Analysis {
         }
         return true;
       }
-      default:
-        return false;
+      default: return false;
     }
   }
 
@@ -211,20 +208,13 @@ int64_t evaluate(const Program& program, const int64_t* dims, const int64_t* let
   if (node.op == ExprOp::neg) return -a;
   const int64_t b = evaluate(program, dims, letters, node.b);
   switch (node.op) {
-    case ExprOp::add:
-      return a + b;
-    case ExprOp::sub:
-      return a - b;
-    case ExprOp::mul:
-      return a * b;
-    case ExprOp::div:
-      return floor_div(a, b);
-    case ExprOp::mod:
-      return floor_mod(a, b);
-    case ExprOp::min:
-      return std::min(a, b);
-    default:
-      return std::max(a, b);
+    case ExprOp::add: return a + b;
+    case ExprOp::sub: return a - b;
+    case ExprOp::mul: return a * b;
+    case ExprOp::div: return floor_div(a, b);
+    case ExprOp::mod: return floor_mod(a, b);
+    case ExprOp::min: return std::min(a, b);
+    default: return std::max(a, b);
   }
 }
 

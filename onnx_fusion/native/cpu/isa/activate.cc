@@ -43,13 +43,11 @@ void shifted(void* out, const void* a, const void* b, const void* c, int64_t n) 
   float* const o = static_cast<float*>(out);
   const float* const x = static_cast<const float*>(a);
   if (!Divides) {
-    each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) {
-      return F::of(v * factor) + shift;
-    });
+    each_vector(o, x, n,
+                [&](Floats v) __attribute__((always_inline)) { return F::of(v * factor) + shift; });
   } else if (by.divides) {
-    each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) {
-      return F::of(v / factor) + shift;
-    });
+    each_vector(o, x, n,
+                [&](Floats v) __attribute__((always_inline)) { return F::of(v / factor) + shift; });
   } else {
     each_vector(o, x, n, [&](Floats v) __attribute__((always_inline)) {
       return F::of(by.quotient(v)) + shift;

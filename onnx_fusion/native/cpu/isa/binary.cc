@@ -70,7 +70,8 @@ void set_if(Kernels* k, Op op) {
 }  // namespace
 
 void fill_binary(Kernels* k) {
-#define X(name, arity, types, result, expression) set_if<arity, F_##name, k##types>(k, Op::op_##name);
+#define X(name, arity, types, result, expression) \
+  set_if<arity, F_##name, k##types>(k, Op::op_##name);
   ONNX_FUSION_ELEMENTWISE(X)
 #undef X
   k->binary[static_cast<int>(Op::op_pow)][0][kSplatSecond] = power<float>;

@@ -243,7 +243,8 @@ template <int B>
 void transpose_words(float* o, int64_t out_stride, const float* x, int64_t in_stride, int64_t rows,
                      int64_t columns) {
   const int64_t left = columns % B, below = rows % B;
-  const bool narrow = B > 4 && left > 0 && left <= B / 2, flat = B > 4 && below > 0 && below <= B / 2;
+  const bool narrow = B > 4 && left > 0 && left <= B / 2,
+             flat = B > 4 && below > 0 && below <= B / 2;
   const int64_t whole_columns = narrow ? columns - left : columns;
   const int64_t whole_rows = flat ? rows - below : rows;
   transpose_blocks<B>(o, out_stride, x, in_stride, whole_rows, whole_columns);

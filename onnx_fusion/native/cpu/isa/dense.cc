@@ -1,6 +1,6 @@
-// Register tiles of rows that lie equally far apart, as the pixels of a channels-last image do. What
-// is between two tiles, or two groups of k, costs most where two threads share a core, its decoder
-// and its reorder buffer: here it has neither pointers to rows nor the rarer ends.
+// Register tiles of rows that lie equally far apart, as the pixels of a channels-last image do.
+// What is between two tiles, or two groups of k, costs most where two threads share a core, its
+// decoder and its reorder buffer: here it has neither pointers to rows nor the rarer ends.
 #include <limits>
 #include <utility>
 
@@ -60,8 +60,12 @@ struct PlainEnd {
 // Of tiles with so many columns.
 End choose_end(const TileCall& call, int64_t columns, PlainEnd* end) {
   if (call.finish == nullptr) {
-    *end = {kNoBias, call.add ? call.c : nullptr, call.c, call.ldc, call.ldc, false, false, false,
-            0,       0,                            {},     {}};
+    *end = {kNoBias,  call.add ? call.c : nullptr,
+            call.c,   call.ldc,
+            call.ldc, false,
+            false,    false,
+            0,        0,
+            {},       {}};
     return End::plain;
   }
   const FinishRows& f = *call.finish;
@@ -132,8 +136,8 @@ inline __attribute__((always_inline)) void run_tiles(const TileCall& call, Plain
   const int fetch_lines = call.fetch_lines;
   const FinishRows& f = call.finish != nullptr ? *call.finish : kNoFinish;
   Place place{f.out, f.residual, f.row_bias, f.slope};
-  const bool begins = f.columns == Tile::kColumns && !call.add && f.column_bias != nullptr &&
-                      f.scale == 1.0f;
+  const bool begins =
+      f.columns == Tile::kColumns && !call.add && f.column_bias != nullptr && f.scale == 1.0f;
   const float* const bias = Plain || begins ? end.bias : kNoBias;
   const float* const columns = call.b;
   const float* a = call.a[0];

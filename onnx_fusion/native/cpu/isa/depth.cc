@@ -16,14 +16,14 @@ constexpr int kPaired = (kRegisters - 2 * 4 - 3) / 2;
 
 // Whether two rows of seven outputs have registers beside the weights.
 template <int S>
-constexpr bool kWide = S > 1 && S * S + 2 * 7 + 2 < kRegisters;
+constexpr bool kWide = S > 1 && S* S + 2 * 7 + 2 < kRegisters;
 
 // How the positions under a tile are found.
 enum class Reads { inside, edges, pointers };
 
 template <int S, int Step, int R, int P, Reads From>
 inline __attribute__((always_inline)) void block(const DepthTile& tile, Limits limits,
-                                                 const Distances<Step * (P - 1) + S>& places,
+                                                 const Distances<Step*(P - 1) + S>& places,
                                                  const float* base, const float* weights, int64_t c,
                                                  float* out) {
   constexpr int columns = Step * (P - 1) + S, lines = Step * (R - 1) + S;
@@ -78,9 +78,12 @@ inline __attribute__((always_inline)) void block(const DepthTile& tile, Limits l
             const int s = j - Step * i;
             if (s < 0 || s >= S) continue;
             const Floats& kept = near[kUnrolls ? t - Step * r : r][s];
-            if (once) multiply_add(sum[r][i], kept, from);
-            else if (stays(s)) multiply_add(sum[r][i], x, kept);
-            else multiply_add(sum[r][i], x, w + (s - Step * r * S) * kLanes);
+            if (once)
+              multiply_add(sum[r][i], kept, from);
+            else if (stays(s))
+              multiply_add(sum[r][i], x, kept);
+            else
+              multiply_add(sum[r][i], x, w + (s - Step * r * S) * kLanes);
           }
         }
       }
@@ -139,7 +142,7 @@ void run(const DepthTile& given) {
   const DepthTile tile = given;  // which no store may change
   constexpr int64_t kVector = kLanes * kFloat;
   const int64_t last = tile.channels * kFloat - kVector;
-  const Distances<Step * (P - 1) + S> places(tile);
+  const Distances<Step*(P - 1) + S> places(tile);
   const Limits limits = limits_of(tile);
   const float* base = tile.base;
   float* out = tile.out;
@@ -159,7 +162,9 @@ constexpr int kAny = 99;  // a width that is known at run time
 
 // Sums that each of so many outputs has, so that enough additions are under way.
 template <int P>
-constexpr int kParts = P == 1 ? 4 : P == 4 ? 2 : 1;
+constexpr int kParts = P == 1   ? 4
+                       : P == 4 ? 2
+                                : 1;
 
 // W taps of a line, whose first column is at x, with columns [left, right) inside.
 template <int Step, int P, int W, bool Whole>
@@ -198,8 +203,7 @@ inline __attribute__((always_inline)) void add_taps(const DepthTile& tile, const
 // Lines of a tile that is inside; a line's last taps are the last piece.
 template <int Step, int P, int Last>
 inline __attribute__((always_inline)) void add_inside(const DepthTile& tile, const float* base,
-                                                      const float* w,
-                                                      Floats (&sum)[P][kParts<P>]) {
+                                                      const float* w, Floats (&sum)[P][kParts<P>]) {
   const float* at = base + tile.first * tile.line;
   w += tile.first * tile.taps * kLanes;
   for (int64_t t = tile.first; t < tile.last; ++t, at += tile.line) {
@@ -314,8 +318,10 @@ using Run = DepthKernels::Run;
 
 template <int S, int Step, int R, int P, Reads From>
 constexpr Run choose() {
-  if constexpr (R > 1 && (S == 1 || (P == 7 && !kWide<S>))) return nullptr;
-  else return run<S, Step, R, P, From>;
+  if constexpr (R > 1 && (S == 1 || (P == 7 && !kWide<S>)))
+    return nullptr;
+  else
+    return run<S, Step, R, P, From>;
 }
 
 #define SHAPE(S, Step, R, P) \
@@ -326,11 +332,9 @@ constexpr Run choose() {
       run<S, Step, 1, 1, Reads::inside>, run<S, Step, 1, 1, Reads::pointers>                  \
     }                                                                                         \
   }
-#define WIDTH(S) \
-  { STEP(S, 1), STEP(S, 2) }
+#define WIDTH(S) {STEP(S, 1), STEP(S, 2)}
 
-#define ANY(Step) \
-  { run_any<Step, 1>, run_any<Step, 4>, run_any<Step, 7> }
+#define ANY(Step) {run_any<Step, 1>, run_any<Step, 4>, run_any<Step, 7>}
 
 }  // namespace
 

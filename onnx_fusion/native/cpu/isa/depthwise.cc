@@ -1,5 +1,5 @@
-// Windows without reuse between channels (depthwise convolution): vectors along a row of outputs, or
-// along the channels.
+// Windows without reuse between channels (depthwise convolution): vectors along a row of outputs,
+// or along the channels.
 #include <cstdint>
 
 #include "cpu/contract_kernels.h"
@@ -84,8 +84,8 @@ void window_block(const float* const* in, int taps, const float* weights, int64_
       const float* x = in[t * P + i] + c;
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
-        const Floats y = Tail && v == V - 1 ? load_where(x + v * kLanes, tail, Floats{})
-                                            : load(x + v * kLanes);
+        const Floats y =
+            Tail && v == V - 1 ? load_where(x + v * kLanes, tail, Floats{}) : load(x + v * kLanes);
         sum[i][v] += y * load(w + v * kLanes);
       }
     }

@@ -161,6 +161,7 @@ void run_channels(const ChannelTile& tile, int vectors, int64_t begin, int64_t e
 }  // namespace
 
 extern const DirectKernels direct_kernels;
-const DirectKernels direct_kernels = {kDirectRows, kDirectUnit, run_direct, kChannelVectors, run_channels};
+const DirectKernels direct_kernels = {kDirectRows, kDirectUnit, run_direct, kChannelVectors,
+                                      run_channels};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

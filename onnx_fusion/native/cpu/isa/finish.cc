@@ -100,7 +100,8 @@ void affine_row(const FinishRows& f, int64_t r) {
   const float* more = Residual ? f.residual + r * f.residual_ld : nullptr;
   float* out = f.out + r * f.out_ld;
   const bool shifts = f.shift != 0.0f, plain = f.row_bias == nullptr && !shifts;
-  const Floats bias = broadcast((f.row_bias == nullptr ? 0.0f : f.row_bias[r * f.row_step]) + f.shift);
+  const Floats bias =
+      broadcast((f.row_bias == nullptr ? 0.0f : f.row_bias[r * f.row_step]) + f.shift);
   each_part(f.columns, [&](int64_t c, int count, bool whole) {
     Floats x = (whole ? load(a + c) : load_some(a + c, count)) * f.scale;
     if (ColumnBias) {

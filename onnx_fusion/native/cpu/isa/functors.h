@@ -7,12 +7,12 @@
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 namespace {
 
-#define X(name, arity, types, result, expression)                            \
-  struct F_##name {                                                          \
-    template <class T>                                                       \
-    ONNX_FUSION_INLINE auto apply(T a, [[maybe_unused]] T b) {               \
-      return expression;                                                     \
-    }                                                                        \
+#define X(name, arity, types, result, expression)              \
+  struct F_##name {                                            \
+    template <class T>                                         \
+    ONNX_FUSION_INLINE auto apply(T a, [[maybe_unused]] T b) { \
+      return expression;                                       \
+    }                                                          \
   };
 ONNX_FUSION_ELEMENTWISE(X)
 #undef X

@@ -79,7 +79,8 @@ void pack_slowly(const ColumnPack& pack, const PackPlace& place, int64_t column,
       Mask valid = mask_all();
       for (int g = 0; g < pack.guard_count; ++g) {
         const PackGuard& guard = pack.guards[g];
-        valid = mask_and(valid, mask_inside(guard.outer + first, guard.inner[k0 + k], guard.extent));
+        valid =
+            mask_and(valid, mask_inside(guard.outer + first, guard.inner[k0 + k], guard.extent));
       }
       Floats x = broadcast(pack.fill);
       if (vector.kind == kScattered) {
@@ -119,7 +120,8 @@ bool prepare(const ColumnPack& pack, int64_t column, int64_t count, PackBlock* b
         (vectors[v].kind >= kEvenRuns || vectors[0].kind >= kEvenRuns)) {
       return false;
     }
-    if (vectors[v].kind == kScattered || segments + vectors[v].segments > kMaskSegments) return false;
+    if (vectors[v].kind == kScattered || segments + vectors[v].segments > kMaskSegments)
+      return false;
     const int first = segments;
     for (int s = 0; s < vectors[v].segments; ++s, ++segments) {
       const ColumnSegment& segment = pack.segments[vectors[v].segment + s];
@@ -160,7 +162,8 @@ void pack_block(const ColumnPack& pack, const PackPlace& place, const PackBlock&
       const uint16_t* lanes = g == 0 ? block.lanes : masks;
       for (int s = 0; s < segments; s += 16) {
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) masks[s + i] = static_cast<uint16_t>(lanes[s + i] & inside[s + i]);
+        for (int i = 0; i < 16; ++i)
+          masks[s + i] = static_cast<uint16_t>(lanes[s + i] & inside[s + i]);
       }
     }
     int s = 0;
@@ -191,7 +194,8 @@ void pack_plainly(const ColumnPack& pack, const PackPlace& place, const PackBloc
 void pack_some(const ColumnPack& pack, const PackPlace& place, int64_t column, int64_t count,
                int64_t k0, int64_t depth) {
   PackBlock block;
-  if (!prepare(pack, column, count, &block)) return pack_slowly(pack, place, column, count, k0, depth);
+  if (!prepare(pack, column, count, &block))
+    return pack_slowly(pack, place, column, count, k0, depth);
   const bool even = pack.vectors[column / kLanes].kind == kEvenRuns;
   bool single = true, whole = !even && pack.guard_count == 0;
   for (int64_t v = 0; v < count; ++v) {
@@ -207,8 +211,8 @@ void pack_some(const ColumnPack& pack, const PackPlace& place, int64_t column, i
                 : pack_block<false, false>(pack, place, block, count, k0, depth);
 }
 
-void pack_columns(const ColumnPack& pack, int64_t column, int64_t count, int vectors,
-                  int64_t k0, int64_t depth, float* out) {
+void pack_columns(const ColumnPack& pack, int64_t column, int64_t count, int vectors, int64_t k0,
+                  int64_t depth, float* out) {
   const int64_t width = static_cast<int64_t>(vectors) * kLanes;
   const int64_t block = kPackVectors / vectors * vectors;
   for (int64_t v = 0; v < count; v += block) {
@@ -227,12 +231,8 @@ void pack_columns(const ColumnPack& pack, int64_t column, int64_t count, int vec
 
 extern const GemmKernels gemm_kernels;
 const GemmKernels gemm_kernels = {
-    kLanes,
-    kTileVectors,
-    {kTileRows[0], kTileRows[1], kTileRows[2], kTileRows[3]},
-    run_plain_tile,
-    run_dots,
-    pack_columns,
+    kLanes,         kTileVectors, {kTileRows[0], kTileRows[1], kTileRows[2], kTileRows[3]},
+    run_plain_tile, run_dots,     pack_columns,
     run_transpose,
 };
 

@@ -1,6 +1,6 @@
-// Convolution in groups of few channels: vectors along the outputs' channels, several groups in one where
-// they are small. Each input vector is spread over its groups, a channel at a time, and then serves every
-// output of the row whose window sees it.
+// Convolution in groups of few channels: vectors along the outputs' channels, several groups in one
+// where they are small. Each input vector is spread over its groups, a channel at a time, and then
+// serves every output of the row whose window sees it.
 #include "cpu/group_kernels.h"
 
 #include <algorithm>
@@ -64,7 +64,8 @@ inline __attribute__((always_inline)) void finish(const GroupTile& tile, Floats 
 }
 
 template <int V>
-inline __attribute__((always_inline)) void load_taps(const float* from, Floats (&weights)[kTaps][V]) {
+inline __attribute__((always_inline)) void load_taps(const float* from,
+                                                     Floats (&weights)[kTaps][V]) {
 #pragma GCC unroll 3
   for (int s = 0; s < kTaps; ++s) {
 #pragma GCC unroll 4
@@ -98,8 +99,9 @@ void run_spread(const GroupTile& tile) {
   finish(tile, sum);
 }
 
-// With registers for it all taps' weights at once, so that a channel is broadcast for all windows that see
-// it; else a tap after the other, which leaves two vectors as many sums as a matrix product's tile.
+// With registers for it all taps' weights at once, so that a channel is broadcast for all windows
+// that see it; else a tap after the other, which leaves two vectors as many sums as a matrix
+// product's tile.
 template <int V, int Step, int P>
 inline __attribute__((always_inline)) void add_line(const float* line, const float* from,
                                                     const GroupTile& tile, Floats (&sum)[P][V]) {
@@ -186,9 +188,8 @@ void spread_from(const GroupSpread& spread, const float* from, int64_t step, int
   }
   from += spread.first;
   // Channels from which on vectors would leave the pixel.
-  const int64_t whole =
-      std::clamp<int64_t>(spread.end - spread.first - N * kLanes + 1, 0, depth);
-  const auto join = [&](const Floats (&x)[N]) {
+  const int64_t whole = std::clamp<int64_t>(spread.end - spread.first - N * kLanes + 1, 0, depth);
+  const auto join = [&](const Floats(&x)[N]) {
     Floats all = __builtin_shuffle(x[0], lanes[0]);
 #pragma GCC unroll 4
     for (int k = 1; k < N; ++k) all = picks[k] != 0 ? __builtin_shuffle(x[k], lanes[k]) : all;
@@ -208,7 +209,9 @@ void spread_from(const GroupSpread& spread, const float* from, int64_t step, int
       for (int k = 0; k < N; ++k) {
         const int64_t left = spread.end - spread.first - c - k * kLanes;
         const float* at = from + c + k * kLanes;
-        x[k] = left >= kLanes ? load(at) : left > 0 ? load_some(at, static_cast<int>(left)) : Floats{};
+        x[k] = left >= kLanes ? load(at)
+               : left > 0     ? load_some(at, static_cast<int>(left))
+                              : Floats{};
       }
       store(to + c * plane, join(x));
     }
@@ -253,8 +256,10 @@ void copy(const float* from, int64_t step, int64_t count, int64_t floats, float*
   }
 }
 
-constexpr int kWide = kMany ? 14 : 10, kNext = kMany ? 7 : 8, kLess = kMany ? 4 : 7;  // outputs of one vector
-constexpr int kTwos[kGroupTiles] = {kMany ? 8 : 6, kMany ? 7 : 5, kMany ? 2 : 4, kMany ? 1 : 2, kMany ? 0 : 1};  // of two
+constexpr int kWide = kMany ? 14 : 10, kNext = kMany ? 7 : 8,
+              kLess = kMany ? 4 : 7;  // outputs of one vector
+constexpr int kTwos[kGroupTiles] = {kMany ? 8 : 6, kMany ? 7 : 5, kMany ? 2 : 4, kMany ? 1 : 2,
+                                    kMany ? 0 : 1};  // of two
 constexpr int kThrees[kGroupTiles] = {kMany ? 0 : 4, 3, 2, 1, 0};  // of three
 
 // With planes: of one vector, of one that is broadcast, and of two.
@@ -262,72 +267,57 @@ constexpr int kSpreads[kGroupTiles] = {14, kMany ? 12 : 10, 7, 4, 1};
 constexpr int kSingles[kGroupTiles] = {kMany ? 14 : 12, 10, 7, 4, 1};
 constexpr int kDoubles[kGroupTiles] = {kMany ? 14 : 6, kMany ? 10 : 5, 4, 2, 1};
 
-#define SPREAD(G, Step)                                                                       \
-  {                                                                                           \
-    run_spread<G, Step, kWide>, run_spread<G, Step, kNext>, run_spread<G, Step, kLess>,       \
-        run_spread<G, Step, 3>, run_spread<G, Step, 1>                                        \
-  }
-#define SPREADS(G) \
-  { SPREAD(G, 1), SPREAD(G, 2) }
-#define ALONE(Step)                                                                           \
-  {                                                                                           \
-    run_broadcast<1, Step, kWide>, run_broadcast<1, Step, kNext>,                             \
-        run_broadcast<1, Step, kLess>, run_broadcast<1, Step, 3>, run_broadcast<1, Step, 1>   \
-  }
-#define TWO(Step)                                                                             \
-  {                                                                                           \
-    run_broadcast<2, Step, kTwos[0]>, run_broadcast<2, Step, kTwos[1]>,                       \
-        run_broadcast<2, Step, kTwos[2]>, run_broadcast<2, Step, kTwos[3]>,                   \
-        run_broadcast<2, Step, 1>                                                             \
-  }
-#define THREE(Step)                                                                           \
-  {                                                                                           \
-    run_broadcast<3, Step, 4>, run_broadcast<3, Step, 3>, run_broadcast<3, Step, 2>,          \
-        run_broadcast<3, Step, 1>, nullptr                                                    \
-  }
-#define PLANES(Vectors, V, Step, P)                                                           \
-  {                                                                                           \
-    run_planes<Vectors, V, Step, P[0]>, run_planes<Vectors, V, Step, P[1]>,                   \
-        run_planes<Vectors, V, Step, P[2]>, run_planes<Vectors, V, Step, P[3]>,               \
-        run_planes<Vectors, V, Step, P[4]>                                                    \
-  }
-#define PLANES_OF(Vectors, V, P) \
-  { PLANES(Vectors, V, 1, P), PLANES(Vectors, V, 2, P) }
-#define TILES(P) \
-  { P[0], P[1], P[2], P[3], P[4] }
+#define SPREAD(G, Step)                                                                \
+  {run_spread<G, Step, kWide>, run_spread<G, Step, kNext>, run_spread<G, Step, kLess>, \
+   run_spread<G, Step, 3>, run_spread<G, Step, 1>}
+#define SPREADS(G) {SPREAD(G, 1), SPREAD(G, 2)}
+#define ALONE(Step)                                                                             \
+  {run_broadcast<1, Step, kWide>, run_broadcast<1, Step, kNext>, run_broadcast<1, Step, kLess>, \
+   run_broadcast<1, Step, 3>, run_broadcast<1, Step, 1>}
+#define TWO(Step)                                                      \
+  {run_broadcast<2, Step, kTwos[0]>, run_broadcast<2, Step, kTwos[1]>, \
+   run_broadcast<2, Step, kTwos[2]>, run_broadcast<2, Step, kTwos[3]>, run_broadcast<2, Step, 1>}
+#define THREE(Step)                                                                 \
+  {run_broadcast<3, Step, 4>, run_broadcast<3, Step, 3>, run_broadcast<3, Step, 2>, \
+   run_broadcast<3, Step, 1>, nullptr}
+#define PLANES(Vectors, V, Step, P)                                        \
+  {run_planes<Vectors, V, Step, P[0]>, run_planes<Vectors, V, Step, P[1]>, \
+   run_planes<Vectors, V, Step, P[2]>, run_planes<Vectors, V, Step, P[3]>, \
+   run_planes<Vectors, V, Step, P[4]>}
+#define PLANES_OF(Vectors, V, P) {PLANES(Vectors, V, 1, P), PLANES(Vectors, V, 2, P)}
+#define TILES(P) {P[0], P[1], P[2], P[3], P[4]}
 
 }  // namespace
 
 extern const GroupKernels group_kernels;
-const GroupKernels group_kernels = {
-    kLanes,
-    {{kWide, kNext, kLess, 3, 1},
-     {kLanes > 4 ? kWide : 0, kNext, kLess, 3, 1},
-     {kLanes > 8 ? kWide : 0, kNext, kLess, 3, 1},
-     {kWide, kNext, kLess, 3, 1},
-     TILES(kTwos),
-     TILES(kThrees),
-     TILES(kSpreads),
-     TILES(kSingles),
-     TILES(kDoubles)},
-    {SPREADS(2),
+const GroupKernels group_kernels = {kLanes,
+                                    {{kWide, kNext, kLess, 3, 1},
+                                     {kLanes > 4 ? kWide : 0, kNext, kLess, 3, 1},
+                                     {kLanes > 8 ? kWide : 0, kNext, kLess, 3, 1},
+                                     {kWide, kNext, kLess, 3, 1},
+                                     TILES(kTwos),
+                                     TILES(kThrees),
+                                     TILES(kSpreads),
+                                     TILES(kSingles),
+                                     TILES(kDoubles)},
+                                    {SPREADS(2),
 #if defined(__AVX2__)
-     SPREADS(4),
+                                     SPREADS(4),
 #else
-     {},
+                                     {},
 #endif
 #if defined(__AVX512F__)
-     SPREADS(8),
+                                     SPREADS(8),
 #else
-     {},
+                                     {},
 #endif
-     {ALONE(1), ALONE(2)},
-     {TWO(1), TWO(2)},
-     {THREE(1), THREE(2)},
-     PLANES_OF(true, 1, kSpreads),
-     PLANES_OF(false, 1, kSingles),
-     PLANES_OF(false, 2, kDoubles)},
-    copy,
-    spread};
+                                     {ALONE(1), ALONE(2)},
+                                     {TWO(1), TWO(2)},
+                                     {THREE(1), THREE(2)},
+                                     PLANES_OF(true, 1, kSpreads),
+                                     PLANES_OF(false, 1, kSingles),
+                                     PLANES_OF(false, 2, kDoubles)},
+                                    copy,
+                                    spread};
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

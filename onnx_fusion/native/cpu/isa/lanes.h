@@ -100,14 +100,12 @@ using Mask = __mmask16;
   const uint32_t wide = _pdep_u32(m, 0x55555555u);
   const __m512 lo = _mm512_maskz_loadu_ps(static_cast<__mmask16>(wide), p);
   const __m512 hi = _mm512_maskz_loadu_ps(static_cast<__mmask16>(wide >> 16), p + 16);
-  const __m512i even =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return (Floats)_mm512_mask_blend_ps(m, (__m512)otherwise, _mm512_permutex2var_ps(lo, even, hi));
 }
 // p[0], p[2], ...: nothing behind the last of them is touched.
 [[maybe_unused]] inline Floats load_even_all(const float* p) {
-  const __m512i pick =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+  const __m512i pick = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
   return (Floats)_mm512_permutex2var_ps(_mm512_loadu_ps(p), pick, _mm512_loadu_ps(p + 15));
 }
 
@@ -117,8 +115,8 @@ using Mask = __m256i;
 [[maybe_unused]] inline Mask mask_all() { return _mm256_set1_epi32(-1); }
 [[maybe_unused]] inline Mask mask_of(uint32_t bits) {
   const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return _mm256_cmpeq_epi32(
-      _mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(bits)), lane), lane);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(bits)), lane),
+                            lane);
 }
 [[maybe_unused]] inline uint32_t mask_bits(Mask m) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m)));
@@ -128,11 +126,10 @@ using Mask = __m256i;
   return (_mm256_movemask_ps(_mm256_castsi256_ps(m)) >> lane) & 1;
 }
 [[maybe_unused]] inline Mask mask_inside(const int32_t* outer, int32_t inner, uint32_t extent) {
-  const __m256i at = _mm256_add_epi32(
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(outer)), _mm256_set1_epi32(inner));
+  const __m256i at = _mm256_add_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(outer)),
+                                      _mm256_set1_epi32(inner));
   const __m256i last = _mm256_set1_epi32(static_cast<int32_t>(extent - 1));
-  return extent == 0 ? _mm256_setzero_si256()
-                     : _mm256_cmpeq_epi32(_mm256_min_epu32(at, last), at);
+  return extent == 0 ? _mm256_setzero_si256() : _mm256_cmpeq_epi32(_mm256_min_epu32(at, last), at);
 }
 [[maybe_unused]] inline Floats load_where(const float* p, Mask m, Floats otherwise) {
   return (Floats)_mm256_blendv_ps((__m256)otherwise, _mm256_maskload_ps(p, m),
@@ -180,12 +177,14 @@ using Mask = Ints;
   return otherwise;
 }
 // p[0], p[2], ...: nothing behind the last of them is touched.
-[[maybe_unused]] inline Floats load_even_all(const float* p) { return Floats{p[0], p[2], p[4], p[6]}; }
+[[maybe_unused]] inline Floats load_even_all(const float* p) {
+  return Floats{p[0], p[2], p[4], p[6]};
+}
 
 #endif
 
-// Swaps lane bits and row bits one at a time: lanes with bit `Bit` of rows without it go to the rows
-// with it, and back.
+// Swaps lane bits and row bits one at a time: lanes with bit `Bit` of rows without it go to the
+// rows with it, and back.
 template <int Bit>
 [[maybe_unused]] inline void swap_bit(Floats* block) {
   Ints low, high;

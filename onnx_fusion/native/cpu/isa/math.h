@@ -25,8 +25,8 @@ constexpr float kNan = __builtin_nanf("");
 template <class T>
 using Unsigned = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 
-#define FOR_FLOATS(name, f, d)                                \
-  ONNX_FUSION_INLINE float name(float a) { return f(a); }    \
+#define FOR_FLOATS(name, f, d)                            \
+  ONNX_FUSION_INLINE float name(float a) { return f(a); } \
   ONNX_FUSION_INLINE double name(double a) { return d(a); }
 #define FOR_INTS(signature_of) signature_of(int32_t) signature_of(int64_t)
 
@@ -247,14 +247,14 @@ ONNX_FUSION_INLINE uint8_t m_not(uint8_t a) { return a ^ 1; }
 ONNX_FUSION_INLINE int32_t m_not(int32_t a) { return ~a; }
 ONNX_FUSION_INLINE int64_t m_not(int64_t a) { return ~a; }
 
-#define ONNX_FUSION_WRAPPING(name, op)                                                        \
-  template <class T>                                                                          \
-  ONNX_FUSION_INLINE T name(T a, T b) {                                                       \
-    if constexpr (std::is_floating_point_v<T>) {                                              \
-      return a op b;                                                                          \
-    } else {                                                                                  \
-      return static_cast<T>(static_cast<Unsigned<T>>(a) op static_cast<Unsigned<T>>(b));      \
-    }                                                                                         \
+#define ONNX_FUSION_WRAPPING(name, op)                                                   \
+  template <class T>                                                                     \
+  ONNX_FUSION_INLINE T name(T a, T b) {                                                  \
+    if constexpr (std::is_floating_point_v<T>) {                                         \
+      return a op b;                                                                     \
+    } else {                                                                             \
+      return static_cast<T>(static_cast<Unsigned<T>>(a) op static_cast<Unsigned<T>>(b)); \
+    }                                                                                    \
   }
 ONNX_FUSION_WRAPPING(m_add, +)
 ONNX_FUSION_WRAPPING(m_sub, -)

@@ -1,4 +1,5 @@
-// A contraction with few columns: vectors lie along k, and each sum's lanes are added up at the end.
+// A contraction with few columns: vectors lie along k, and each sum's lanes are added up at the
+// end.
 #include "cpu/narrow_kernels.h"
 
 #include "cpu/isa/lanes.h"

@@ -1,13 +1,14 @@
-// (x - mean) / sqrt(mean square + epsilon) * scale + bias over rows, as one kernel. A row is read three
-// times, and each pass waits for what the one before it summed; so they run over three rows at once, in
-// one loop:
+// (x - mean) / sqrt(mean square + epsilon) * scale + bias over rows, as one kernel. A row is read
+// three times, and each pass waits for what the one before it summed; so they run over three rows
+// at once, in one loop:
 //
 //   row r + 2   its sum
 //   row r + 1   the sum of the squares of its differences from the mean
 //   row r       the result
 //
-// Without a mean (RMS) there are two passes. What is behind whole vectors is one more vector that ends
-// where the row does, loaded before anything is stored there. Short rows are taken two at a time.
+// Without a mean (RMS) there are two passes. What is behind whole vectors is one more vector that
+// ends where the row does, loaded before anything is stored there. Short rows are taken two at a
+// time.
 #include <cmath>
 
 #include "cpu/isa/row_math.h"
@@ -55,19 +56,19 @@ ONNX_FUSION_INLINE void run(const Rows<N>& at, Sums<N>* all) {
   };
   const auto finish = [&](Floats v, int64_t i, int r, Floats scale, Floats bias)
                           __attribute__((always_inline)) {
-    const Floats c = (Centred ? v - mean[r] : v) * factor[r] * scale;
-    put<Past>(at.out + r * n + i, Biased ? c + bias : c);
-  };
+                            const Floats c = (Centred ? v - mean[r] : v) * factor[r] * scale;
+                            put<Past>(at.out + r * n + i, Biased ? c + bias : c);
+                          };
   for (int64_t begin = 0; begin < n; begin += kSum) {
     const int64_t end = n - begin < kSum ? n : begin + kSum;
     Floats sum0{}, sum1{}, squares0{}, squares1{};  // of two rows, or of every other vector of one
     const auto one = [&](int64_t i, int r, Floats scale, Floats bias, Floats& sum, Floats& squares)
                          __attribute__((always_inline)) {
-      if (Second) sum += load(at.second + r * n + i);
-      if (Past && Second) fetch(at.second + r * n + i);
-      if (First) squares += square(i, r);
-      if (Own) finish(load(at.x + r * n + i), i, r, scale, bias);
-    };
+                           if (Second) sum += load(at.second + r * n + i);
+                           if (Past && Second) fetch(at.second + r * n + i);
+                           if (First) squares += square(i, r);
+                           if (Own) finish(load(at.x + r * n + i), i, r, scale, bias);
+                         };
     const auto scale_at = [&](int64_t i) __attribute__((always_inline)) {
       return Own ? load(at.scale + i) : Floats{};
     };
@@ -113,7 +114,8 @@ __attribute__((noinline)) void norm_rows(const Rows<N>& first, float count, floa
   Rows<N> at = first;
   const int64_t apart = N * at.n;
   const auto take_means = [&](const Sums<N>& sums) {
-    for (int r = 0; r < N; ++r) at.first_mean[r] = Centred ? static_cast<float>(sums.sum[r] / count) : 0;
+    for (int r = 0; r < N; ++r)
+      at.first_mean[r] = Centred ? static_cast<float>(sums.sum[r] / count) : 0;
   };
   const auto take_factors = [&](const Sums<N>& sums) {
     for (int r = 0; r < N; ++r) {
@@ -178,13 +180,14 @@ void norm(void* out, const void* in, const void* counts, const void* scales, con
   if (n < kLanes) return narrow<Centred, Biased>(o, x, count, epsilon, scale, bias, rows, n);
   const int64_t pairs = n > kPairs ? 0 : rows / 2 * 2;
   if (pairs > 0) {
-    norm_rows<Centred, Biased, Past>(Rows<2>{n, x, x, x, {}, {}, {}, scale, bias, o}, count, epsilon,
-                               pairs);
+    norm_rows<Centred, Biased, Past>(Rows<2>{n, x, x, x, {}, {}, {}, scale, bias, o}, count,
+                                     epsilon, pairs);
   }
   if (pairs == rows) return;
   const float* const rest = x + pairs * n;
-  norm_rows<Centred, Biased, Past>(Rows<1>{n, rest, rest, rest, {}, {}, {}, scale, bias, o + pairs * n},
-                             count, epsilon, rows - pairs);
+  norm_rows<Centred, Biased, Past>(
+      Rows<1>{n, rest, rest, rest, {}, {}, {}, scale, bias, o + pairs * n}, count, epsilon,
+      rows - pairs);
 }
 
 }  // namespace

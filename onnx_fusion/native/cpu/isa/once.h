@@ -22,15 +22,15 @@ struct Scaled {
 // Volatile keeps their order, in which a sum stays in its register.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 
-#define ONNX_FUSION_SCALED(Use)        \
-  if (from.scale == 1) {               \
-    Use("(%[at],%[bytes])");           \
-  } else if (from.scale == 2) {        \
-    Use("(%[at],%[bytes],2)");         \
-  } else if (from.scale == 4) {        \
-    Use("(%[at],%[bytes],4)");         \
-  } else {                             \
-    Use("(%[at],%[bytes],8)");         \
+#define ONNX_FUSION_SCALED(Use) \
+  if (from.scale == 1) {        \
+    Use("(%[at],%[bytes])");    \
+  } else if (from.scale == 2) { \
+    Use("(%[at],%[bytes],2)");  \
+  } else if (from.scale == 4) { \
+    Use("(%[at],%[bytes],4)");  \
+  } else {                      \
+    Use("(%[at],%[bytes],8)");  \
   }
 
 inline __attribute__((always_inline)) Floats load_once(const float* at) {
@@ -68,9 +68,9 @@ inline __attribute__((always_inline)) void multiply_add(Floats& sum, Floats x, c
 inline __attribute__((always_inline)) void multiply_add(Floats& sum, Floats x, const Scaled& from) {
   if (from.scale == 0) return multiply_add(sum, x, from.at);
   Floats all = sum;
-#define ONNX_FUSION_ADD(Place)                  \
+#define ONNX_FUSION_ADD(Place)                 \
   asm volatile("vfmadd231ps " Place ", %1, %0" \
-               : "+x"(all)                      \
+               : "+x"(all)                     \
                : "x"(x), [at] "r"(from.at), [bytes] "r"(from.bytes), "m"(*from.at))
   ONNX_FUSION_SCALED(ONNX_FUSION_ADD)
 #undef ONNX_FUSION_ADD

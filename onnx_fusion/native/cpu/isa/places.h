@@ -12,8 +12,8 @@ inline Float* hidden(Float* p) {
   return p;
 }
 
-// Places that lie `step` floats apart, of which 0 to 8 are addressed: by one pointer and few factors
-// of the step, where the compiler would keep, or compute, a pointer to each.
+// Places that lie `step` floats apart, of which 0 to 8 are addressed: by one pointer and few
+// factors of the step, where the compiler would keep, or compute, a pointer to each.
 class Places {
  public:
   explicit Places(int64_t step)

@@ -1,5 +1,5 @@
-// Pooling of images whose columns lie side by side. The lines under the windows of a few rows are joined
-// into a buffer with a border, then its columns.
+// Pooling of images whose columns lie side by side. The lines under the windows of a few rows are
+// joined into a buffer with a border, then its columns.
 #include "cpu/isa/numbers.h"
 #include "cpu/kernels.h"
 
@@ -19,8 +19,8 @@ ONNX_FUSION_INLINE Floats over(Floats x, Floats d, Floats r) {
 #endif
 }
 
-// out[i] = the join of from[k][i] over k < count; no more than n of any are touched. Where F asks for it,
-// `seen` becomes NaN if one of them is not finite.
+// out[i] = the join of from[k][i] over k < count; no more than n of any are touched. Where F asks
+// for it, `seen` becomes NaN if one of them is not finite.
 template <class F, int Count>
 ONNX_FUSION_INLINE void join_lines(float* out, const float* const* from, int64_t count, int64_t n,
                                    Floats* seen) {
@@ -87,7 +87,8 @@ ONNX_FUSION_INLINE Floats every(const float* p, int64_t step) {
 
 // The columns of one buffered line, joined and divided; d is null if there is no divisor.
 template <class F, int Step, int Taps>
-ONNX_FUSION_INLINE void columns_of(float* out, const float* from, const PoolRows& p, const float* d) {
+ONNX_FUSION_INLINE void columns_of(float* out, const float* from, const PoolRows& p,
+                                   const float* d) {
   const int64_t taps = Taps > 0 ? Taps : p.columns.taps;
   const int64_t reach = p.columns.reach, step = p.columns.step;
   for (int64_t q = 0; q < p.outputs; q += kLanes) {
@@ -121,7 +122,8 @@ void columns(float* out, const float* from, const PoolRows& p, const float* d) {
 }
 
 // The lines under output row r, from column `begin` of the window's on; returns how many.
-ONNX_FUSION_INLINE int64_t lines_under(const PoolRows& p, int64_t r, int64_t begin, const float** from) {
+ONNX_FUSION_INLINE int64_t lines_under(const PoolRows& p, int64_t r, int64_t begin,
+                                       const float** from) {
   int64_t count = 0;
   for (int64_t k = 0; k < p.plane_count; ++k) {
     for (int64_t t = 0; t < p.rows.taps; ++t) {

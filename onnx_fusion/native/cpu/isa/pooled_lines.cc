@@ -281,9 +281,16 @@ void rows_of(const PooledLine& t, int filters) {
 
 extern const PooledLineKernels pooled_line_kernels;
 const PooledLineKernels pooled_line_kernels = {
-    kLanes, sizeof(Rest) / sizeof(float), kFilters,   kPlaneFilters,
-    kFoldedFilters, split, rows_of<Direct, kFilters>, run_planes,
-    rows_of<Planes, kPlaneFilters>, rows_of<Folded, kFoldedFilters>,
+    kLanes,
+    sizeof(Rest) / sizeof(float),
+    kFilters,
+    kPlaneFilters,
+    kFoldedFilters,
+    split,
+    rows_of<Direct, kFilters>,
+    run_planes,
+    rows_of<Planes, kPlaneFilters>,
+    rows_of<Folded, kFoldedFilters>,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

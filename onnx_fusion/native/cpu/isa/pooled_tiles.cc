@@ -232,8 +232,8 @@ void run_output(const PooledOutput& output) {
 
 extern const PooledTileKernels pooled_tile_kernels;
 const PooledTileKernels pooled_tile_kernels = {
-    kLanes,      2,          {kTiles[0], kTiles[1], kTiles[2]}, turn_in, run_input,
-    run_product, run_output, turn_out,
+    kLanes,     2,        {kTiles[0], kTiles[1], kTiles[2]}, turn_in, run_input, run_product,
+    run_output, turn_out,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

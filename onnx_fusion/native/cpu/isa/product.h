@@ -64,10 +64,13 @@ constexpr bool kHasStep =
 #endif
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-#define ONNX_FUSION_ROW(row, a, b, c)      \
-  "vbroadcastss " row ", %%ymm15\n\t"      \
-  "vfmadd231ps %%ymm12, %%ymm15, " a "\n\t" \
-  "vfmadd231ps %%ymm13, %%ymm15, " b "\n\t" \
+#define ONNX_FUSION_ROW(row, a, b, c) \
+  "vbroadcastss " row                 \
+  ", %%ymm15\n\t"                     \
+  "vfmadd231ps %%ymm12, %%ymm15, " a  \
+  "\n\t"                              \
+  "vfmadd231ps %%ymm13, %%ymm15, " b  \
+  "\n\t"                              \
   "vfmadd231ps %%ymm14, %%ymm15, " c "\n\t"
 #endif
 
@@ -86,11 +89,10 @@ inline __attribute__((always_inline)) void add_step([[maybe_unused]] Vector (&su
          s10 = sum[3][1], s11 = sum[3][2];
   asm("vmovups %c[at](%[x]), %%ymm12\n\t"
       "vmovups %c[at]+32(%[x]), %%ymm13\n\t"
-      "vmovups %c[at]+64(%[x]), %%ymm14\n\t"
-      ONNX_FUSION_ROW("%c[k](%[first])", "%0", "%1", "%2")
-      ONNX_FUSION_ROW("%c[k](%[first],%[further],4)", "%3", "%4", "%5")
-      ONNX_FUSION_ROW("%c[k](%[third])", "%6", "%7", "%8")
-      ONNX_FUSION_ROW("%c[k](%[third],%[further],4)", "%9", "%10", "%11")
+      "vmovups %c[at]+64(%[x]), %%ymm14\n\t" ONNX_FUSION_ROW("%c[k](%[first])", "%0", "%1", "%2")
+          ONNX_FUSION_ROW("%c[k](%[first],%[further],4)", "%3", "%4", "%5")
+              ONNX_FUSION_ROW("%c[k](%[third])", "%6", "%7", "%8")
+                  ONNX_FUSION_ROW("%c[k](%[third],%[further],4)", "%9", "%10", "%11")
       : "+x"(s0), "+x"(s1), "+x"(s2), "+x"(s3), "+x"(s4), "+x"(s5), "+x"(s6), "+x"(s7), "+x"(s8),
         "+x"(s9), "+x"(s10), "+x"(s11)
       : [x] "r"(x), [first] "r"(first), [third] "r"(third), [further] "r"(further),

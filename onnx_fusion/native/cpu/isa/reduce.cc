@@ -27,8 +27,10 @@ struct Sum {
 struct Max {
   template <class T>
   static T nothing() {
-    if constexpr (std::is_floating_point_v<T>) return -static_cast<T>(__builtin_inf());
-    else return std::numeric_limits<T>::min();
+    if constexpr (std::is_floating_point_v<T>)
+      return -static_cast<T>(__builtin_inf());
+    else
+      return std::numeric_limits<T>::min();
   }
   template <class T>
   ONNX_FUSION_INLINE T join(T a, T b) {
@@ -38,8 +40,10 @@ struct Max {
 struct Min {
   template <class T>
   static T nothing() {
-    if constexpr (std::is_floating_point_v<T>) return static_cast<T>(__builtin_inf());
-    else return std::numeric_limits<T>::max();
+    if constexpr (std::is_floating_point_v<T>)
+      return static_cast<T>(__builtin_inf());
+    else
+      return std::numeric_limits<T>::max();
   }
   template <class T>
   ONNX_FUSION_INLINE T join(T a, T b) {

@@ -1,4 +1,5 @@
-// What the idioms of rows share: joining a row's elements, and what is left of it behind whole vectors.
+// What the idioms of rows share: joining a row's elements, and what is left of it behind whole
+// vectors.
 #pragma once
 
 #include "cpu/isa/vector_math.h"
@@ -44,8 +45,9 @@ ONNX_FUSION_INLINE float across(Floats v) {
   return F::join(pair[0], pair[1]);
 }
 
-// x[i] = e^x[i] for x[i] <= 0; a NaN stays one. Where products are not rounded, the one with ln 2 is
-// not split: what that loses, at most 3e-9 |x|, is less than the rounding of the difference that x is.
+// x[i] = e^x[i] for x[i] <= 0; a NaN stays one. Where products are not rounded, the one with ln 2
+// is not split: what that loses, at most 3e-9 |x|, is less than the rounding of the difference that
+// x is.
 template <int N>
 ONNX_FUSION_INLINE void exp_negative(Floats* x) {
   constexpr float kCoefficients[] = {4.18981612e-2f, 1.66676387e-1f, 4.99991477e-1f, 9.99999702e-1f,
@@ -100,7 +102,8 @@ ONNX_FUSION_INLINE Floats load_some(const float* p, int64_t n, float rest) {
   return load_where(p, mask_of((1u << n) - 1u), broadcast(rest));
 }
 
-// f(vector at i) joined over [0, n); f(i, n) where n lanes are left, which gives `rest` in the others.
+// f(vector at i) joined over [0, n); f(i, n) where n lanes are left, which gives `rest` in the
+// others.
 template <class F, class Whole, class Part>
 ONNX_FUSION_INLINE float fold(int64_t n, float rest, const Whole& whole, const Part& part) {
   float result = rest;
@@ -123,17 +126,15 @@ ONNX_FUSION_INLINE float fold(int64_t n, float rest, const Whole& whole, const P
 ONNX_FUSION_INLINE float largest(const float* x, int64_t n) {
   return fold<Larger>(
       n, -kInf, [&](int64_t i) __attribute__((always_inline)) { return load(x + i); },
-      [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-        return load_some(x + i, left, -kInf);
-      });
+      [&](int64_t i, int64_t left)
+          __attribute__((always_inline)) { return load_some(x + i, left, -kInf); });
 }
 
 ONNX_FUSION_INLINE float total(const float* x, int64_t n) {
   return fold<Add>(
       n, 0.0f, [&](int64_t i) __attribute__((always_inline)) { return load(x + i); },
-      [&](int64_t i, int64_t left) __attribute__((always_inline)) {
-        return load_some(x + i, left, 0.0f);
-      });
+      [&](int64_t i, int64_t left)
+          __attribute__((always_inline)) { return load_some(x + i, left, 0.0f); });
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Softmax and its logarithm over rows. Three passes over a row, each of which waits for what the one
-// before it reduced; so they run over three rows at once, in one loop:
+// Softmax and its logarithm over rows. Three passes over a row, each of which waits for what the
+// one before it reduced; so they run over three rows at once, in one loop:
 //
 //   row r + 2   the highest
 //   row r       exponentials and their sum
@@ -30,7 +30,8 @@ struct Finish {
   Floats top, lost;
 
   Finish(float highest, float sum)
-      : by(R == kLogarithms ? 1.0f : sum), top(broadcast(highest)),
+      : by(R == kLogarithms ? 1.0f : sum),
+        top(broadcast(highest)),
         lost(broadcast(R == kLogarithms ? std::log(sum) : 0.0f)) {}
   __attribute__((always_inline)) Floats of(Floats v) const {
     if constexpr (R == kLogarithms) return (v - top) - lost;
@@ -115,7 +116,8 @@ void finish_past(float* out, const float* from, int64_t n, const Finish<R>& fini
   some(static_cast<int64_t>(-reinterpret_cast<uintptr_t>(out) % kLine / sizeof(float)));
   for (; i + kLineFloats <= n; i += kLineFloats) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kLineFloats; v += kLanes) put<true>(out + i + v, finish.of(load(from + i + v)));
+    for (int v = 0; v < kLineFloats; v += kLanes)
+      put<true>(out + i + v, finish.of(load(from + i + v)));
   }
   some(n);
 }

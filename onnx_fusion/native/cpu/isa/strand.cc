@@ -205,7 +205,7 @@ template <int Op>
 void set(StrandKernels* k) {
   k->links[Op][0] = both(block<Op, false>, part<Op, false>);
   k->links[Op][1] = both(block<Op, true>, part<Op, true>);
-  if constexpr (Op + 1 < kStrandTake) set < Op + 1 == kStrandOver ? Op + 2 : Op + 1 > (k);
+  if constexpr (Op + 1 < kStrandTake) set<Op + 1 == kStrandOver ? Op + 2 : Op + 1>(k);
 }
 
 }  // namespace

@@ -139,9 +139,9 @@ constexpr Tile choose(bool halved) {
 
 #define PAIR(K, R, V) {choose<K, R, V>(false), choose<K, R, V>(true)}
 #define ROW(K, R) {PAIR(K, R, 1), PAIR(K, R, 2), PAIR(K, R, 3)}
-#define KIND(K) \
-  {ROW(K, 1), ROW(K, 2), ROW(K, 3), ROW(K, 4), ROW(K, 5), ROW(K, 6), ROW(K, 7), ROW(K, 8), \
-   ROW(K, 9), ROW(K, 10), ROW(K, 11), ROW(K, 12)}
+#define KIND(K)                                                        \
+  {ROW(K, 1), ROW(K, 2), ROW(K, 3), ROW(K, 4),  ROW(K, 5),  ROW(K, 6), \
+   ROW(K, 7), ROW(K, 8), ROW(K, 9), ROW(K, 10), ROW(K, 11), ROW(K, 12)}
 constexpr Tile kTiles[4][kMostTileRows][3][2] = {KIND(TileRows::direct), KIND(TileRows::packed),
                                                  KIND(TileRows::strided), KIND(TileRows::indexed)};
 #undef KIND
@@ -192,15 +192,14 @@ void stream(const StreamCall& call) {
 }
 
 using Stream = void (*)(const StreamCall&);
-constexpr Stream kStreams[2][kStream][3] = {
-    {{stream<1, 1, 1>, stream<1, 1, 2>, stream<1, 1, 3>},
-     {stream<1, 2, 1>, stream<1, 2, 2>, stream<1, 2, 3>},
-     {stream<1, 3, 1>, stream<1, 3, 2>, stream<1, 3, 3>},
-     {stream<1, 4, 1>, stream<1, 4, 2>, stream<1, 4, 3>}},
-    {{stream<2, 1, 1>, stream<2, 1, 2>, stream<2, 1, 3>},
-     {stream<2, 2, 1>, stream<2, 2, 2>, stream<2, 2, 3>},
-     {nullptr, nullptr, nullptr},
-     {nullptr, nullptr, nullptr}}};
+constexpr Stream kStreams[2][kStream][3] = {{{stream<1, 1, 1>, stream<1, 1, 2>, stream<1, 1, 3>},
+                                             {stream<1, 2, 1>, stream<1, 2, 2>, stream<1, 2, 3>},
+                                             {stream<1, 3, 1>, stream<1, 3, 2>, stream<1, 3, 3>},
+                                             {stream<1, 4, 1>, stream<1, 4, 2>, stream<1, 4, 3>}},
+                                            {{stream<2, 1, 1>, stream<2, 1, 2>, stream<2, 1, 3>},
+                                             {stream<2, 2, 1>, stream<2, 2, 2>, stream<2, 2, 3>},
+                                             {nullptr, nullptr, nullptr},
+                                             {nullptr, nullptr, nullptr}}};
 
 void run_stream(int rows, int panels, int vectors, const StreamCall& call) {
   kStreams[rows - 1][panels - 1][vectors - 1](call);
@@ -229,7 +228,8 @@ void run_spread(const SpreadCall& call) {
   const float* b[kAtOnce];
   float y[kAtOnce];
   bool add = call.add;
-  if (call.depth == 0 && !add) std::memset(call.c, 0, static_cast<size_t>(call.columns) * sizeof(float));
+  if (call.depth == 0 && !add)
+    std::memset(call.c, 0, static_cast<size_t>(call.columns) * sizeof(float));
   for (int64_t p = 0; p < call.depth;) {
     const int some = p + kAtOnce <= call.depth ? kAtOnce : 1;
     for (int i = 0; i < some; ++i, ++p) {
@@ -272,9 +272,9 @@ void dots(int64_t k, const float* a, const float* const* b, float* c, bool add) 
 
 }  // namespace
 
-void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths,
-                    const float* const* a, int64_t a_step, const float* b, int64_t b_step,
-                    float* c, int64_t ldc, bool add) {
+void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths, const float* const* a,
+                    int64_t a_step, const float* b, int64_t b_step, float* c, int64_t ldc,
+                    bool add) {
   const bool packed = a_step == 1 && b_step == vectors * kLanes;
   const TileCall call{pieces, depths, a, nullptr, a_step, b_step, b, c, ldc, add, nullptr};
   run_tile(packed ? TileRows::direct : TileRows::strided, rows, vectors, call);
@@ -289,8 +289,14 @@ void run_dots(int64_t k, const float* a, const float* const* b, int count, float
 extern const TileKernels tile_kernels;
 const TileKernels tile_kernels = {
     {kTileRows[0], kTileRows[1], kTileRows[2], kTileRows[3]},
-    kTileVectors, kHalvedVectors, kActivates, {0, 4, 2}, run_tile, run_stream,
-    run_spread, run_dots,
+    kTileVectors,
+    kHalvedVectors,
+    kActivates,
+    {0, 4, 2},
+    run_tile,
+    run_stream,
+    run_spread,
+    run_dots,
 };
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

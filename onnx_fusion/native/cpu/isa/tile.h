@@ -7,8 +7,8 @@
 
 namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS {
 
-// Whether a tile's results are activated as soon as they are stored: few of them would wait for each
-// other.
+// Whether a tile's results are activated as soon as they are stored: few of them would wait for
+// each other.
 #if defined(__AVX512F__)
 inline constexpr bool kActivates = true;
 #else
@@ -33,9 +33,9 @@ inline constexpr int kHalvedVectors = 0;
 // False if the tiles are not of this kind (isa/dense.cc).
 bool run_dense(int rows, int vectors, const TileCall& call);
 
-void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths,
-                    const float* const* a, int64_t a_step, const float* b, int64_t b_step,
-                    float* c, int64_t ldc, bool add);
+void run_plain_tile(int rows, int vectors, int pieces, const int64_t* depths, const float* const* a,
+                    int64_t a_step, const float* b, int64_t b_step, float* c, int64_t ldc,
+                    bool add);
 void run_dots(int64_t k, const float* a, const float* const* b, int count, float* c, bool add);
 
 }  // namespace onnx_fusion::cpu::ONNX_FUSION_ISA_NS

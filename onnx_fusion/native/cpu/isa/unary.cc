@@ -68,7 +68,8 @@ void set_if(Kernels* k, Op op) {
 }  // namespace
 
 void fill_unary(Kernels* k) {
-#define X(name, arity, types, result, expression) set_if<arity, F_##name, k##types>(k, Op::op_##name);
+#define X(name, arity, types, result, expression) \
+  set_if<arity, F_##name, k##types>(k, Op::op_##name);
   ONNX_FUSION_ELEMENTWISE(X)
 #undef X
   k->unary[static_cast<int>(Op::op_exp)][0] = vectors<VectorExp>;

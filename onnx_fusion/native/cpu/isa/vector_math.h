@@ -14,7 +14,8 @@ namespace {
 
 typedef uint32_t Bits __attribute__((vector_size(kLanes * 4)));
 
-// The second operand where either is NaN. (Masked, since GCC warns of what the others leave undefined.)
+// The second operand where either is NaN. (Masked, since GCC warns of what the others leave
+// undefined.)
 #if defined(__AVX512F__)
 ONNX_FUSION_INLINE Floats least(Floats a, Floats b) {
   return (Floats)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
@@ -79,8 +80,9 @@ ONNX_FUSION_INLINE Floats v_exp(Floats a) {
 #endif
 }
 
-// exp(-a) for a quotient of it: 2^n by the exponent, 2^(i/16) or so by a table, and a polynomial of what
-// is left. -a * log2(e) is rounded once: the error grows with |a|, to 3e-6 of results near 1e-38.
+// exp(-a) for a quotient of it: 2^n by the exponent, 2^(i/16) or so by a table, and a polynomial of
+// what is left. -a * log2(e) is rounded once: the error grows with |a|, to 3e-6 of results near
+// 1e-38.
 #if defined(__AVX512F__)
 alignas(64) constexpr float kPowers[32] = {
     1.0f,        1.0218972f,  1.04427373f, 1.06714046f, 1.09050775f, 1.1143868f,  1.13878858f,
@@ -152,8 +154,9 @@ ONNX_FUSION_INLINE Floats v_erf(Floats a) {
   return v_between(x * p / q, 1.0f);
 }
 
-// x / d for one d, rounded as a division is: the quotient by the reciprocal, and its remainder's share
-// (Markstein). Where that cannot be done (no fused multiply-add, d near the ends of the range) it divides.
+// x / d for one d, rounded as a division is: the quotient by the reciprocal, and its remainder's
+// share (Markstein). Where that cannot be done (no fused multiply-add, d near the ends of the
+// range) it divides.
 struct Divisor {
   Floats d, r;
   bool divides;

@@ -108,8 +108,11 @@ inline Floats fetch(const float* p, Mask mask) {
 // What an output transform does to a line of a tile, apart from what is stored.
 struct OutputEnd {
   explicit OutputEnd(const WinogradOutput& t)
-      : factor(broadcast(t.scale)), shift(broadcast(t.shift)), low(broadcast(t.low)),
-        high(broadcast(t.high)), clamps(t.low > -std::numeric_limits<float>::infinity()),
+      : factor(broadcast(t.scale)),
+        shift(broadcast(t.shift)),
+        low(broadcast(t.low)),
+        high(broadcast(t.high)),
+        clamps(t.low > -std::numeric_limits<float>::infinity()),
         caps(t.high < std::numeric_limits<float>::infinity()) {
     hide(clamps);
     hide(caps);
@@ -136,8 +139,7 @@ inline void finish_line(const WinogradOutput& t, const OutputEnd& end, Floats (&
 // Whole: all lanes, lines and pixels are written.
 template <WinogradShape Shape, bool Whole, bool Cut>
 inline __attribute__((always_inline)) void output_vector(const WinogradOutput& t,
-                                                         const Places& planes,
-                                                         const Places& pixels,
+                                                         const Places& planes, const Places& pixels,
                                                          const Places& residuals,
                                                          const OutputEnd& end, int64_t c,
                                                          int lanes) {
@@ -281,7 +283,8 @@ void run_taps(WinogradShape shape, const WinogradTaps& t) {
 
 extern const WinogradKernels winograd_kernels;
 const WinogradKernels winograd_kernels = {
-    kLanes, kVectors, {kRows[0], kRows[1], kRows[2], kRows[3], kRows[4]}, run_input, run_product, run_output,
+    kLanes,    kVectors,    {kRows[0], kRows[1], kRows[2], kRows[3], kRows[4]},
+    run_input, run_product, run_output,
     run_taps,
 };
 

@@ -1,7 +1,7 @@
 // One side of Winograd's minimal filtering (Lavin and Gray, 2015): the inputs under some outputs to
-// planes, and planes to outputs. Lines that reach over 8 inputs have the points 0, +-1/2, +-1, +-2 and
-// infinity, sides over 6 have 0, +-sqrt(1/2), +-sqrt(2) and infinity, those over 4 have 0, +-1 and
-// infinity.
+// planes, and planes to outputs. Lines that reach over 8 inputs have the points 0, +-1/2, +-1, +-2
+// and infinity, sides over 6 have 0, +-sqrt(1/2), +-sqrt(2) and infinity, those over 4 have 0, +-1
+// and infinity.
 #pragma once
 
 #include "cpu/isa/lanes.h"

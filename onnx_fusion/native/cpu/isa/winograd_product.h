@@ -1,4 +1,5 @@
-// The products of Winograd's planes: register tiles of rows that lie anywhere, and a panel's weights.
+// The products of Winograd's planes: register tiles of rows that lie anywhere, and a panel's
+// weights.
 #pragma once
 
 #include "cpu/isa/places.h"
@@ -104,16 +105,15 @@ constexpr ProductKernel choose_tile() {
   }
 }
 
-#define ROWS(V)                                                                           \
-  {                                                                                       \
-    choose_tile<1, V>(), choose_tile<2, V>(), choose_tile<3, V>(), choose_tile<4, V>(),   \
-        choose_tile<5, V>(), choose_tile<6, V>(), choose_tile<7, V>(), choose_tile<8, V>() \
-  }
+#define ROWS(V)                                                                        \
+  {choose_tile<1, V>(), choose_tile<2, V>(), choose_tile<3, V>(), choose_tile<4, V>(), \
+   choose_tile<5, V>(), choose_tile<6, V>(), choose_tile<7, V>(), choose_tile<8, V>()}
 constexpr ProductKernel kProducts[4][8] = {ROWS(1), ROWS(2), ROWS(3), ROWS(4)};
 #undef ROWS
 
-// Sums of some kSummed products are added up: rounding errors grow with the length of a sum, and the
-// output transform multiplies them. A piece of the weights then serves all tiles from the nearest cache.
+// Sums of some kSummed products are added up: rounding errors grow with the length of a sum, and
+// the output transform multiplies them. A piece of the weights then serves all tiles from the
+// nearest cache.
 constexpr int64_t kSummed = 64;
 
 inline void run_product(const WinogradProduct& p) {
@@ -130,9 +130,15 @@ inline void run_product(const WinogradProduct& p) {
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t k0 = p.channels * piece / pieces, k1 = p.channels * (piece + 1) / pieces;
       const float* const ahead = weights + k1 * width;
-      ProductTiles tiles{p.in + k0, p.rows + p.begins[plane], weights + k0 * width,
-                         p.out,     k1 - k0,                  larger,
-                         piece > 0, ahead,                    ahead + (k1 - k0) * width,
+      ProductTiles tiles{p.in + k0,
+                         p.rows + p.begins[plane],
+                         weights + k0 * width,
+                         p.out,
+                         k1 - k0,
+                         larger,
+                         piece > 0,
+                         ahead,
+                         ahead + (k1 - k0) * width,
                          fetches};
       if (larger > 0) {
         tiles.ahead = kernels[least](tiles);
