@@ -44,9 +44,8 @@ void StrassenPlan::run(const RunContext& context) const {
   const double nanoseconds = static_cast<double>(rows_) * static_cast<double>(columns_) *
                              (1.0 + static_cast<double>(half_) / lanes_) * 0.55;
   const int64_t tasks = task_count(*context.parallel, nanoseconds);
-  const int64_t groups = (panels_ + group_ - 1) / group_;
   const bool even = tasks == 1 || chunks % tasks == 0 || chunks >= 4 * tasks;
-  const int64_t parts = even ? 1 : std::min(tasks, groups);
+  const int64_t parts = even ? 1 : std::min(tasks, panels_);
 
   const int64_t sums = kStrassenSums * pairs_ * sum_step_;
   const int64_t products = kStrassenProducts * pairs_ * ld_;
@@ -76,9 +75,8 @@ void StrassenPlan::run(const RunContext& context) const {
     buffers.epilogue = at;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row0 = i / parts * chunk_, part = i % parts;
-      run_chunk(context, row0, std::min(rows_, row0 + chunk_),
-                std::min(panels_, groups * part / parts * group_),
-                std::min(panels_, groups * (part + 1) / parts * group_), buffers);
+      run_chunk(context, row0, std::min(rows_, row0 + chunk_), panels_ * part / parts,
+                panels_ * (part + 1) / parts, buffers);
     }
   };
   parallel_ranges(*context.parallel, chunks * parts, tasks, task);
