@@ -27,6 +27,7 @@ from onnx_fusion.api import optimize_file  # noqa: E402
 from onnx_fusion.cli import show  # noqa: E402
 from onnx_fusion.cli.optimize import seconds, thread_counts  # noqa: E402
 from onnx_fusion.errors import OnnxFusionError  # noqa: E402
+from onnx_fusion.runtime.duel import disturbed  # noqa: E402
 from onnx_fusion.runtime.host import this_host  # noqa: E402
 from onnx_fusion.runtime.latency import (  # noqa: E402
     KEY,
@@ -43,10 +44,10 @@ DIGITS = 4
 
 
 def choose(entries: Iterable[Entry]) -> list[Entry]:
-    """Return what ships of these: no whole models, nothing that failed instead of being timed, the
-    last of each key, in the keys' order."""
+    """Return what ships of these: no whole models, nothing that failed instead of being timed or
+    that other work disturbed, the last of each key, in the keys' order."""
     timed = [e for e in entries if e.samples and not e.what.startswith(WHOLE)]
-    kept = {key(e): rounded(e) for e in timed}
+    kept = {key(e): rounded(e) for e in timed if not disturbed(e.ratio, e.low, e.high)}
     return [kept[one] for one in sorted(kept)]
 
 

@@ -213,7 +213,9 @@ def test_what_ships_is_chosen_from_measurements_and_exports(tmp_path, capsys):
     other = dataclasses.replace(here, cpu="other")
     whole = dataclasses.replace(entry("w", where=here), what="whole model: 2 Conv")
     precise = dataclasses.replace(entry("b", where=here), ours=1.23456789e-4)
-    Database().put([precise, whole, entry("old", where=dataclasses.replace(here, library="old"))])
+    unclear = dataclasses.replace(entry("u", where=here, ratio=0.9), high=1.1)
+    old = entry("old", where=dataclasses.replace(here, library="old"))
+    Database().put([precise, whole, unclear, old])
     added = tmp_path / "added.jsonl"
     added.write_text(latency.write_text([entry("a", where=other), entry("b", where=other)]))
     target = tmp_path / "latency.jsonl"

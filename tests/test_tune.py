@@ -133,6 +133,21 @@ def test_what_ships_is_used_where_nothing_was_measured(source, tmp_path):
     assert api.plan_programs(str(source), tuning=tuning, **WITHOUT_SMALL).tuned is None
 
 
+@pytest.mark.parametrize("ratio,regions", [(0.46, 1), (0.44, 4)])
+def test_another_way_must_be_much_faster_where_nothing_was_measured(
+    source, tmp_path, ratio, regions
+):
+    """The estimate has one region, which took 0.5 elsewhere; 0.46 would do here."""
+    onnx.save(onnx.parser.parse_model(HEAD + CHAIN.replace("64, 512", "2, 8")), source)
+    fake = Fake(by_kind("none"))
+    fake.part = lambda unit, regions, threads: Outcome(
+        1e-3, 1e-3 * (0.5 if len(regions) == 1 else ratio), 0.4, 0.5, 5
+    )
+    assert run(source, tmp_path / "out.onnx", fake, disabled=()).regions == 4
+    tuning = Tuning(host=dataclasses.replace(HOST, library="new"), shipped={})
+    assert len(api.plan_programs(str(source), tuning=tuning).plan.regions) == regions
+
+
 def test_what_another_build_measured_is_a_guess(source, tmp_path):
     """Until this one has measured: a guess must win by more."""
     run(source, tmp_path / "out.onnx", Fake(by_kind("Sin", 0.96)))

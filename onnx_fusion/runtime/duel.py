@@ -63,8 +63,8 @@ def duel(
     measured, or after a `pause` and as many as last WARM_SECONDS. One run of LONG_SECONDS is a
     sample by itself. `before` is called before each run and not timed: it takes from the caches
     what the rest of a model would take. Rounds go on until the ratio is clear, or for about
-    `seconds` by `clock`, which is the timer where no other is given; `patience` times as long where
-    the median is on one side of 1, by CLEAR, and the interval on both: other work disturbed it.
+    `seconds` by `clock`, which is the timer where no other is given, `patience` times as long where
+    it was `disturbed`.
     """
     timer = timer or clock
     sides = (theirs, ours)
@@ -80,11 +80,16 @@ def duel(
         if rounds >= LEAST_ROUNDS:
             ratio, low, high = compare(*samples)
             clear = high < 1 - CLEAR or low > 1 + CLEAR or high - low < CLEAR
-            disturbed = abs(ratio - 1) > CLEAR and low < 1 < high
-            over = clock() - start > seconds * (patience if disturbed else 1)
+            over = clock() - start > seconds * (patience if disturbed(ratio, low, high) else 1)
             if clear or rounds >= most_rounds or over:
                 seconds = float(np.percentile(samples[0], QUARTILE))
                 return Outcome(seconds, ratio * seconds, low, high, rounds)
+
+
+def disturbed(ratio: float, low: float, high: float) -> bool:
+    """Return whether the ratio is on one side of 1, by CLEAR, and its interval on both: that is
+    what other work makes of a ratio that is clear."""
+    return abs(ratio - 1) > CLEAR and low < 1 < high
 
 
 def timer_for(threads: int) -> Callable[[], float]:

@@ -41,8 +41,9 @@ WHOLE_PERHAPS = 1.03
 """Nor one that may take more than this share at any, by the interval that was measured."""
 LARGE = 8
 """A unit of so many regions is also tried without each of its quarters."""
-OTHERWISE = 0.97
-"""Another way to take a unit, or to leave out a quarter, must be below this share of the first."""
+OTHERWISE, OTHERWISE_BY_PRIOR = 0.97, 0.9
+"""Another way to take a unit, or to leave out a quarter, must be below this share of the first; the
+second where it was measured on another machine, and no whole model is timed in the end."""
 CLEARLY_BETTER = 0.99
 """Another choice for the whole counts if it is below this share of what was taken."""
 
@@ -170,7 +171,8 @@ def is_better(one: Answer, other: Answer) -> bool:
     """Return whether `one` wins and `other` does not, or is clearly faster and loses no win."""
     if wins(one) != wins(other):
         return wins(one)
-    return one.ratio < OTHERWISE * other.ratio
+    share = OTHERWISE_BY_PRIOR if one.prior or other.prior else OTHERWISE
+    return one.ratio < share * other.ratio
 
 
 def quarters(regions: Sequence[Region]) -> list[tuple[Region, ...]]:
