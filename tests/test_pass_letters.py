@@ -41,3 +41,11 @@ def test_unequal_symbols_leave_it_open(sizes):
     body = 'z = Einsum <equation = "ij,ij->ij"> (x, y)'
     graph = inferred(parse("g (float[A, 3] x, float[B, 3] y) => (float[P, Q] z) {" + body + "}"))
     agree(graph, {"x": ones(sizes[0], 3), "y": ones(sizes[1], 3)})
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_an_extent_that_meets_a_known_one_may_still_be_1(rows):
+    body = 'r = Relu(x)  z = Einsum <equation = "ij,ik->jik"> (r, y)'
+    graph = inferred(parse("g (float[?, 3] x, float[4, 2] y) => (float[] z) {" + body + "}"))
+    assert graph.values["z"].shape == (3, 4, 2)
+    agree(graph, {"x": ones(rows, 3), "y": ones(4, 2)})

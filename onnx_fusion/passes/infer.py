@@ -47,8 +47,10 @@ def infer(graph: Graph) -> Graph:
     rounds = 0
     while rounds < _MAX_ROUNDS:
         _assign(graph, found)
-        _unify(graph)
         misjudged = _misjudged(graph) - hidden
+        if not misjudged:  # else what follows from wrong extents would be learnt, and kept
+            _unify(graph)
+            misjudged = _misjudged(graph) - hidden
         if misjudged:
             hidden |= misjudged
             proto = _skeleton(graph, hidden)
