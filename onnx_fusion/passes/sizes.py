@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from onnx_fusion.dtypes import DType
 from onnx_fusion.errors import OnnxFusionError
-from onnx_fusion.graph.model import Graph, walk
+from onnx_fusion.graph.model import Graph, Node, walk
 from onnx_fusion.graph.view import view
 from onnx_fusion.passes.fold import fold
 from onnx_fusion.passes.infer import has_room, infer
@@ -16,7 +16,9 @@ from onnx_fusion.passes.infer import has_room, infer
 FLOATS = (DType.F16, DType.BF16, DType.F32, DType.F64)
 _ROUNDS = 3
 _LARGEST = 1 << 26
-"""Elements of an input: nobody gives more, and onnx lists a Concat's elements one by one."""
+"""Elements of an input: nobody gives more."""
+_LISTED = 1 << 23
+"""The same where a Concat joins vectors: onnx lists their elements one by one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,10 +68,11 @@ def find_extents(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
     would be too large to be real.
     """
     fresh = view(graph.model)
+    largest = _LISTED if any(map(_joins_vectors, graph.nodes)) else _LARGEST
     for value in fresh.inputs:
         if value.shape is not None:
             value.shape = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in value.shape)
-            if math.prod(d for d in value.shape if isinstance(d, int)) > _LARGEST:
+            if math.prod(d for d in value.shape if isinstance(d, int)) > largest:
                 return {}
     try:
         for _ in range(1 + _ROUNDS):
@@ -92,6 +95,11 @@ def find_extents(graph: Graph, sizes: Mapping[str, int]) -> dict[str, int]:
                     return {}
                 found.setdefault(dim, extent)
     return found
+
+
+def _joins_vectors(node: Node) -> bool:
+    first = node.inputs[0] if node.op_type == "Concat" else None
+    return first is not None and first.dtype in FLOATS and len(first.shape or ()) == 1
 
 
 def usual_extents(graph: Graph) -> list[dict[str, int]]:
