@@ -130,7 +130,7 @@ def _transposes(node: Node, scene: Scene) -> Proposal | None:
 
 
 def _expanded(node: Node, scene: Scene) -> Proposal | None:
-    """Expand before an operator that broadcasts by itself."""
+    """Expand before an operator that broadcasts by itself; of a PRelu only the slope does."""
     output = node.outputs[0]
     if output is None or output.shape is None:
         return None
@@ -140,6 +140,8 @@ def _expanded(node: Node, scene: Scene) -> Proposal | None:
             continue
         inputs = [expand.inputs[0] if v is expand.outputs[0] else v for v in node.inputs]
         if any(v is None or v.shape is None for v in inputs):
+            continue
+        if node.op_type == "PRelu" and inputs[0].shape != output.shape:
             continue
         if broadcast(v.shape for v in inputs) != output.shape:
             continue
