@@ -34,6 +34,8 @@ from onnx_fusion.runtime.reference import NoReference, evaluate
 from onnx_fusion.runtime.session import session
 
 Feeds = Mapping[str, np.ndarray]
+RESIZING = ("Resize", "Upsample")
+"""Their scales are extents: other last digits make another shape, or a model that does not load."""
 
 
 def run(model: onnx.ModelProto, feeds: Feeds, unoptimized: bool = False) -> list[np.ndarray]:
@@ -80,11 +82,11 @@ def shake(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[np.ndarray]) ->
     slack = [np.zeros(w.shape) for w in wanted]
     random = np.random.default_rng(1)
     inner = intermediate(model, feeds)
-    for round_ in range(8):
-        copy = noisy(model, inner if round_ >= 4 else {}, random)
+    for round_ in range(32):  # of two that tie, each is first in half of them
+        copy, factors = noisy(model, inner if round_ >= 4 else {}, random)
         given = {n: nudge(a, random) if a.dtype.kind == "f" else a for n, a in feeds.items()}
         try:
-            found = run(copy, given, bool(round_ % 2))
+            found = run(copy, given | factors, bool(round_ % 2))
         except Exception:
             continue
         for total, w, f in zip(slack, wanted, found, strict=True):
@@ -93,6 +95,9 @@ def shake(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[np.ndarray]) ->
             elif w.dtype.kind == "f":
                 with np.errstate(all="ignore"):
                     moved = 16 * np.abs(w.astype(np.float64) - f.astype(np.float64))
+                    largest = np.abs(w[np.isfinite(w)]).max(initial=0)
+                    pole = (np.sign(w) * np.sign(f) < 0) & (moved > largest)
+                    moved = np.where(pole, np.inf, moved)
                 same = (w == f) | (np.isnan(w) & np.isnan(f))
                 np.maximum(total, np.where(same, 0, moved), out=total)
             else:
@@ -114,26 +119,31 @@ def intermediate(model: onnx.ModelProto, feeds: Feeds) -> dict[str, np.ndarray]:
     return {n: a for n, a in found if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
 
 
-def noisy(model: onnx.ModelProto, inner: Feeds, random: np.random.Generator) -> onnx.ModelProto:
-    """Return the model with other last digits in its weights, and in these results of its nodes."""
+def noisy(
+    model: onnx.ModelProto, inner: Feeds, random: np.random.Generator
+) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Return the model with other last digits in its weights, and in these results of its nodes,
+    with the inputs that this adds: a constant's shape would contradict what is inferred wrongly."""
+    factors: dict[str, np.ndarray] = {}
+    scales = {i for n in model.graph.node if n.op_type in RESIZING for i in n.input[1:]}
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
         array = numpy_helper.to_array(tensor)
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and tensor.name not in scales:
             tensor.CopyFrom(numpy_helper.from_array(nudge(array, random), tensor.name))
     del copy.graph.node[:]
     for node in model.graph.node:
         own = copy.graph.node.add()
         own.CopyFrom(node)
         for k, name in enumerate(node.output):
-            if name in inner:
+            if name in inner and name not in scales:
                 own.output[k], factor = f"{name}~exact", f"{name}~factor"
-                ones = nudge(np.ones_like(inner[name]), random)
-                copy.graph.node.add(op_type="Constant", output=[factor]).attribute.append(
-                    helper.make_attribute("value", numpy_helper.from_array(ones)))  # fmt: skip
+                factors[factor] = nudge(np.ones_like(inner[name]), random)
+                kind = helper.np_dtype_to_tensor_dtype(inner[name].dtype)
+                copy.graph.input.append(helper.make_tensor_value_info(factor, kind, None))
                 copy.graph.node.add(op_type="Mul", input=[own.output[k], factor], output=[name])
-    return copy
+    return copy, factors
 
 
 def nudge(array: np.ndarray, random: np.random.Generator) -> np.ndarray:
