@@ -353,6 +353,8 @@ def resize(g: Grower) -> None:
     x = g.value("f", 3, 5)
     rank = g.of(x).ndim
     mode = g.pick(["nearest", "linear", "cubic"])
+    if mode != "nearest" and not np.isfinite(g.of(x)).all():
+        raise Rejected("a neighbour of weight 0, which may be left out, makes a NaN")
     scales = [1.0, 1.0] + [g.pick([0.5, 1.0, 2.0, 1.5, 3.0]) for _ in range(rank - 2)]
     if g.opset < 11:
         scales = g.constant(np.array(scales, np.float32))
