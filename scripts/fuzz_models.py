@@ -170,6 +170,10 @@ def copies(g: Grower, run: Sequence[onnx.NodeProto], names: dict[str, str]) -> l
         for attribute in copy.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise Rejected("bodies are not copied")
+            early = g.opset < 11 and node.op_type in ("Squeeze", "Unsqueeze")
+            if early and min(attribute.ints, default=0) < 0:
+                # ONNX Runtime runs it, and infers another rank, which a body's output must have.
+                raise Rejected("a negative axis in a body")
         copy.input[:] = [names.get(n, n) for n in node.input]
         copy.output[:] = [names.get(n, n) for n in node.output]
         made.append(copy)
