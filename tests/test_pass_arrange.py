@@ -11,6 +11,7 @@ from onnx import numpy_helper
 import onnx_fusion
 from onnx_fusion import api
 from onnx_fusion.graph.load import load
+from onnx_fusion.passes.channel_classes import Classes
 from onnx_fusion.passes.pipeline import prepare
 from onnx_fusion.runtime.library import get_library_path
 
@@ -287,3 +288,26 @@ def test_random_networks_of_halves(seed):
     proto = model("\n".join(body), weights)
     check(proto, api.optimize(proto, policy="all"))
     check(proto, api.optimize(proto, policy="all", skip=["Relu", "Add"]))
+
+
+def classes_of(text):
+    head = '<ir_version: 8, opset_import: ["" : 17]> '
+    graph = prepare(load(onnx.parser.parse_model(head + text)))
+    return graph, Classes(graph, [])
+
+
+def test_a_computed_weight_does_not_join_what_a_convolution_reads_and_writes():
+    graph, classes = classes_of(
+        """g (float[2, 8, 5] x, float[1, 8, 3] w) => (float[a, b, c] y) {
+        p = Relu(x) k = Relu(w) q = Conv(p, k) y = Relu(q) }"""
+    )
+    p, q = (graph.values[name] for name in "pq")
+    assert classes.find(p) != classes.find(q)
+    assert [classes.order(value).size for value in (p, q)] == [8, 1]
+
+
+def test_columns_of_a_product_that_are_not_known():
+    classes_of(
+        """g (float[M, K] a, float[K, N] b) => (float[P, Q] y) {
+        c = Relu(a) d = Relu(b) e = MatMul(c, d) y = Relu(e) }"""
+    )

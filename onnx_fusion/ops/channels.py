@@ -106,9 +106,8 @@ def _of_product(node: Node) -> list[Axes]:
         return []
     summed = 1 if node.attrs.get("transB", 0) else 0
     out = [(weight, 1 - summed), (y, CHANNEL)]
-    columns = len(bias.shape) - 1 if bias is not None else -1
-    if _extent(bias, columns) == _extent(y, CHANNEL):
-        out.append((bias, columns))
+    if bias is not None and 0 < _extent(bias, len(bias.shape) - 1) == _extent(y, CHANNEL):
+        out.append((bias, len(bias.shape) - 1))
     return [[(x, CHANNEL), (weight, summed)], out]
 
 

@@ -31,7 +31,7 @@ class Classes(Sets):
                 if value is not None and value not in known and value.weight is None:
                     stuck.add(value)
             for group in groups:
-                values = [v for v, _ in group if v.weight is None]
+                values = [v for v, axis in group if v.weight is None and axis == CHANNEL]
                 for value in values[1:]:
                     self.join(values[0], value)
                 if any(v.weight is None and axis != CHANNEL for v, axis in group):
