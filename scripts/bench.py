@@ -30,7 +30,6 @@ import dataclasses
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from bench_peers import PEERS, Missing, convert, python_of  # noqa: E402
 from bench_plot import plot  # noqa: E402
+from bench_rows import (  # noqa: E402
+    OURS,
+    REFERENCE,
+    Measured,
+    Row,
+    cells,
+    restart_lines,
+    summary,
+)
 from bench_share import share  # noqa: E402
 from check_zoo import find, inputs_of  # noqa: E402
 
@@ -53,63 +61,13 @@ from onnx_fusion.cli import show  # noqa: E402
 from onnx_fusion.cli.optimize import seconds, thread_counts  # noqa: E402
 from onnx_fusion.errors import OnnxFusionError  # noqa: E402
 from onnx_fusion.runtime import place  # noqa: E402
-from onnx_fusion.runtime.duel import interval  # noqa: E402
 from onnx_fusion.runtime.host import cores, this_host  # noqa: E402
 from onnx_fusion.runtime.side import Side  # noqa: E402
 from onnx_fusion.runtime.verify import first_run  # noqa: E402
 from onnx_fusion.tune.run import Tuning  # noqa: E402
 
-OURS, REFERENCE = "ours", "ort"
-APPROXIMATE = ("mnn", "ncnn", "inductor")
 LEAST_ROUNDS, MOST_ROUNDS = 7, 201
 PAUSE_SECONDS = 0.1
-MIB = 1 << 20
-
-
-@dataclasses.dataclass(slots=True)
-class Measured:
-    """One engine on one model: seconds of each sample in order, of creating a session (median), and
-    the bytes that its creation and first run added at most; `error` is the largest difference from
-    ONNX Runtime's results over their range."""
-
-    samples: list[float]
-    create: float
-    peak: int
-    version: str
-    error: float
-
-    @property
-    def median(self) -> float:
-        """The median of the samples."""
-        return statistics.median(self.samples)
-
-
-@dataclasses.dataclass(slots=True)
-class Row:
-    """One model at one number of threads in one restart; `missing` says why engines are not."""
-
-    model: str
-    threads: int
-    regions: int
-    engines: dict[str, Measured] = dataclasses.field(default_factory=dict)
-    shares: dict[str, float] = dataclasses.field(default_factory=dict)
-    missing: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def ratio(self, peer: str) -> tuple[float, float, float] | None:
-        """Return peer / ours with the bounds of its interval; None if one of the two is missing."""
-        theirs = self.engines.get(peer)
-        ours = self.engines.get(OURS) or (None if self.regions else self.engines.get(REFERENCE))
-        if theirs is None or ours is None:
-            return None
-        if theirs is ours:
-            return 1.0, 1.0, 1.0
-        low, high = interval(ours.samples, theirs.samples, 50)
-        return theirs.median / ours.median, low, high
-
-    def best(self) -> float | None:
-        """Return the ratio against the better of ONNX Runtime and OpenVINO."""
-        found = [self.ratio(peer) for peer in ("ort", "openvino")]
-        return None if None in found else min(ratio for ratio, *_ in found)
 
 
 class Engine:
@@ -245,47 +203,6 @@ def difference(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float
     return worst
 
 
-def cells(row: Row, peers: Sequence[str]) -> list[str]:
-    """Return the row as the table shows it."""
-    ours, theirs = row.engines.get(OURS), row.engines.get(REFERENCE)
-    cell = [row.model, str(row.threads), str(row.regions)]
-    cell += [f"{1e3 * one.median:.4g}" if one else "-" for one in (ours, theirs)]
-    for peer in peers:
-        found = row.ratio(peer)
-        if found is None:
-            cell.append("-")
-        elif not row.regions and peer == REFERENCE:
-            cell.append("1 (unchanged)")
-        else:
-            cell.append("{:.2f} ({:.2f}-{:.2f})".format(*found))
-    for one in (ours, theirs):
-        cell.append(f"{1e3 * one.create:.3g}" if one else "-")
-    for one in (ours, theirs):
-        cell.append(f"{one.peak / MIB:.0f}" if one else "-")
-    errors = [ours, *(row.engines.get(peer) for peer in peers if peer in APPROXIMATE)]
-    return [*cell, " ".join(f"{one.error:.0e}" if one else "-" for one in errors)]
-
-
-def summary(rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
-    """Return a line for each number of threads: geometric means over models and restarts."""
-    lines = []
-    for threads in sorted({row.threads for row in rows}):
-        some = [row for row in rows if row.threads == threads]
-        means = []
-        for peer in peers:
-            ratios = [found[0] for row in some if (found := row.ratio(peer))]
-            if ratios:
-                means.append(f"{peer} {statistics.geometric_mean(ratios):.3f} ({len(ratios)})")
-        best = [ratio for row in some if (ratio := row.best()) is not None]
-        if best and "openvino" in peers:
-            means.append(f"better of ort and openvino {statistics.geometric_mean(best):.3f}")
-        lows = [(row.ratio(REFERENCE)[1], row.model) for row in some if row.ratio(REFERENCE)]
-        worst = "; lowest interval {:.3f} ({})".format(*min(lows)) if lows else ""
-        head = f"geometric means, {show.plural(threads, 'thread')}"
-        lines.append(f"{head}: {', '.join(means)}{worst}")
-    return lines
-
-
 def machine() -> str:
     """Return a line about the machine and the versions."""
     host = this_host()
@@ -356,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if row.shares:
             parts = (f"{part:.0%} {kind}" for kind, part in row.shares.items() if part >= 0.005)
             print(f"{row.model}, {show.plural(row.threads, 'thread')}: {', '.join(parts)}")
-    for line in summary(rows, args.peers):
+    for line in (*restart_lines(rows, args.peers), *summary(rows, args.peers)):
         print(line)
     print(machine())
     if args.json:

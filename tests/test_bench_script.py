@@ -42,6 +42,17 @@ def test_the_interval_holds_the_ratio():
     assert row(ours=ours, ort=ours).ratio("ort") == (1.0, 1.0, 1.0)
 
 
+def test_restarts_count_together():
+    """One of four was disturbed, and more than its rounds tell: its own interval is below 1."""
+    slow = row(ours=measured(*[2.0] * 9), ort=measured(*[1.8] * 9))
+    rows = [row(ours=measured(*[1.0] * 9), ort=measured(*[1.5] * 9)) for _ in range(3)]
+    lines = bench.restart_lines([*rows, slow], ["ort"])
+    assert lines[0].startswith("model, 1 thread, 4 restarts: ort 1.32 (1.0")
+    assert lines[1].startswith("lowest end of an interval over restarts: 1.0")
+    assert bench.restart_lines(rows, ["ort"])[0].endswith("ort 1.50 (1.50-1.50)")
+    assert bench.restart_lines(rows[:1], ["ort"]) == []
+
+
 def test_an_unchanged_model_counts_as_one_and_is_marked():
     one = row(0, ort=measured(2.0), openvino=measured(3.0))
     assert one.ratio("ort") == (1.0, 1.0, 1.0) and one.ratio("openvino")[0] == 1.5

@@ -160,10 +160,27 @@ def interval(
 ) -> tuple[float, float]:
     """Return a 95 % interval of the ratio of percentiles ours / theirs, by bootstrap over rounds,
     which are drawn as pairs."""
+    low, high = np.percentile(resample(theirs, ours, percentile), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def interval_over(
+    restarts: Sequence[tuple[Sequence[float], Sequence[float]]], percentile: float
+) -> tuple[float, float]:
+    """Return a 95 % interval of the geometric mean of that ratio over restarts, each the samples of
+    both sides, by bootstrap: restarts are drawn, and rounds of each."""
+    logs = np.log([resample(theirs, ours, percentile) for theirs, ours in restarts])
+    drawn = np.random.default_rng(0).integers(0, len(logs), logs.T.shape)
+    means = np.exp(logs[drawn, np.arange(RESAMPLES)[:, None]].mean(axis=1))
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def resample(theirs: Sequence[float], ours: Sequence[float], percentile: float) -> np.ndarray:
+    """Return the ratio of percentiles ours / theirs of each resample of the rounds."""
     pairs = np.array([theirs, ours], dtype=np.float64)
     values = np.percentile(pairs[:, draw(pairs.shape[1])], percentile, axis=2)
-    low, high = np.percentile(values[1] / values[0], (2.5, 97.5))
-    return float(low), float(high)
+    return values[1] / values[0]
 
 
 def draw(rounds: int) -> np.ndarray:
