@@ -160,6 +160,24 @@ def test_transposed_windows_of_few_pixels_and_in_three_dimensions(name):
     assert there / 1.25 < theirs < there * 1.25
 
 
+EMPTY = {
+    "no rows": lambda: product(0, 8, 4),
+    "no depth": lambda: product(3, 0, 4),
+    "no columns": lambda: product(3, 8, 0),
+    "no pixels": lambda: conv((0, 0), 4, 1, 8),
+    "no pixels in groups": lambda: conv((0, 0), 4, 1, 8, group=2),
+    "no pixels by channel": lambda: conv((0, 0), 4, 1, 4, group=4),
+    "no pixels to spread": lambda: upward(0, 4, 8, 4),
+}
+
+
+@pytest.mark.parametrize("rates", [cost.FUSED, cost.FUSED_STRICT, cost.ONNX_RUNTIME])
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_product_takes_no_time(name, rates):
+    node = next(node for node in EMPTY[name]().nodes if cost.is_contraction(node))
+    assert cost.contraction_seconds(node, rates) == 0.0
+
+
 def test_strict_does_without_winograd_and_is_no_faster_anywhere():
     for make, _, _ in MEASURED.values():
         nodes = make().nodes

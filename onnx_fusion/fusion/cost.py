@@ -175,6 +175,8 @@ def contraction_seconds(node: Node, rates: Rates) -> float:
     product = table.find(node).product_of(node) if rates.side is not None else None
     if product is None:
         return flops(node) / rates.contraction
+    if not product.flops:  # rows, columns or a depth of 0, of which `pace` takes shares
+        return 0.0
     if rates.side is Side.THERE:
         return pace.run_there(product)
     rows = pace.in_rows(product)
