@@ -34,8 +34,11 @@ from onnx_fusion.runtime.reference import NoReference, evaluate
 from onnx_fusion.runtime.session import session
 
 Feeds = Mapping[str, np.ndarray]
-RESIZING = ("Resize", "Upsample")
-"""Their scales are extents: other last digits make another shape, or a model that does not load."""
+EXACT = ("Resize", "Upsample", "Pow")
+"""Of their inputs after the first the digits count: scales are extents, and other ones make another
+shape, or a model that does not load; what is below 0 has whole powers only."""
+SMALLEST = np.finfo(np.float32).tiny
+"""Below it a float may be computed as 0 (onnx_fusion/docs/tile_program.md)."""
 
 
 def run(model: onnx.ModelProto, feeds: Feeds, unoptimized: bool = False) -> list[np.ndarray]:
@@ -84,7 +87,11 @@ def shake(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[np.ndarray]) ->
     inner = intermediate(model, feeds)
     for round_ in range(32):  # of two that tie, each is first in half of them
         copy, factors = noisy(model, inner if round_ >= 4 else {}, random)
-        given = {n: nudge(a, random) if a.dtype.kind == "f" else a for n, a in feeds.items()}
+        exact = exact_names(model)
+        given = {
+            n: nudge(a, random) if a.dtype.kind == "f" and n not in exact else a
+            for n, a in feeds.items()
+        }
         try:
             found = run(copy, given | factors, bool(round_ % 2))
         except Exception:
@@ -125,25 +132,31 @@ def noisy(
     """Return the model with other last digits in its weights, and in these results of its nodes,
     with the inputs that this adds: a constant's shape would contradict what is inferred wrongly."""
     factors: dict[str, np.ndarray] = {}
-    scales = {i for n in model.graph.node if n.op_type in RESIZING for i in n.input[1:]}
+    exact = exact_names(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:
         array = numpy_helper.to_array(tensor)
-        if array.dtype.kind == "f" and tensor.name not in scales:
+        if array.dtype.kind == "f" and tensor.name not in exact:
             tensor.CopyFrom(numpy_helper.from_array(nudge(array, random), tensor.name))
     del copy.graph.node[:]
     for node in model.graph.node:
         own = copy.graph.node.add()
         own.CopyFrom(node)
         for k, name in enumerate(node.output):
-            if name in inner and name not in scales:
+            if name in inner and name not in exact:
                 own.output[k], factor = f"{name}~exact", f"{name}~factor"
-                factors[factor] = nudge(np.ones_like(inner[name]), random)
+                lost = (np.abs(inner[name]) < SMALLEST) & (random.random(inner[name].shape) < 0.5)
+                factors[factor] = np.where(lost, 0, nudge(np.ones_like(inner[name]), random))
                 kind = helper.np_dtype_to_tensor_dtype(inner[name].dtype)
                 copy.graph.input.append(helper.make_tensor_value_info(factor, kind, None))
                 copy.graph.node.add(op_type="Mul", input=[own.output[k], factor], output=[name])
     return copy, factors
+
+
+def exact_names(model: onnx.ModelProto) -> set[str]:
+    """Return the values whose last digits do not change."""
+    return {i for n in model.graph.node if n.op_type in EXACT for i in n.input[1:]}
 
 
 def nudge(array: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -210,6 +210,8 @@ def need_defined(node: onnx.NodeProto, inputs: Sequence[np.ndarray]) -> None:
         largest = max(float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in floats)
         if max(largest, largest**2) * max(a.size for a in floats) > most:
             raise Rejected("a sum may overflow")
+    if node.op_type == "LRN" and not all(np.isfinite(a).all() for a in floats):
+        raise Rejected("a sum that slides over channels keeps a NaN that it has left behind")
     if node.op_type == "ReduceProd" and floats:
         with np.errstate(all="ignore"):
             if np.log(np.fmax(np.abs(floats[0]), 1)).sum() > np.log(np.finfo(inputs[0].dtype).max):
