@@ -153,6 +153,11 @@ def run_of(
     """Return a run of nodes, what it reads and what is read of it."""
     start = g.number(0, len(nodes) - 1)
     stop = g.number(start + 1, min(len(nodes), start + 8))
+    for node in nodes[:stop]:
+        early = g.opset < 11 and node.op_type in ("Squeeze", "Unsqueeze")
+        if early and any(min(a.ints, default=0) < 0 for a in node.attribute):
+            # ONNX Runtime runs it, and infers another rank, which a body's output must have.
+            raise Rejected("a negative axis in a body, or before it")
     run, rest = nodes[start:stop], [*nodes[:start], *nodes[stop:]]
     made = dict.fromkeys(name for node in run for name in node.output if name)
     outer = {name for node in rest for name in reads(node)} | set(shown)
@@ -170,10 +175,6 @@ def copies(g: Grower, run: Sequence[onnx.NodeProto], names: dict[str, str]) -> l
         for attribute in copy.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise Rejected("bodies are not copied")
-            early = g.opset < 11 and node.op_type in ("Squeeze", "Unsqueeze")
-            if early and min(attribute.ints, default=0) < 0:
-                # ONNX Runtime runs it, and infers another rank, which a body's output must have.
-                raise Rejected("a negative axis in a body")
         copy.input[:] = [names.get(n, n) for n in node.input]
         copy.output[:] = [names.get(n, n) for n in node.output]
         made.append(copy)
