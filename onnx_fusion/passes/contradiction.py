@@ -77,8 +77,9 @@ def _alone(
     """Return a model of this node and the Constants it reads, None if a type it reads is not
     known."""
     alone = onnx.ModelProto(
-        ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions
-    )
+        ir_version=proto.ir_version, opset_import=proto.opset_import,
+        functions=graph.model.proto.functions,  # whole, for ONNX Runtime
+    )  # fmt: skip
     alone.graph.name = "one node"
     declared = {info.name: info for info in proto.graph.input}
     for value in dict.fromkeys(filter(None, node.inputs)):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, MutableSequence, Sequence
 
 import onnx
 from onnx.shape_inference import InferenceError, infer_shapes
 
 from onnx_fusion.dtypes import DType
+from onnx_fusion.graph import scope
+from onnx_fusion.graph.check import ONNX_DOMAINS
 from onnx_fusion.graph.model import MADE_UP, Dim, Graph, Node, Value, made_up
-from onnx_fusion.graph.view import read_type
+from onnx_fusion.graph.view import read_attributes, read_type
 from onnx_fusion.passes import contradiction
 from onnx_fusion.passes.decided import taken
 from onnx_fusion.passes.extent_rules import is_misjudged, output_extents
@@ -210,7 +212,8 @@ def _skeleton(
 ) -> onnx.ModelProto:
     """Return the graph as inference sees it: constants without big data, nothing else declared.
 
-    Without the hidden nodes, and only with `nodes`, if they are given.
+    Without the hidden nodes, and only with `nodes`, if they are given. In bodies and functions,
+    whose values are nowhere known, what attributes show to be misjudged is left out.
     """
     model = graph.model.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), opset_import=model.opset_import,
@@ -229,7 +232,28 @@ def _skeleton(
                 [part.proto for part in node.parts] or stand_in(node) or [taken(node)])
     for value in graph.outputs:
         proto.graph.output.add(name=value.name)
+    for node in proto.graph.node:
+        for body in scope.subgraphs(node):
+            _leave_out(body.node, graph.opsets.get("", 0))
+    for function in proto.functions:
+        opsets = [e.version for e in function.opset_import if e.domain in ONNX_DOMAINS]
+        _leave_out(function.node, max(opsets, default=0))
     return proto
+
+
+def _leave_out(nodes: MutableSequence[onnx.NodeProto], opset: int) -> None:
+    """Take out what onnx gets wrong, in bodies inside too."""
+    for k in reversed(range(len(nodes))):
+        proto = nodes[k]
+        unknown = [None] * len(proto.input), [None] * len(proto.output)
+        domain = "" if proto.domain in ONNX_DOMAINS else proto.domain
+        own = onnx.NodeProto(attribute=[a for a in proto.attribute if not a.ref_attr_name])
+        node = Node(proto.op_type, domain, "", *unknown, read_attributes(own), frozenset())
+        if is_misjudged(node, opset):
+            del nodes[k]
+            continue
+        for body in scope.subgraphs(proto):
+            _leave_out(body.node, opset)
 
 
 def _given_info(graph: Graph, value: Value) -> onnx.ValueInfoProto:
