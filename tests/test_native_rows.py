@@ -265,6 +265,21 @@ def test_rows_are_gathered_and_added(count, width):
             native_lib.server(isa).run(plain, [table, index, other], 1)
 
 
+@pytest.mark.parametrize("many", [300, 1000, 2000])
+def test_an_index_may_be_a_value_of_any_number(many):
+    """There are more values than the kernel keeps: constants that are equal are one."""
+    ones = "".join(f"%{k} = const f32 1.0\n" for k in range(many))
+    text = (
+        "tile_program 1\ninput t f32[5, 4] row\ninput k i64[3] row\noutput y f32[3, 4] row\n"
+        f"stage i: 3, j: 4\n{ones}%{many} = load k (i)\n%{many + 1} = index 0\n"
+        f"%{many + 2} = max %{many} %{many + 1}\n%{many + 3} = load t (%{many + 2}, j)\n"
+        f"%{many + 4} = mul %{many + 3} %0\nstore y (i, j) %{many + 4}\n"
+    )
+    table, index = np.arange(20, dtype=np.float32).reshape(5, 4), np.array([3, 0, 4])
+    for got in on_every_isa(text, [table, index]):
+        np.testing.assert_array_equal(got, table[index])
+
+
 @pytest.mark.parametrize("kind", ["max", "min"])
 def test_extremes_of_rows_with_nan_and_infinities(kind):
     for length in (1, 3, 8, 15, 16, 17, 31, 48, 49, 70, 300, 5000):

@@ -180,7 +180,7 @@ void Compiler::analyse(int line) {
       if (index.value >= 0) {
         from(index.value);
         TileIndirect indirect{};
-        indirect.slot = index.value;  // a value until it is emitted
+        indirect.slot = -1;  // until it is emitted
         const int source = stage_.values[static_cast<size_t>(index.value)];
         indirect.wide = at(source).dtype == DType::i64;
         indirect.stride = stride;
