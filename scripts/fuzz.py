@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,9 @@ def shake(model: onnx.ModelProto, feeds: Feeds, wanted: Sequence[np.ndarray]) ->
     last digits."""
     slack = [np.zeros(w.shape) for w in wanted]
     random = np.random.default_rng(1)
-    inner = intermediate(model, feeds)
+    inner, exact = intermediate(model, feeds), exact_names(model)
     for round_ in range(32):  # of two that tie, each is first in half of them
-        copy, factors = noisy(model, inner if round_ >= 4 else {}, random)
-        exact = exact_names(model)
+        copy, factors = noisy(model, inner if round_ >= 4 else {}, exact, random)
         given = {
             n: nudge(a, random) if a.dtype.kind == "f" and n not in exact else a
             for n, a in feeds.items()
@@ -127,12 +126,12 @@ def intermediate(model: onnx.ModelProto, feeds: Feeds) -> dict[str, np.ndarray]:
 
 
 def noisy(
-    model: onnx.ModelProto, inner: Feeds, random: np.random.Generator
+    model: onnx.ModelProto, inner: Feeds, exact: Collection[str], random: np.random.Generator
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """Return the model with other last digits in its weights, and in these results of its nodes,
-    with the inputs that this adds: a constant's shape would contradict what is inferred wrongly."""
+    """Return the model with other last digits in its weights and in its nodes' `inner` results, but
+    for the `exact` ones, and the inputs that this adds: a constant's shape would contradict what is
+    inferred wrongly."""
     factors: dict[str, np.ndarray] = {}
-    exact = exact_names(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in copy.graph.initializer:

@@ -43,7 +43,7 @@ LARGE = 8
 """A unit of so many regions is also tried without each of its quarters."""
 OTHERWISE, OTHERWISE_BY_PRIOR = 0.97, 0.9
 """Another way to take a unit, or to leave out a quarter, must be below this share of the first; the
-second where it was measured on another machine, and no whole model is timed in the end."""
+second where one of them was measured on another machine: often no whole is timed in the end."""
 CLEARLY_BETTER = 0.99
 """Another choice for the whole counts if it is below this share of what was taken."""
 

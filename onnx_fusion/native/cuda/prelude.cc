@@ -167,9 +167,10 @@ const Function kFunctions[] = {
   "      \"{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\"\n"        \
   "      : \"+f\"(c[0]), \"+f\"(c[1]), \"+f\"(c[2]), \"+f\"(c[3])\n" \
   "      : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"r\"(b[0]), \"r\"(b[1]));\n"
-#define SIGNATURE(name)                                                                           \
-  "DEVICE void multiply_" name "(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) " \
-                               "{\n"
+#define SIGNATURE(name)                                              \
+  "DEVICE void multiply_" name                                       \
+  "(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) " \
+  "{\n"
     {"multiply_f16",
      SIGNATURE("f16") "#if __CUDA_ARCH__ >= 800\n" MULTIPLY(
          "f16", "m16n8k16",
